@@ -1,0 +1,100 @@
+"""Counter-based uniform numbers: a pure function of (seed, epoch, sample, name of the operator).
+
+Nothing is advanced and nothing is shared, so a sample gets the same numbers whatever the batch size, the order, the
+number of workers or the point at which a run was resumed. The generator is Philox4x32-10 (Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3", SC 2011), vectorised over the samples in numpy.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW32 = np.uint64(0xFFFFFFFF)
+_SHIFT32 = np.uint64(32)
+
+
+def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Ten rounds of Philox4x32.
+
+    Args:
+        counter: uint64 [..., 4], each below 2**32.
+        key: two words below 2**32.
+    Returns:
+        uint64 [..., 4], each a uniform word below 2**32.
+    """
+    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (
+            (product1 >> _SHIFT32) ^ c1 ^ np.uint64(k0),
+            product1 & _LOW32,
+            (product0 >> _SHIFT32) ^ c3 ^ np.uint64(k1),
+            product0 & _LOW32,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1)
+
+
+def sample_uniforms(seed: int, epoch: int, indices: np.ndarray, name: str, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for each sample.
+
+    Args:
+        seed: any integer; its lowest 64 bits count.
+        epoch: 0 or more.
+        indices: integer [N], rows of the data set, below 2**32.
+        name: what the numbers are for, e.g. "RandomRotation"; different names give independent numbers.
+        count: numbers per sample.
+    Returns:
+        float64 [N, count], multiples of 2**-32.
+    """
+    blocks = (count + 3) // 4
+    counter = np.empty((len(indices), blocks, 4), np.uint64)
+    counter[..., 0] = np.asarray(indices, np.uint64)[:, None]
+    counter[..., 1] = epoch & 0xFFFFFFFF
+    counter[..., 2] = zlib.crc32(name.encode())
+    counter[..., 3] = np.arange(blocks, dtype=np.uint64)
+    words = philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    return words.reshape(len(indices), blocks * 4)[:, :count] * 2.0**-32
+
+
+class Uniforms(Protocol):
+    """Where operators take their random numbers from: `source(name, count)` is float64 [batch, count] in [0, 1)."""
+
+    batch: int
+
+    def __call__(self, name: str, count: int) -> Tensor: ...
+
+
+class SampleUniforms:
+    """Numbers that belong to samples: a pure function of (seed, epoch, index, name)."""
+
+    def __init__(self, seed: int, epoch: int, indices: np.ndarray | Tensor | list[int]):
+        self.seed, self.epoch = seed, epoch
+        self.indices = np.asarray(indices, np.int64)
+        self.batch = len(self.indices)
+
+    def __call__(self, name: str, count: int) -> Tensor:
+        return torch.from_numpy(sample_uniforms(self.seed, self.epoch, self.indices, name, count))
+
+
+class GeneratorUniforms:
+    """Numbers from a `torch.Generator` on the CPU (None: torch's global one), in the order of the calls."""
+
+    def __init__(self, batch: int, generator: torch.Generator | None = None):
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError(
+                f"draw: expected a generator on the CPU, got one on {generator.device}. Parameters are drawn on the "
+                "CPU and copied to the GPU in one piece; use torch.Generator()."
+            )
+        self.batch, self.generator = batch, generator
+
+    def __call__(self, name: str, count: int) -> Tensor:
+        return torch.rand(self.batch, count, dtype=torch.float64, generator=self.generator)

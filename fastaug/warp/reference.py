@@ -1,0 +1,148 @@
+"""The specification of the warp: plain torch, float64, any device, slow and obvious. Every backend must match it.
+
+For an output pixel with centre (u + 0.5, v + 0.5), the inverse matrix gives a point (x, y) of the input, in
+corner-origin pixels. Its value is a weighted mean of the pixels around it,
+
+    sum_ij  wy_i wx_j pixel[i, j]  /  (sum_i wy_i  ·  sum_j wx_j),
+
+with one weight function along the rows and one along the columns:
+
+    nearest     1 for the pixel that contains the point, 0 for the others
+    bilinear    max(0, 1 - |d|), d the distance from the point to the pixel's centre
+    antialias   see `antialias_weight`: the same idea, as wide as the output pixel's footprint on the input
+
+Pixels outside the photo are found by the padding rule. The result goes through the colour matrix and is cast once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Weight = Callable[[Tensor], Tensor]
+
+MAX_FOOTPRINT = (
+    64.0  # input pixels; a wider footprint (near a horizon, or a photo shrunk further) is cut to this: it aliases
+)
+
+
+def warp(
+    images: Tensor | Sequence[Tensor],
+    matrix: Tensor,
+    size: tuple[int, int],
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """See `fastaug.warp.warp`, which checks the arguments. Differentiable in float images, matrix and color."""
+    height, width = size
+    device = images[0].device if len(images) else matrix.device
+    out = [
+        _warp_one(image, inverse_matrix(photo_to_output, image.shape[:2]), size, interpolation, padding)
+        for image, photo_to_output in zip(images, matrix.to(device), strict=True)
+    ]
+    result = torch.stack(out) if out else torch.zeros(0, height, width, 3, dtype=torch.float64, device=device)
+    if color is not None:
+        color = color.to(device).double()
+        result = torch.einsum("bhwc,bdc->bhwd", result, color[:, :, :3]) + color[:, None, None, :, 3]
+    return result.to(dtype).permute(0, 3, 1, 2)
+
+
+def inverse_matrix(matrix: Tensor, size: Sequence[int]) -> Tensor:
+    """Output pixels -> input pixels, with a positive third coordinate on the photo's side of the horizon.
+
+    Args:
+        matrix: [..., 3, 3], input pixels -> output pixels.
+        size: (height, width) of the photo; its centre says which side of the horizon is the visible one.
+    Returns:
+        float64 [..., 3, 3]; not finite where the matrix is singular. The values are not looked at: no synchronisation.
+    """
+    a, b, c = matrix.double().unbind(-2)
+    adjugate = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
+    determinant = (a * adjugate[..., 0]).sum(-1)
+    side = torch.sign(c[..., 0] * (size[1] / 2) + c[..., 1] * (size[0] / 2) + c[..., 2])
+    return adjugate * (side / determinant)[..., None, None]
+
+
+def _warp_one(image: Tensor, inverse: Tensor, size: tuple[int, int], interpolation: str, padding: str) -> Tensor:
+    """One image [H, W, 3] to float64 [height, width, 3]."""
+    pixels = image.double() / 255 if image.dtype == torch.uint8 else image.double()
+    x, y, footprint_x, footprint_y = _sample_points(inverse, size)
+    visible = torch.isfinite(x) & torch.isfinite(y)
+    x, y = torch.where(visible, x, 0.0), torch.where(visible, y, 0.0)
+    if interpolation == "nearest":
+        columns, rows = ([(torch.floor(place).long(), torch.ones_like(place))] for place in (x, y))
+    elif interpolation == "bilinear":
+        columns, rows = (_taps(place, 1.0, lambda d: (1 - d.abs()).clamp(min=0)) for place in (x, y))
+    else:
+        columns, rows = (
+            _taps(place, *antialias_weight(torch.where(visible, footprint, 1.0).clamp(1.0, MAX_FOOTPRINT)))
+            for place, footprint in ((x, footprint_x), (y, footprint_y))
+        )
+    total = sum(weight for _, weight in columns) * sum(weight for _, weight in rows)
+    result = torch.zeros(*size, 3, dtype=torch.float64, device=image.device)
+    for i, weight_y in rows:
+        for j, weight_x in columns:
+            result = result + _read(pixels, i, j, padding) * (weight_y * weight_x / total)[..., None]
+    return torch.where(visible[..., None], result, 0.0)
+
+
+def _sample_points(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where each output pixel looks, and how far its footprint reaches along the input's axes.
+
+    Returns:
+        x, y, footprint_x, footprint_y: float64 [height, width] each, input pixels; x and y are not finite beyond the
+        horizon. The footprint is the parallelogram that the output pixel covers; its extent along an axis is that of
+        the axis-parallel box with the same second moment, sqrt(dx/du² + dx/dv²).
+    """
+    height, width = size
+    v, u = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64, device=inverse.device) + 0.5,
+        torch.arange(width, dtype=torch.float64, device=inverse.device) + 0.5,
+        indexing="ij",
+    )
+    numerator_x, numerator_y, denominator = (row[0] * u + row[1] * v + row[2] for row in inverse)
+    denominator = torch.where(denominator > 0, denominator, torch.nan)
+    x, y = numerator_x / denominator, numerator_y / denominator
+    dx_du, dx_dv = ((inverse[0, k] - x * inverse[2, k]) / denominator for k in (0, 1))
+    dy_du, dy_dv = ((inverse[1, k] - y * inverse[2, k]) / denominator for k in (0, 1))
+    return x, y, torch.hypot(dx_du, dx_dv), torch.hypot(dy_du, dy_dv)
+
+
+def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
+    """The antialias filter along one axis: (largest radius in input pixels, weight as a function of the distance).
+
+    Args:
+        footprint: what the output pixel covers along this axis, from 1 (also where it enlarges) to MAX_FOOTPRINT
+            input pixels.
+    """
+    reach = (0.7 * footprint).clamp(min=1)
+    return float(reach.max()), lambda distance: (1 - distance.abs() / reach).clamp(min=0)
+
+
+def _taps(place: Tensor, radius: float, weight: Weight) -> list[tuple[Tensor, Tensor]]:
+    """(index, weight) of every pixel whose centre lies within radius of place, along one axis."""
+    first = torch.floor(place - 0.5 - radius).long() + 1
+    count = int(2 * radius) + 2
+    return [(first + k, weight(first + k + 0.5 - place)) for k in range(count)]
+
+
+def _read(pixels: Tensor, i: Tensor, j: Tensor, padding: str) -> Tensor:
+    """pixels[i, j], indices beyond the edges by the padding rule. [H, W, 3] -> [height, width, 3]."""
+    height, width, _ = pixels.shape
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+    if padding == "reflection":
+        i, j = _reflect(i, height), _reflect(j, width)
+    else:
+        i, j = i.clamp(0, height - 1), j.clamp(0, width - 1)
+    values = pixels[i, j]
+    return torch.where(inside[..., None], values, 0.0) if padding == "zeros" else values
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    """Mirror about the photo's edge as often as needed: … 1 0 | 0 1 … n-1 | n-1 n-2 …"""
+    index = index % (2 * size)
+    return torch.where(index < size, index, 2 * size - 1 - index)

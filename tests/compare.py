@@ -1,0 +1,30 @@
+"""Comparison helpers, and where test images come from."""
+
+from __future__ import annotations
+
+import numpy as np
+import skimage.data
+import torch
+from torch import Tensor
+
+
+def assert_images_close(got: Tensor | np.ndarray, expected: Tensor | np.ndarray, levels: float) -> None:
+    """Same shape, all finite, and nowhere further apart than `levels` of 255. Both in [0, 1] units."""
+    got, expected = (torch.as_tensor(np.asarray(image)).double() for image in (got, expected))
+    assert got.shape == expected.shape, f"shape: expected {list(expected.shape)}, got {list(got.shape)}"
+    assert torch.isfinite(got).all(), "some values are not finite: unwritten, or computed from nothing"
+    worst = (got - expected).abs().amax().item() * 255 if got.numel() else 0.0
+    assert worst <= levels, f"expected at most {levels} of 255 apart, got {worst:.4f}"
+
+
+def photo(name: str = "astronaut", height: int | None = None, width: int | None = None) -> Tensor:
+    """A photograph that scikit-image ships, uint8 [H, W, 3], cut to the given size."""
+    image = torch.from_numpy(np.array(getattr(skimage.data, name)()))
+    top, left = (0, 0) if height is None or width is None else (image.shape[0] // 3, image.shape[1] // 4)
+    return image[top : None if height is None else top + height, left : None if width is None else left + width]
+
+
+def random_image(height: int, width: int, seed: int = 0) -> Tensor:
+    """Noise, the hardest image for a resampler, uint8 [H, W, 3]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
