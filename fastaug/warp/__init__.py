@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import os
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
-
-from fastaug.warp import reference
 
 Images = Tensor | Sequence[Tensor]
 
@@ -68,7 +71,65 @@ def warp(
         )
     if matrix.device.type == "cpu" and len(batch):
         _check_invertible(matrix)
-    return reference.warp(batch, matrix, (height, width), interpolation, padding, color, dtype)
+    tensors = [batch] if isinstance(batch, Tensor) else list(batch)
+    device = tensors[0].device.type if tensors else "cpu"
+    needs_grad = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (*tensors, matrix, color) if tensor is not None
+    )
+    double = dtype == torch.float64 or any(tensor.dtype == torch.float64 for tensor in tensors[:1])
+    name, _ = choose_backend(device, needs_grad, double, has_triton())
+    if backend not in ("auto", name):
+        _refuse_backend(backend, device, needs_grad, double)
+        name = backend
+    return _backend(name).warp(batch, matrix, (height, width), interpolation, padding, color, dtype)
+
+
+def choose_backend(device: str, needs_grad: bool, double: bool, triton: bool) -> tuple[str, str]:
+    """What backend="auto" runs, and why. A pure function.
+
+    Args:
+        device: "cpu", "cuda", or another device type of torch, where the images are.
+        needs_grad: whether gradients are to flow through the warp.
+        double: whether the images or the output are float64.
+        triton: whether Triton is installed and can run here.
+    """
+    if needs_grad:
+        return "reference", "gradients are needed, and only the reference is differentiable"
+    if double:
+        return "reference", "float64 is asked for, and only the reference computes it"
+    if device == "cpu":
+        return "cpu", "the images are on the CPU"
+    if device == "cuda" and triton:
+        return "triton", "the images are on an NVIDIA GPU and Triton is installed"
+    if device == "cuda":
+        return "reference", "the images are on a GPU, but Triton is not installed (pip install triton)"
+    return "reference", f"the images are on {device}, for which there is no kernel"
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether the Triton backend can run here, without importing it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _refuse_backend(backend: str, device: str, needs_grad: bool, double: bool) -> None:
+    """Raise if a backend that was asked for by name cannot do what is asked of it."""
+    needed = {"triton": "cuda", "cpu": "cpu"}.get(backend)
+    if needed is None:
+        return
+    if backend == "triton" and not has_triton():
+        raise RuntimeError("warp: backend 'triton' was asked for, and Triton is not installed: pip install triton")
+    if device != needed and not (backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
+        raise RuntimeError(f"warp: backend {backend!r} needs images on {needed}, got them on {device}.")
+    if needs_grad or double:
+        what = "gradients" if needs_grad else "float64"
+        raise RuntimeError(f"warp: backend {backend!r} does not do {what}. Use backend='reference'.")
+
+
+def _backend(name: str) -> ModuleType:
+    """Numba and Triton are imported when they are first needed."""
+    module = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}[name]
+    return importlib.import_module(f"fastaug.warp.{module}")
 
 
 def output_size(where: str, size: int | tuple[int, int]) -> tuple[int, int]:

@@ -40,9 +40,9 @@ def warp(
     """See `fastaug.warp.warp`, which checks the arguments. Differentiable in float images, matrix and color."""
     height, width = size
     device = images[0].device if len(images) else matrix.device
+    inverses = inverse_matrix(matrix.to(device), [image.shape[:2] for image in images])
     out = [
-        _warp_one(image, inverse_matrix(photo_to_output, image.shape[:2]), size, interpolation, padding)
-        for image, photo_to_output in zip(images, matrix.to(device), strict=True)
+        _warp_one(image, inverse, size, interpolation, padding) for image, inverse in zip(images, inverses, strict=True)
     ]
     result = torch.stack(out) if out else torch.zeros(0, height, width, 3, dtype=torch.float64, device=device)
     if color is not None:
@@ -51,20 +51,21 @@ def warp(
     return result.to(dtype).permute(0, 3, 1, 2)
 
 
-def inverse_matrix(matrix: Tensor, size: Sequence[int]) -> Tensor:
+def inverse_matrix(matrix: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
     """Output pixels -> input pixels, with a positive third coordinate on the photo's side of the horizon.
 
     Args:
-        matrix: [..., 3, 3], input pixels -> output pixels.
-        size: (height, width) of the photo; its centre says which side of the horizon is the visible one.
+        matrix: [B, 3, 3], input pixels -> output pixels.
+        sizes: (height, width) of each photo, whose centre says which side of the horizon is the visible one.
     Returns:
-        float64 [..., 3, 3]; not finite where the matrix is singular. The values are not looked at: no synchronisation.
+        float64 [B, 3, 3]; not finite where the matrix is singular. The values are not looked at: no synchronisation.
     """
     a, b, c = matrix.double().unbind(-2)
     adjugate = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
     determinant = (a * adjugate[..., 0]).sum(-1)
-    side = torch.sign(c[..., 0] * (size[1] / 2) + c[..., 1] * (size[0] / 2) + c[..., 2])
-    return adjugate * (side / determinant)[..., None, None]
+    height, width = torch.tensor(sizes, dtype=torch.float64, device=c.device).reshape(-1, 2).unbind(1)
+    side = torch.sign(c[:, 0] * (width / 2) + c[:, 1] * (height / 2) + c[:, 2])
+    return adjugate * (side / determinant)[:, None, None]
 
 
 def _warp_one(image: Tensor, inverse: Tensor, size: tuple[int, int], interpolation: str, padding: str) -> Tensor:
@@ -119,9 +120,9 @@ def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
 
         (1 - z)² (1 + a z + b z²) inside R,    a = 4.2 - 16.3 v + 6.7 v²,    b = -3 + 6.8 v + 1.8 v²
 
-    At s = 1 it is 1 at 0 and 0 at every other pixel: an interpolation, close to Keys' cubic. It needs 4 × 4 pixels up to
-    s = 2, tends to the area that the output pixel covers, and from s = 4 on only grows in proportion. The numbers are
-    fitted to photographs, for the least error against the scene that the photo was taken of (benchmarks/filter.py).
+    At s = 1 it is 1 at 0 and 0 at every other pixel: an interpolation, close to Keys' cubic. It needs 4 × 4 pixels up
+    to s = 2, tends to the area that the output pixel covers, and from s = 4 on only grows in proportion. The numbers
+    are fitted to photographs, for the least error against the scene that was photographed.
 
     Args:
         footprint: what the output pixel covers along this axis, from 1 (also where it enlarges) to MAX_FOOTPRINT

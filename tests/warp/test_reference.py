@@ -173,7 +173,7 @@ def test_beyond_the_horizon_and_singular_are_black() -> None:
     assert got[:, horizon + 1 :].max() == 0
     flipped_sign = exact(image, -tilted, (20, 40))[0]
     assert torch.equal(flipped_sign, got), "a matrix and its negative are the same map"
-    inverse = reference.inverse_matrix(torch.zeros(3, 3), (20, 20))
+    inverse = reference.inverse_matrix(torch.zeros(1, 3, 3), [(20, 20)])[0]
     assert reference._warp_one(image[0], inverse, (5, 5), "antialias", "reflection").abs().max() == 0
 
 
