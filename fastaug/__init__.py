@@ -1,6 +1,9 @@
 """fastaug: image files to augmented training batches, with one interpolation and one GPU kernel per batch."""
 
 from fastaug.color import IMAGENET, INCEPTION
+from fastaug.loading.loader import BadFileError, BatchInfo, ImageLoader
+from fastaug.samples import Samples
+from fastaug.training import Learner, classifier, slice_rates
 from fastaug.transforms import (
     Augment,
     ColorJitter,
@@ -16,11 +19,17 @@ from fastaug.transforms import (
 )
 from fastaug.warp import warp
 
+__version__ = "0.1.0"
+
 __all__ = [
     "IMAGENET",
     "INCEPTION",
     "Augment",
+    "BadFileError",
+    "BatchInfo",
     "ColorJitter",
+    "ImageLoader",
+    "Learner",
     "Params",
     "RandomDihedral",
     "RandomHorizontalFlip",
@@ -29,6 +38,9 @@ __all__ = [
     "RandomRotation",
     "RandomVerticalFlip",
     "RandomZoom",
+    "Samples",
     "aug_transforms",
+    "classifier",
+    "slice_rates",
     "warp",
 ]

@@ -41,6 +41,11 @@ class Params:
     def __len__(self) -> int:
         return len(self.matrix)
 
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> Params:
+        """The parameters of some images."""
+        drawn = {name: {key: value[rows] for key, value in values.items()} for name, values in self.drawn.items()}
+        return Params(self.matrix[rows], self.color[rows], drawn)
+
 
 class Operator(nn.Module):
     """One random operator: settings, and how many uniform numbers an image needs.

@@ -8,7 +8,7 @@ What matters about DALI 2.4, and was measured on a CPU:
 - Decoded pixels equal Pillow's bit for bit (8-bit JPEG, PNG, BMP, TIFF, WebP, PNM; CMYK JPEG within 1 level).
 - One undecodable file is an exception for its whole batch, which is then decoded again without that file.
   Above 4 × (threads + 1) files DALI reads the headers in parallel, and a header that it cannot read then ends the
-  process (SIGABRT or SIGSEGV) instead of raising. Hence the batches of at most `_safe_batch_size` files.
+  process (SIGABRT or SIGSEGV) instead of raising. Hence the batches of at most `chunk_size` files.
 - `resize` with a region of interest uses corner-origin pixel coordinates, reads the filter's support beyond the
   region and does what Pillow's `resize(box=...)` does, but keeps floats between its two passes, where Pillow clips to
   0..255. Against Pillow on float channels Lanczos3 is within 7 levels, 0.004 on average (125 photos).
@@ -139,8 +139,8 @@ class Decoder:
         images: list[Any] = []
         bad: list[tuple[int, str]] = []
         with self._running():
-            for first in range(0, len(files), self._safe_batch_size):
-                good, reasons = self._decode_good(files[first : first + self._safe_batch_size])
+            for first in range(0, len(files), self.chunk_size):
+                good, reasons = self._decode_good(files[first : first + self.chunk_size])
                 images += good
                 bad += [(first + position, reason) for position, reason in sorted(reasons.items())]
             if not images:
@@ -184,6 +184,27 @@ class Decoder:
             )
             return self._to_torch(self._ndd.as_tensor(resized))
 
+    def shrink(self, images: Sequence[torch.Tensor], sizes: np.ndarray) -> list[torch.Tensor]:
+        """Resize whole images, with the presize's filter.
+
+        Args:
+            images: N tensors uint8 [H, W, 3] on `device`.
+            sizes: integer [N, 2], (height, width) of each result.
+        Returns:
+            N tensors uint8 [height, width, 3] on `device`; on a GPU ready for the calling thread's current stream.
+        """
+        if not len(images):
+            return []
+        with self._running():
+            resized = self._ndd.resize(
+                self._ndd.as_batch(list(images), layout="HWC"),
+                size=self._ndd.as_batch(np.asarray(sizes, np.float32)),
+                interp_type=getattr(self._types, PRESIZE_FILTER),
+                antialias=True,
+                device=self._dali_device,
+            ).evaluate()
+            return [self._to_torch(image) for image in resized.tensors]
+
     def tensors(self, decoded: Decoded) -> list[torch.Tensor]:
         """The decoded images as they are: N tensors uint8 [H, W, 3] on `device`, views of DALI's memory, not copied.
 
@@ -213,8 +234,8 @@ class Decoder:
                 yield
 
     @property
-    def _safe_batch_size(self) -> int:
-        """Up to here DALI reads the headers in the calling thread (`SetupImpl` in its `image_decoder.h`)."""
+    def chunk_size(self) -> int:
+        """Files that DALI decodes at once: up to here it reads their headers in the calling thread, see above."""
         return 4 * (self._context.num_threads + 1)
 
     def _decode_batch(self, files: list[np.ndarray]) -> list[Any]:

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ from fastaug.transforms import Augment, Params
 
 log = logging.getLogger("fastaug")
 
-PREFETCH_BATCHES = 3  # presized batches that may wait for the consumer: 3 x 64 x 635 KB = 122 MB at most
+PREFETCH_BATCHES = 3  # batches that may wait for the consumer; resized to 460, 64 images are 41 MB
+SHRINK_BEYOND = 4.0  # mode="direct": a photo of which an output pixel covers more pixels than this along an axis …
+SHRINK_TO = 2.0  # … is first shrunk until it covers this many, so that the cost of the warp and the memory are bounded
 
 
 class BadFileError(ValueError):
@@ -55,10 +57,11 @@ class _Batch:
     """What the background thread hands over."""
 
     indices: np.ndarray
-    images: Tensor
+    images: list[Tensor]  # presized, or with mode="direct" the photos
     targets: Tensor
     sizes: Tensor
-    presize: Tensor
+    presize: Tensor  # float64 [B, 3, 3], decoded pixels -> presized pixels
+    shrunk: Tensor  # float64 [B, 3, 3], decoded pixels -> pixels of images
     params: Params | None
     ready: torch.cuda.Event | None  # on a GPU: the decoder's stream has finished the images
 
@@ -77,7 +80,11 @@ class ImageLoader:
             last batch dropped. False: file order, every sample once, the centred square, nothing random, whatever mode
             `augment` is in.
         seed: of everything random. Draws are a pure function of (seed, epoch, row of the sample, operator).
-        mode: "resize".
+        mode: "resize": DALI resizes to `presize`, then one warp: two interpolations. "direct": the presize is
+            multiplied into the matrix and the warp reads the decoded photo: one interpolation, the same draws. Photos
+            that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times. In memory at once:
+            4 × (num_threads + 1) photos at full size and PREFETCH_BATCHES + 2 batches of at most about
+            (SHRINK_BEYOND × size)² pixels and their surroundings.
         shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1).
         drop_last: None: as `training`.
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
@@ -110,8 +117,12 @@ class ImageLoader:
     ):
         if batch_size < 1 or presize < 1:
             raise ValueError(f"ImageLoader: expected batch_size and presize above 0, got {batch_size} and {presize}.")
-        if mode != "resize":
-            raise ValueError(f"ImageLoader: expected mode to be 'resize', got {mode!r}.")
+        if mode not in ("resize", "direct"):
+            raise ValueError(f"ImageLoader: expected mode to be 'resize' or 'direct', got {mode!r}.")
+        if mode == "direct" and augment is None:
+            raise ValueError(
+                "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
+            )
         if on_error not in ("skip", "raise"):
             raise ValueError(f"ImageLoader: expected on_error to be 'skip' or 'raise', got {on_error!r}.")
         self.samples, self.batch_size, self.presize, self.augment = samples, batch_size, presize, augment
@@ -141,8 +152,9 @@ class ImageLoader:
         return len(batch_bounds(mine, self.batch_size, self.drop_last))
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration this epoch, from its start."""
-        self._epoch, self._delivered = int(epoch), 0
+        """Make the next iteration this epoch: from its start, or from where it stands if it is in this epoch already."""
+        if epoch != self._epoch:
+            self._epoch, self._delivered = int(epoch), 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: batches delivered, not batches prefetched."""
@@ -184,51 +196,94 @@ class ImageLoader:
             decoder.close()
 
     def _load(self, decoder: Decoder, readers: ThreadPoolExecutor, epoch: int, indices: np.ndarray) -> _Batch | None:
+        """Read, decode and presize one batch; in chunks, so that few photos are in memory at their full size."""
+        uniforms = SampleUniforms(self.seed, epoch, indices)
+        position = uniforms("presize", 2) if self.training else torch.full((len(indices), 2), 0.5)
+        params = self._draw(uniforms)
         contents = list(readers.map(_read_file, [self.samples.paths[i] for i in indices]))
-        bad = [(k, content) for k, content in enumerate(contents) if isinstance(content, str)]
-        readable = np.array([k for k, content in enumerate(contents) if not isinstance(content, str)], np.int64)
-        decoded, undecodable = decoder.decode([contents[k] for k in readable])
-        bad += [(int(readable[k]), reason) for k, reason in undecodable]
-        self._quarantine([(self.samples.paths[indices[k]], reason) for k, reason in sorted(bad)])
-        good = np.delete(indices, [k for k, _ in bad])
-        if not len(good):
+        images: list[Tensor] = []
+        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        with torch.cuda.stream(decoder.stream):  # of no effect on a CPU
+            for first in range(0, len(indices), decoder.chunk_size):
+                rows = np.arange(first, min(first + decoder.chunk_size, len(indices)))
+                good, decoded = self._decode(decoder, indices, rows, contents)
+                if not len(good):
+                    continue
+                sizes = torch.as_tensor(decoder.sizes(decoded))
+                x0, y0, side = geometry.presize_box(sizes, position[good])
+                target = torch.full_like(side, self.presize)
+                presize = geometry.box_matrix(x0, y0, side, side, target, target)
+                if self.mode == "direct":
+                    assert params is not None, "checked when the loader was made"
+                    whole = params.matrix[good].double() @ presize
+                    chunk, shrunk = self._direct(decoder, decoded, sizes, whole)
+                else:
+                    chunk = list(decoder.presize(decoded, torch.stack([x0, y0], 1), side, self.presize))
+                    shrunk = presize
+                images += chunk
+                parts.append((torch.from_numpy(good), sizes, presize, shrunk))
+            ready = None if decoder.stream is None else decoder.stream.record_event()
+        if not images:
             return None
-        uniforms = SampleUniforms(self.seed, epoch, good)
-        sizes = torch.as_tensor(decoder.sizes(decoded))
-        position = uniforms("presize", 2) if self.training else torch.full((len(good), 2), 0.5)
-        x0, y0, side = geometry.presize_box(sizes, position)
-        target = torch.full_like(side, self.presize)
-        presize = geometry.box_matrix(x0, y0, side, side, target, target)
-        images, ready = self._presize(decoder, decoded, torch.stack([x0, y0], 1), side)
-        params = None
-        if self.augment is not None:
-            frame = (self.presize, self.presize)
-            draw = self.augment.draw if self.training else self.augment.plain
-            params = draw(len(good), frame, **({"uniforms": uniforms} if self.training else {}))
-        return _Batch(good, images, self._targets[good], sizes, presize, params, ready)
+        kept_rows, sizes, presize, shrunk = (torch.cat(values) for values in zip(*parts, strict=True))
+        kept = indices[kept_rows.numpy()]
+        params = None if params is None else params[kept_rows]
+        return _Batch(kept, images, self._targets[kept], sizes, presize, shrunk, params, ready)
 
-    def _presize(
-        self, decoder: Decoder, decoded: Decoded, top_left_xy: Tensor, side: Tensor
-    ) -> tuple[Tensor, torch.cuda.Event | None]:
-        """On a GPU: on the decoder's stream, with an event that the consumer's stream waits for and the host does not."""
-        if decoder.stream is None:
-            return decoder.presize(decoded, top_left_xy, side, self.presize), None
-        with torch.cuda.stream(decoder.stream):
-            images = decoder.presize(decoded, top_left_xy, side, self.presize)
-            return images, decoder.stream.record_event()
+    def _draw(self, uniforms: SampleUniforms) -> Params | None:
+        """What happens to the presized images: independent of their pixels and sizes, so it is drawn first."""
+        if self.augment is None:
+            return None
+        frame = (self.presize, self.presize)
+        if self.training:
+            return self.augment.draw(uniforms.batch, frame, uniforms=uniforms)
+        return self.augment.plain(uniforms.batch, frame)
+
+    def _decode(
+        self, decoder: Decoder, indices: np.ndarray, rows: np.ndarray, contents: list[bytes | str]
+    ) -> tuple[np.ndarray, Decoded]:
+        """Decode some rows of a batch; (rows that are good, their images). The bad ones go to quarantine."""
+        bad = {int(row): content for row in rows if isinstance(content := contents[row], str)}
+        readable = np.array([row for row in rows if int(row) not in bad], np.int64)
+        decoded, undecodable = decoder.decode([contents[row] for row in readable])
+        bad |= {int(readable[k]): reason for k, reason in undecodable}
+        self._quarantine([(self.samples.paths[indices[row]], reason) for row, reason in sorted(bad.items())])
+        return np.array([row for row in rows if int(row) not in bad], np.int64), decoded
+
+    def _direct(self, decoder: Decoder, decoded: Decoded, sizes: Tensor, whole: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The photos themselves, those far larger than needed shrunk, and decoded pixels -> their pixels, [N, 3, 3].
+
+        whole: float64 [N, 3, 3], decoded pixels -> output pixels.
+        """
+        images, shrunk = decoder.tensors(decoded), geometry.identity_matrix(len(sizes))
+        height, width = self.augment.size  # type: ignore[union-attr]
+        footprint = geometry.smallest_footprint(whole, width, height)
+        large = (footprint > SHRINK_BEYOND).nonzero()[:, 0]
+        if len(large):
+            smaller = torch.ceil(sizes[large] * (SHRINK_TO / footprint[large])[:, None])
+            resized = decoder.shrink([images[i] for i in large], smaller.numpy())
+            for i, image in zip(large.tolist(), resized, strict=True):
+                images[i] = image
+            out_height, out_width = smaller.double().unbind(1)
+            photo_height, photo_width = sizes[large].double().unbind(1)
+            shrunk[large] = geometry.resize_matrix(photo_width, photo_height, out_width, out_height)
+        return images, shrunk
 
     def _finish(self, batch: _Batch) -> Any:
         """The consumer's part: one warp, on the device's current stream."""
         if batch.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(batch.ready)
-        params = batch.params
-        x = batch.images if params is None else self.augment.apply(batch.images, params)  # type: ignore[union-attr]
+        if batch.params is None:
+            x, matrix = torch.stack(batch.images), batch.presize
+        else:
+            matrix = batch.params.matrix.double() @ batch.presize
+            from_images = matrix @ torch.linalg.inv(batch.shrunk)
+            x = self.augment.apply(batch.images, replace(batch.params, matrix=from_images.float()))  # type: ignore
         y = batch.targets.to(self.device, non_blocking=True)
         if not self.return_info:
             return x, y
-        matrix = batch.presize if params is None else params.matrix.double() @ batch.presize
         indices = torch.from_numpy(batch.indices)
-        return x, y, BatchInfo(indices, batch.sizes, matrix.float(), batch.presize.float(), params)
+        return x, y, BatchInfo(indices, batch.sizes, matrix.float(), batch.presize.float(), batch.params)
 
     def _quarantine(self, bad: list[tuple[str, str]]) -> None:
         for path, reason in bad:
