@@ -107,8 +107,9 @@ def _reach(taps: int) -> int:
 
 # --- kernel --------------------------------------------------------------------------------------------------------
 
-# The loops over a row allocate nothing: without reference counts, the compiler sees plain loops over memory.
-_row_loop = _njit(nogil=True, _nrt=False, fastmath=_FASTMATH)
+# The loops over a row allocate nothing: without reference counts, and without Python's error for a division by zero,
+# the compiler sees plain loops over memory and vectorises them.
+_row_loop = _njit(nogil=True, _nrt=False, error_model="numpy", fastmath=_FASTMATH)
 
 
 @_row_loop
@@ -139,18 +140,21 @@ def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
     """The filter of `reference.antialias_weight` for each footprint of a row: radius, 1 / radius², a, b."""
     for u in range(wide.shape[1]):
         v = max(_F(1) / wide[axis, u], _F(0.25))
-        radius = max(_F(2), _F(1) + _F(0.5) * wide[axis, u], _F(0.75) * wide[axis, u])
+        radius = max(_F(2), _F(0.95) + _F(0.5) * wide[axis, u], _F(0.7375) * wide[axis, u])
         shape[axis, 0, u], shape[axis, 1, u] = radius, _F(1) / (radius * radius)
         shape[axis, 2, u] = _F(4.2) + v * (_F(6.7) * v - _F(16.3))
         shape[axis, 3, u] = _F(-3.0) + v * (_F(1.8) * v + _F(6.8))
 
 
 @_row_loop
-def _largest_radius(shape):  # type: ignore[no-untyped-def]
-    largest = _F(2)
-    for u in range(shape.shape[2]):
-        largest = max(largest, shape[0, 0, u], shape[1, 0, u])
-    return largest
+def _row_taps(shape):  # type: ignore[no-untyped-def]
+    """How many taps along an axis the widest filter of a row needs, up to 8. Counts, since those are vectorised."""
+    over_2, over_3 = np.int32(0), np.int32(0)
+    for axis in range(2):
+        for u in range(shape.shape[2]):
+            over_2 += np.int32(shape[axis, 0, u] > _F(2))
+            over_3 += np.int32(shape[axis, 0, u] > _F(3))
+    return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
 
 
 @_row_loop
@@ -299,7 +303,7 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
         if mode == 2:
             _shape_row(0, wide, shape)
             _shape_row(1, wide, shape)
-            taps = min(2 * math.ceil(_largest_radius(shape)), 8)
+            taps = _row_taps(shape)
         _weigh_row(0, mode, part, shape, taps, weights, total)
         _weigh_row(1, mode, part, shape, taps, weights, total)
         _sum_row(pixels, height, width, mode, padding, color, whole, part, shape, weights, visible, patch, out, row)
