@@ -138,6 +138,7 @@ class ImageLoader:
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
         self._epoch = 0  # of the next iteration
         self._delivered = 0  # batches of that epoch already delivered
+        self._resuming = False  # whether the next iteration continues that epoch
         if training and len(self) == 0:
             raise ValueError(
                 f"ImageLoader: expected at least one batch of {batch_size}, got {len(samples)} samples for "
@@ -152,21 +153,24 @@ class ImageLoader:
         return len(batch_bounds(mine, self.batch_size, self.drop_last))
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration this epoch: from its start, or from where it stands if it is in this epoch already."""
-        if epoch != self._epoch:
-            self._epoch, self._delivered = int(epoch), 0
+        """Make the next iteration this epoch, from its start, or from where a loaded state stands in it."""
+        if not self._resuming or epoch != self._epoch:
+            self._epoch, self._delivered, self._resuming = int(epoch), 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: batches delivered, not batches prefetched."""
         return {"epoch": self._epoch, "delivered": self._delivered, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Make the next iteration continue where `state_dict` was taken."""
         if state["seed"] != self.seed:
             raise ValueError(f"ImageLoader: expected a state of seed {self.seed}, got one of seed {state['seed']}.")
-        self._epoch, self._delivered = int(state["epoch"]), int(state["delivered"])
+        self._epoch, self._delivered, self._resuming = int(state["epoch"]), int(state["delivered"]), True
 
     def __iter__(self) -> Iterator[Any]:
+        if self._delivered and not self._resuming:  # an epoch that was left early is over
+            self._epoch, self._delivered = self._epoch + 1, 0
+        self._resuming = False
         epoch, first = self._epoch, self._delivered
         indices = self._epoch_indices(epoch)
         bounds = batch_bounds(len(indices), self.batch_size, self.drop_last)
@@ -222,13 +226,16 @@ class ImageLoader:
                     shrunk = presize
                 images += chunk
                 parts.append((torch.from_numpy(good), sizes, presize, shrunk))
-            ready = None if decoder.stream is None else decoder.stream.record_event()
-        if not images:
-            return None
-        kept_rows, sizes, presize, shrunk = (torch.cat(values) for values in zip(*parts, strict=True))
-        kept = indices[kept_rows.numpy()]
+            if not images:
+                return None
+            kept_rows, sizes, presize, shrunk = (torch.cat(values) for values in zip(*parts, strict=True))
+            kept = indices[kept_rows.numpy()]
+            targets, ready = self._targets[kept], None
+            if decoder.stream is not None:
+                targets = targets.pin_memory().to(self.device, non_blocking=True)
+                ready = decoder.stream.record_event()
         params = None if params is None else params[kept_rows]
-        return _Batch(kept, images, self._targets[kept], sizes, presize, shrunk, params, ready)
+        return _Batch(kept, images, targets, sizes, presize, shrunk, params, ready)
 
     def _draw(self, uniforms: SampleUniforms) -> Params | None:
         """What happens to the presized images: independent of their pixels and sizes, so it is drawn first."""
@@ -272,18 +279,19 @@ class ImageLoader:
     def _finish(self, batch: _Batch) -> Any:
         """The consumer's part: one warp, on the device's current stream."""
         if batch.ready is not None:
-            torch.cuda.current_stream(self.device).wait_event(batch.ready)
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(batch.ready)  # the stream waits, the host does not
+            batch.targets.record_stream(stream)
         if batch.params is None:
             x, matrix = torch.stack(batch.images), batch.presize
         else:
             matrix = batch.params.matrix.double() @ batch.presize
             from_images = matrix @ torch.linalg.inv(batch.shrunk)
             x = self.augment.apply(batch.images, replace(batch.params, matrix=from_images.float()))  # type: ignore
-        y = batch.targets.to(self.device, non_blocking=True)
         if not self.return_info:
-            return x, y
+            return x, batch.targets
         indices = torch.from_numpy(batch.indices)
-        return x, y, BatchInfo(indices, batch.sizes, matrix.float(), batch.presize.float(), batch.params)
+        return x, batch.targets, BatchInfo(indices, batch.sizes, matrix.float(), batch.presize.float(), batch.params)
 
     def _quarantine(self, bad: list[tuple[str, str]]) -> None:
         for path, reason in bad:

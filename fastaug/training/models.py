@@ -54,6 +54,8 @@ def classifier(
         if not isinstance(weights, Mapping):
             weights = _downloaded(name) if weights == "DEFAULT" else _read(weights)
         _load_body(model, weights, name)
+        for path in _last_layers(model):  # some architectures start theirs for training from scratch: too large here
+            cast(Any, model.get_submodule(path)).reset_parameters()
     return _with_fastai_head(model, name, num_classes) if head == "fastai" else model
 
 

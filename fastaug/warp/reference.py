@@ -116,13 +116,14 @@ def _sample_points(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tens
 def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
     """The antialias filter along one axis: (largest radius in input pixels, weight as a function of the distance).
 
-    For a footprint of s input pixels and a distance t, with R = max(2, 0.95 + s/2, 0.7375 s), v = max(1/s, 1/4), z = (t/R)²:
+    For a footprint of s input pixels and a distance t, with
+    R = max(2, 0.95 + s/2, 0.7375 s), v = max(1/s, 1/4) and z = (t/R)²:
 
         (1 - z)² (1 + a z + b z²) inside R,    a = 4.2 - 16.3 v + 6.7 v²,    b = -3 + 6.8 v + 1.8 v²
 
     At s = 1 it is 1 at 0 and 0 at every other pixel: an interpolation, close to Keys' cubic. It needs 4 × 4 pixels up
-    to s = 2.1 (460 -> 224 is 2.05), tends to the area that the output pixel covers, and from s = 4 on only grows in proportion. The numbers
-    are fitted to photographs, for the least error against the scene that was photographed.
+    to s = 2.1 (460 -> 224 is 2.05), tends to the area that the output pixel covers, and from s = 4 on only grows in
+    proportion. The numbers are fitted to photographs, for the least error against the scene that was photographed.
 
     Args:
         footprint: what the output pixel covers along this axis, from 1 (also where it enlarges) to MAX_FOOTPRINT

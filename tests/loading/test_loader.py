@@ -221,6 +221,22 @@ def test_continues_where_its_state_was_taken(samples: fa.Samples) -> None:
         make(samples, seed=5).load_state_dict(state)
 
 
+def test_an_epoch_left_early_is_over(samples: fa.Samples) -> None:
+    loader = make(samples)
+    epochs = [epoch(make_at(samples, number))[2].indices for number in (0, 1)]
+    next(iter(loader))
+    assert torch.equal(epoch(loader)[2].indices, epochs[1])
+    next(iter(loader))
+    loader.set_epoch(0)
+    assert torch.equal(epoch(loader)[2].indices, epochs[0])
+
+
+def make_at(samples: fa.Samples, number: int) -> fa.ImageLoader:
+    loader = make(samples)
+    loader.set_epoch(number)
+    return loader
+
+
 def test_shards_share_an_epoch(samples: fa.Samples) -> None:
     seen = [epoch(make(samples, shard=(rank, 3), batch_size=4))[2].indices.tolist() for rank in range(3)]
     assert [len(indices) for indices in seen] == [16, 16, 16]

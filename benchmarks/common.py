@@ -1,0 +1,399 @@
+"""What the benchmarks share: drawn transforms, peers, checks, timing in turns, results as JSON and the README's tables.
+
+    python -m benchmarks.common          # write the tables of results/*.json into README.md
+
+A script makes a `Report`, checks every competitor with `Report.admit` before it measures it, adds rows, and ends with
+`Report.finish`: the table on the screen, the JSON, and the exit status (1 if an answer was wrong).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import fastaug as fa
+from fastaug import geometry
+from fastaug.transforms import Augment, Params
+
+HERE = Path(__file__).resolve().parent
+RESULTS, README = HERE / "results", HERE / "README.md"
+PRESIZE, SIZE = 460, 224
+MEAN, STD = fa.IMAGENET
+PACKAGES = (
+    "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "opencv-python-headless", "fastai", "nvidia-dali-cuda130",
+)  # fmt: skip
+BLOCK_PX = 8
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+# --- photos --------------------------------------------------------------------------------------------------------
+
+
+def scikit_image_photos(names: Sequence[str]) -> list[Path]:
+    """Files in skimage/data; no package is imported and nothing is downloaded."""
+    package = importlib.util.find_spec("skimage")
+    folders = (package and package.submodule_search_locations) or []
+    found = [path for folder in folders for name in names if (path := Path(folder, "data", name)).is_file()]
+    if not found:
+        raise FileNotFoundError("expected the photos of scikit-image, found none: pip install scikit-image")
+    return found
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """The JPEG and PNG files below a folder, sorted."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"expected .jpg or .png files in {folder}, found none")
+    return found
+
+
+def open_rgb(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3], EXIF-upright."""
+    with Image.open(path) as photo:
+        return np.array(ImageOps.exif_transpose(photo).convert("RGB"))
+
+
+def presized_batch(files: Sequence[Path], batch: int) -> Tensor:
+    """uint8 [batch, 460, 460, 3]: the centred square of each file, in turn."""
+    squares = []
+    for path in files[:batch]:
+        photo = Image.fromarray(open_rgb(path))
+        squares.append(np.array(ImageOps.fit(photo, (PRESIZE, PRESIZE), Image.Resampling.LANCZOS)))
+    return torch.from_numpy(np.stack([squares[i % len(squares)] for i in range(batch)]))
+
+
+# --- drawn transforms, and peers that apply them -------------------------------------------------------------------
+
+
+def default_augment(**settings: Any) -> Augment:
+    """fastai's default transforms, 224 pixels, with its usual min_scale."""
+    return fa.aug_transforms(**{"size": SIZE, "min_scale": 0.75, **settings})
+
+
+def draw_whole_crops(augment: Augment, batch: int, seed: int, shared_crop: bool = False, **change: Tensor) -> Params:
+    """Draw for presized images. The crops are moved to whole pixels, the only ones that fastai has.
+
+    Args:
+        shared_crop: the first image's crop for all of them, as in fastai.
+        change: name of an operator -> what its parameters are multiplied with (0 switches a tilt off).
+    """
+    drawn = augment.draw(batch, (PRESIZE, PRESIZE), torch.Generator().manual_seed(seed)).drawn
+    crop = drawn["RandomResizedCrop"]
+    if shared_crop:
+        crop.update({key: value[:1].expand(batch) for key, value in crop.items()})
+    side = (crop["scale"].sqrt() * PRESIZE).round()
+    slack = (PRESIZE - side).clamp(min=1)
+    crop["scale"] = (side / PRESIZE) ** 2
+    crop["x"], crop["y"] = ((crop[axis] * slack).round() / slack for axis in ("x", "y"))
+    for name, factor in change.items():
+        drawn[name] = {key: value * factor for key, value in drawn[name].items()}
+    return augment.compose(drawn, batch, (PRESIZE, PRESIZE))
+
+
+def crop_pixels(params: Params) -> tuple[Tensor, Tensor, Tensor]:
+    """x0, y0 and side of the drawn crops in presized pixels, int64 [B]."""
+    crop = params.drawn["RandomResizedCrop"]
+    side = (crop["scale"].sqrt() * PRESIZE).round()
+    x0, y0 = ((PRESIZE - side) * crop[axis] for axis in ("x", "y"))
+    return x0.round().long(), y0.round().long(), side.long()
+
+
+def step_matrices(augment: Augment, params: Params) -> dict[str, Tensor]:
+    """The matrix of every geometric operator by itself, float64 [B, 3, 3], in their order."""
+    frame = (torch.full((len(params),), float(PRESIZE), dtype=torch.float64),) * 2
+    steps = {}
+    for name, op in augment.named_ops().items():
+        if not isinstance(op, fa.ColorJitter):
+            steps[name], frame = op.matrix(params.drawn[name], frame, augment.size)
+    return steps
+
+
+def light(params: Params) -> tuple[Tensor, Tensor]:
+    """Factor and offset of each channel, [B, 3]: lighting and normalisation touch each channel by itself."""
+    factor = torch.diagonal(params.color[:, :, :3], dim1=1, dim2=2)
+    assert torch.allclose(torch.diag_embed(factor), params.color[:, :, :3]), "expected brightness and contrast only"
+    return factor, params.color[:, :, 3]
+
+
+def kornia_warp(x: Tensor, matrix: Tensor, size: int) -> Tensor:
+    """One bilinear interpolation with Kornia. x: float [B, 3, H, W]; matrix: ours."""
+    from kornia.geometry.transform import warp_affine, warp_perspective
+
+    centred = geometry.to_integer_centred(matrix.double()).to(x)
+    settings: dict[str, Any] = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": False}
+    if torch.equal(centred[:, 2], torch.tensor([0.0, 0.0, 1.0]).expand(len(x), 3)):
+        return warp_affine(x, centred[:, :2], (size, size), **settings)
+    return warp_perspective(x, centred, (size, size), **settings)
+
+
+def kornia_step_by_step(x: Tensor, augment: Augment, params: Params) -> Tensor:
+    """Each operator by itself on the images that drew it, as Kornia's own modules do; crop and resize last.
+
+    x: float [B, 3, 460, 460] -> [B, 3, 224, 224]; no lighting.
+    """
+    for name, matrix in step_matrices(augment, params).items():
+        if name == "RandomResizedCrop":
+            return kornia_warp(x, matrix, SIZE)
+        acts = (matrix - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2)) > 1e-9
+        if not acts.any():
+            continue
+        x = x.clone()
+        x[acts] = x[acts].flip(3) if name == "RandomHorizontalFlip" else kornia_warp(x[acts], matrix[acts], PRESIZE)
+    raise AssertionError("expected a crop as the last geometric operator")
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def inside_photo(matrix: Tensor, width: float, height: float, size: int = SIZE, margin: float = 0.0) -> Tensor:
+    """Which output pixels look at the photo, at least `margin` pixels from its edge. bool [B, size, size]."""
+    v, u = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) + 0.5] * 2, indexing="ij")
+    seen = torch.stack([u, v, torch.ones_like(u)], -1) @ torch.linalg.inv(matrix.double()).mT[:, None]
+    x, y = seen[..., 0] / seen[..., 2], seen[..., 1] / seen[..., 2]
+    return (x >= margin) & (x <= width - margin) & (y >= margin) & (y <= height - margin)
+
+
+def block_difference_levels(got: Tensor, expected: Tensor, mask: Tensor | None = None) -> float:
+    """How far two batches [B, 3, H, W] in 0..1 differ in what they show: the mean over blocks, in levels of 255.
+
+    Means over 8 × 8 pixels leave out how sharply each interpolates. Photos that are one pixel apart differ by about 2.
+
+    Args:
+        mask: bool [B, H, W]; only blocks that lie inside count.
+    """
+    if got.shape != expected.shape:
+        return float("inf")
+    difference = (F.avg_pool2d(got.double(), BLOCK_PX) - F.avg_pool2d(expected.double(), BLOCK_PX)).abs().mean(1)
+    if mask is not None:
+        difference = difference[F.avg_pool2d(mask[:, None].double(), BLOCK_PX)[:, 0] > 0.999]
+    return float(difference.mean() * 255) if torch.isfinite(difference).all() else float("inf")
+
+
+def denormalised(x: Tensor) -> Tensor:
+    return x.double() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+
+
+# --- timing --------------------------------------------------------------------------------------------------------
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], repeats: int, min_seconds: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds per call. One warm-up each, then rounds in which every way has its turn, in a rotating order.
+
+    Args:
+        min_seconds: a turn calls its way again until this long has passed, and counts the mean.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for name in names:
+        ways[name]()
+    for turn in range(repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            calls, start = 0, time.perf_counter()
+            while calls == 0 or time.perf_counter() - start < min_seconds:
+                ways[name]()
+                calls += 1
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    q1, median, q3 = np.percentile(np.asarray(values, np.float64), [25, 50, 75]).tolist()
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Spread of the ratio, round by round: what slows a whole round down cancels."""
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def with_spread(value: Mapping[str, float], digits: int = 1) -> str:
+    return f"{value['median']:,.{digits}f} ({value['q1']:,.{digits}f} to {value['q3']:,.{digits}f})"
+
+
+# --- reports -------------------------------------------------------------------------------------------------------
+
+
+class Report:
+    """One run of one suite.
+
+    Args:
+        suite: name of the script.
+        settings: whatever decides the result.
+    """
+
+    def __init__(self, suite: str, settings: Mapping[str, Any]):
+        self.suite, self.settings = suite, dict(settings)
+        self.rows: list[dict[str, Any]] = []
+        self.tables: list[dict[str, Any]] = []
+        self.targets: list[dict[str, Any]] = []
+        self.missing: list[dict[str, str]] = []
+        self.refused: list[dict[str, str]] = []
+        self._load = os.getloadavg()[0]
+
+    def admit(self, name: str, difference: float, tolerance: float, unit: str) -> bool:
+        """Whether a competitor's answer was right; a wrong one is noted and must not be measured."""
+        if difference <= tolerance:
+            return True
+        self.refused.append({"name": name, "reason": f"{difference:.3g} {unit} off, at most {tolerance:g} allowed"})
+        return False
+
+    @contextmanager
+    def peer(self, name: str) -> Iterator[None]:
+        """Within: a peer that cannot be imported is named as missing."""
+        try:
+            yield
+        except ImportError as error:
+            self.missing.append({"name": name, "reason": str(error)})
+
+    def target(self, what: str, value: float | None, goal: float, at_least: bool = True) -> None:
+        """A goal and whether it was met; None: it could not be measured."""
+        met = None if value is None else bool(value >= goal if at_least else value <= goal)
+        self.targets.append({"what": what, "value": value, "goal": f"{'≥' if at_least else '≤'} {goal:g}", "met": met})
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.tables.append({"title": title, "columns": list(columns), "rows": [list(row) for row in rows]})
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "suite": self.suite,
+            **environment(),
+            "load_average": {"before": self._load, "after": os.getloadavg()[0]},
+            "settings": self.settings,
+            **{name: getattr(self, name) for name in ("rows", "targets", "missing", "refused", "tables")},
+        }
+
+    def finish(self, out: Path | None) -> int:
+        """Print, write the JSON to `out` (a file, or a folder in which it gets its own name), return the exit status."""
+        report = self.as_dict()
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        for table in self.tables:
+            shown = Table(*table["columns"], title=table["title"], title_justify="left")
+            for row in table["rows"]:
+                shown.add_row(*row)
+            console.print(shown)
+        for target in self.targets:
+            console.print(target_line(target))
+        for kind in ("missing", "refused"):
+            for entry in report[kind]:
+                console.print(f"{kind}: {entry['name']}: {entry['reason']}", markup=False)
+        if out is not None:
+            path = out if out.suffix == ".json" else out / f"{self.suite}--{device_slug()}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            console.print(f"written: {path}")
+        return 1 if self.refused else 0
+
+
+def target_line(target: Mapping[str, Any]) -> str:
+    value = "not measured" if target["value"] is None else f"{target['value']:.2f}"
+    return f"{target['what']}: {value}, goal {target['goal']}: " + {True: "met", False: "NOT MET", None: "unknown"}[target["met"]]
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured on."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "changed_since": bool(git("status", "--porcelain", "--", "../fastaug")),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "device": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())
+
+
+def device_slug() -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*| CPU", "", processor()).lower()).strip("-")
+    return f"{words}-{len(os.sched_getaffinity(0))}-cores"
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every suite has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--tiny", action="store_true", help="seconds instead of minutes; for tests, no numbers to quote")
+    made.add_argument("--out", type=Path, help="JSON file or folder; default: results/, with --tiny nothing is written")
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
+def out_path(arguments: argparse.Namespace) -> Path | None:
+    return arguments.out or (None if arguments.tiny else RESULTS)
+
+
+# --- README --------------------------------------------------------------------------------------------------------
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """A result file as Markdown."""
+    load = report["load_average"]
+    parts = [
+        f"{report['device']}, {report['cores']} cores, {report['threads']} threads; {report['date']}, commit "
+        f"`{report['commit'][:7]}`{' with changes' if report['changed_since'] else ''}; load average {load['before']:.1f} "
+        f"before, {load['after']:.1f} after; `{report['command']}`"
+    ]
+    for table in report["tables"]:
+        rows = [table["columns"], ["---", *["--:"] * (len(table["columns"]) - 1)], *table["rows"]]
+        parts.append(f"*{table['title']}*\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+    lines = [f"- {target_line(target)}" for target in report["targets"]]
+    lines += [f"- {kind}: {e['name']} ({e['reason']})" for kind in ("missing", "refused") for e in report[kind]]
+    return "\n\n".join([*parts, "\n".join(lines)] if lines else parts)
+
+
+def fill_readme(readme: str, folder: Path) -> str:
+    """The text with everything between `<!-- results: SUITE -->` and `<!-- end -->` written anew from the JSON."""
+
+    def fill(match: re.Match[str]) -> str:
+        files = sorted(folder.glob(f"{match[1]}--*.json"))
+        bodies = [as_markdown(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        return "\n\n".join([f"<!-- results: {match[1]} -->", *(bodies or ["not measured"]), "<!-- end -->"])
+
+    return re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, readme, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    README.write_text(fill_readme(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

@@ -1,0 +1,357 @@
+"""How much of a scene survives? Every path gets the same drawn transforms, and is compared with the scene itself.
+
+    python -m benchmarks.fidelity                       # photos that scikit-image ships
+    python -m benchmarks.fidelity --photos FOLDER       # large photos, at least twice the short sides; 8 megapixels are better
+
+A large photo is the *scene*; its box-downsampled copy is the *photo* that the paths read. The truth for a drawn
+transform is the scene under it, averaged over the area of each output pixel: what a camera would have taken. Scored
+are the output pixels that look into the presized square, away from its edge: there every path has real pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import fastaug as fa
+from benchmarks import common
+from benchmarks.common import PRESIZE, SIZE
+from fastaug import geometry
+from fastaug.loading.decode import Decoder
+from fastaug.transforms import Params
+
+SCIKIT_IMAGE = ("retina.jpg", "hubble_deep_field.jpg")
+SHORT_SIDES = (375, 500)
+TRUTH_SAMPLES = 16  # along each side of an output pixel
+MARGIN = 0.025  # of the square's side: what is nearer to its edge is not scored
+SAME_WITHIN_LEVELS = 2.0  # block means against the truth
+STEPWISE, FASTAI = "step by step (Kornia, bilinear)", "fastai's recipe"
+TWO_WARPS = "warp at 460, crop to 224 (Kornia, bilinear)"
+RESIZE, DIRECT = "fastaug, mode resize", "fastaug, mode direct"
+
+
+@dataclass(frozen=True)
+class View:
+    """One photo under one drawn transform."""
+
+    name: str
+    short: int
+    photo: Tensor  # uint8 [H, W, 3]
+    square: tuple[int, int]  # x0, y0 of the presize square, whose side is `short`
+    params: Params  # of one image, presized pixels -> output pixels
+    presize: Tensor  # float64 [1, 3, 3], photo -> presized pixels
+    lanczos: Tensor  # uint8 [1, 460, 460, 3], presized by fastaug's Decoder
+    triangle: Tensor  # the same by Pillow's BILINEAR, as in fastai
+    truth: Tensor  # float64 [1, 3, 224, 224], 0..1
+    scored: Tensor  # bool [1, 224, 224]
+
+    @property
+    def whole(self) -> Tensor:
+        """float64 [1, 3, 3], photo -> output pixels."""
+        return self.params.matrix.double() @ self.presize
+
+
+def make_views(files: Sequence[Path], shorts: Sequence[int], draws: int, seed: int) -> Iterator[View]:
+    """Every file that is large enough, at every short side, under `draws` transforms each."""
+    augment, decoder = common.default_augment(max_lighting=0, normalize=None), Decoder("cpu")
+    for path in files:
+        scene = common.open_rgb(path)
+        for short in shorts:
+            factor = min(scene.shape[:2]) // short
+            if factor < 2:
+                continue
+            scene_cut, photo = _photograph(scene, short, factor)
+            seed += 1
+            params = common.draw_whole_crops(augment, draws, seed)
+            position = torch.rand(draws, 2, generator=torch.Generator().manual_seed(seed))
+            sizes = torch.tensor(photo.shape[:2]).expand(draws, 2)
+            x0, y0, side = geometry.presize_box(sizes, position)
+            target = torch.full_like(side, PRESIZE)
+            presize = geometry.box_matrix(x0, y0, side, side, target, target)
+            decoded, _ = decoder.decode([_png(photo)] * draws)
+            lanczos = decoder.presize(decoded, torch.stack([x0, y0], 1), side, PRESIZE)
+            whole = params.matrix.double() @ presize
+            scored = common.inside_photo(params.matrix, PRESIZE, PRESIZE, margin=MARGIN * PRESIZE)
+            for i in range(draws):
+                corner = int(x0[i]), int(y0[i])
+                yield View(
+                    path.stem, short, torch.from_numpy(photo), corner, params[i : i + 1], presize[i : i + 1],
+                    lanczos[i : i + 1], _triangle(photo, corner, short), _truth(scene_cut, factor, whole[i]),
+                    scored[i : i + 1],
+                )  # fmt: skip
+    decoder.close()
+
+
+def _photograph(scene: np.ndarray, short: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scene, cut to whole pixels of the photo, and the photo: means over factor × factor pixels."""
+    height, width = (short if side == min(scene.shape[:2]) else side // factor for side in scene.shape[:2])
+    top, left = (scene.shape[0] - height * factor) // 2, (scene.shape[1] - width * factor) // 2
+    cut = np.ascontiguousarray(scene[top : top + height * factor, left : left + width * factor])
+    photo = cut.reshape(height, factor, width, factor, 3).mean((1, 3), dtype=np.float64)
+    return cut, np.rint(photo).astype(np.uint8)
+
+
+def _truth(scene: np.ndarray, factor: int, whole: Tensor) -> Tensor:
+    """The scene through a matrix of the photo, averaged over each output pixel; sampled by OpenCV, not by us."""
+    places = (torch.arange(SIZE * TRUTH_SAMPLES, dtype=torch.float64) + 0.5) / TRUTH_SAMPLES
+    v, u = torch.meshgrid(places, places, indexing="ij")
+    seen = torch.stack([u, v, torch.ones_like(u)], -1) @ torch.linalg.inv(whole).T
+    x, y = (((seen[..., k] / seen[..., 2]) * factor - 0.5).float().numpy() for k in (0, 1))
+    fine = cv2.remap(scene, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    mean = fine.reshape(SIZE, TRUTH_SAMPLES, SIZE, TRUTH_SAMPLES, 3).mean((1, 3), dtype=np.float64)
+    return torch.from_numpy(mean).permute(2, 0, 1)[None] / 255
+
+
+def _triangle(photo: np.ndarray, corner: tuple[int, int], short: int) -> Tensor:
+    x0, y0 = corner
+    square = Image.fromarray(photo[y0 : y0 + short, x0 : x0 + short])
+    return torch.from_numpy(np.array(square.resize((PRESIZE, PRESIZE), Image.Resampling.BILINEAR)))[None]
+
+
+def _png(photo: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+# --- paths: each takes a view and returns float [1, 3, 224, 224] in 0..1 ---------------------------------------------
+
+Path_ = Callable[[View], Tensor]
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def step_by_step(view: View) -> Tensor:
+    """Presized by a triangle, then one bilinear interpolation for each operator that acts."""
+    augment = common.default_augment(max_lighting=0, normalize=None)
+    return common.kornia_step_by_step(_floats(view.triangle), augment, view.params)
+
+
+def fastai_recipe(view: View) -> Tensor:
+    """Presized by a triangle, one warp at 460, crop and a second interpolation to 224: through fastai's own sampling.
+
+    With `align_corners=False`: fastai's default moves the picture by up to half a pixel, which is not what is scored.
+    """
+    tensor_image, apply_perspective = _fastai()
+    *before, _ = common.step_matrices(common.default_augment(max_lighting=0), view.params).values()
+    matrix = torch.eye(3, dtype=torch.float64)
+    for step in before:
+        matrix = step[0] @ matrix
+    unit = torch.tensor([[PRESIZE / 2, 0, PRESIZE / 2], [0, PRESIZE / 2, PRESIZE / 2], [0, 0, 1]], dtype=torch.float64)
+    back = torch.linalg.inv(unit) @ torch.linalg.inv(matrix) @ unit
+    coefficients = (back / back[2, 2]).flatten()[:8].float().reshape(1, 8, 1)
+    image = tensor_image(_floats(view.triangle))
+    warped = image.affine_coord(coord_tfm=lambda places: apply_perspective(places, coefficients), align_corners=False)
+    x0, y0, side = (int(value) for value in common.crop_pixels(view.params))
+    cropped = warped[..., y0 : y0 + side, x0 : x0 + side]
+    return torch.as_tensor(cropped.affine_coord(sz=(SIZE, SIZE), align_corners=False)).as_subclass(Tensor)
+
+
+def two_warps(view: View) -> Tensor:
+    """fastai's recipe without the shrinking by area averages that its sampling does first where a crop is over 448."""
+    *before, crop = common.step_matrices(common.default_augment(max_lighting=0), view.params).values()
+    matrix = torch.eye(3, dtype=torch.float64)[None]
+    for step in before:
+        matrix = step @ matrix
+    return common.kornia_warp(common.kornia_warp(_floats(view.triangle), matrix, PRESIZE), crop, SIZE)
+
+
+@cache
+def _fastai() -> tuple[Any, Any]:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it scripts functions for torch.jit when it is imported
+        from fastai.torch_core import TensorImage
+        from fastai.vision.augment import apply_perspective
+    return TensorImage, apply_perspective
+
+
+def resized(interpolation: str, source: str) -> Path_:
+    return lambda view: fa.warp(getattr(view, source), view.params.matrix, SIZE, interpolation)
+
+
+def direct(interpolation: str) -> Path_:
+    return lambda view: fa.warp([view.photo], view.whole, SIZE, interpolation)
+
+
+def paths(report: common.Report) -> dict[str, Path_]:
+    """Competitors by name, those that are installed."""
+    found = {STEPWISE: step_by_step}
+    with report.peer(FASTAI):
+        _fastai()
+        found[FASTAI] = fastai_recipe
+    return found | {
+        TWO_WARPS: two_warps,
+        "presize triangle + one bilinear warp": resized("bilinear", "triangle"),
+        "presize Lanczos + one bilinear warp": resized("bilinear", "lanczos"),
+        RESIZE: resized("antialias", "lanczos"),
+        "direct, bilinear": direct("bilinear"),
+        DIRECT: direct("antialias"),
+    }
+
+
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def psnr_db(output: Tensor, view: View) -> float:
+    error = (output.double() - view.truth)[view.scored[:, None].expand_as(view.truth)]
+    return float(-10 * torch.log10(error.square().mean()))
+
+
+def kept_detail(output: Tensor, view: View) -> float:
+    """Energy of the Laplacian, as a share of the truth's; above 1: detail that is not in the scene."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64).expand(3, 1, 3, 3)
+    inner = (-F.max_pool2d(-view.scored[:, None].double(), 3, 1)).expand(-1, 3, -1, -1) > 0
+    energy = [F.conv2d(image.double(), kernel, groups=3)[inner].square().sum() for image in (output, view.truth)]
+    return float(energy[0] / energy[1])
+
+
+def invented(view: View) -> dict[str, float]:
+    """Share of output pixels that look beyond the pixels there are: the presized square's, or the photo's."""
+    height, width = view.photo.shape[:2]
+    square = common.inside_photo(view.params.matrix, PRESIZE, PRESIZE)
+    photo = common.inside_photo(view.whole, width, height)
+    return {"square": 1 - float(square.double().mean()), "photo": 1 - float(photo.double().mean())}
+
+
+def check(report: common.Report, ways: dict[str, Path_], view: View) -> dict[str, Path_]:
+    """Those that show what the truth shows; and our warp as its specification has it."""
+    admitted = {}
+    for name, way in ways.items():
+        off = common.block_difference_levels(way(view), view.truth, view.scored)
+        if report.admit(name, off, SAME_WITHIN_LEVELS, "levels from the truth"):
+            admitted[name] = way
+    got = fa.warp(view.lanczos, view.params.matrix, SIZE)
+    expected = fa.warp(view.lanczos, view.params.matrix, SIZE, backend="reference")
+    report.admit("fastaug.warp", float((got - expected).abs().max() * 255), 0.1, "levels from the specification")
+    return admitted
+
+
+def score(ways: dict[str, Path_], views: Sequence[View]) -> list[dict[str, Any]]:
+    rows = []
+    for view in views:
+        beyond = invented(view)
+        for name, way in ways.items():
+            output = way(view)
+            rows.append(
+                {
+                    "path": name, "photo": view.name, "short": view.short, "psnr_db": psnr_db(output, view),
+                    "detail": kept_detail(output, view), "invented": beyond["photo" if "direct" in name else "square"],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def advantages(rows: Sequence[dict[str, Any]], name: str, over: str) -> tuple[np.ndarray, dict[str, float]]:
+    """dB of one path over another: for every draw, and the mean of each photo."""
+    ours, theirs = ([row for row in rows if row["path"] == path] for path in (name, over))
+    gained = np.array([a["psnr_db"] - b["psnr_db"] for a, b in zip(ours, theirs, strict=True)])
+    photos = {row["photo"] for row in ours}
+    of_photo = {p: float(np.mean([g for g, row in zip(gained, ours, strict=True) if row["photo"] == p])) for p in photos}
+    return gained, of_photo
+
+
+def summarise(report: common.Report, rows: list[dict[str, Any]], names: Sequence[str]) -> None:
+    report.rows = rows
+    lines = []
+    for name in names:
+        mine = [row for row in rows if row["path"] == name]
+        columns = {key: np.array([row[key] for row in mine]) for key in ("psnr_db", "detail", "invented")}
+        over = [advantages(rows, name, other)[0].mean() if other in names else None for other in (FASTAI, STEPWISE)]
+        worst = advantages(rows, name, STEPWISE)[0].min() if STEPWISE in names else None
+        q1, q3 = np.percentile(columns["psnr_db"], [25, 75])
+        lines.append(
+            [
+                name, f"{columns['psnr_db'].mean():.1f} ({q1:.1f} to {q3:.1f})",
+                *("" if value is None else f"{value:+.1f}" for value in (*over, worst)),
+                f"{columns['detail'].mean():.2f}", f"{100 * columns['invented'].mean():.1f} %",
+            ]
+        )  # fmt: skip
+    report.table(
+        f"{len({row['photo'] for row in rows})} photos, {len(rows) // len(names)} views, fastai's default transforms",
+        ["path", "PSNR, dB (middle half)", "over fastai", "over step by step", "worst view over step by step",
+         "fine detail kept", "invented pixels"], lines,
+    )  # fmt: skip
+    shorts = sorted({row["short"] for row in rows})
+    report.table(
+        "PSNR by short side of the photo, dB",
+        ["path", *(f"{short} px" for short in shorts)],
+        [
+            [name, *(f"{np.mean([r['psnr_db'] for r in rows if (r['path'], r['short']) == (name, s)]):.1f}" for s in shorts)]
+            for name in names
+        ],
+    )
+    for name, goal in ((RESIZE, 4.5), (DIRECT, 7.0)):
+        measured = name in names and FASTAI in names
+        value = float(advantages(rows, name, FASTAI)[0].mean()) if measured else None
+        report.target(f"{name}: dB over fastai's recipe", value, goal)
+        least = min(advantages(rows, name, STEPWISE)[1].values()) if {name, STEPWISE} <= set(names) else None
+        report.target(f"{name}: least dB over step by step, of any photo", least, 0.0)
+
+
+def write_sheet(path: Path, ways: dict[str, Path_], views: Sequence[View], side: int = 44) -> None:
+    """Enlarged details, a row per view: truth and paths, the square with the finest detail."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [name for name in (STEPWISE, FASTAI, RESIZE, DIRECT) if name in ways]
+    figure, axes = plt.subplots(len(views), len(shown) + 1, figsize=(2.4 * (len(shown) + 1), 2.65 * len(views)), squeeze=False)
+    for row, view in zip(axes, views, strict=True):
+        grey = view.truth.mean(1, keepdim=True)
+        detail = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)).square() * view.scored[:, None]
+        y, x = divmod(int(F.avg_pool2d(detail, side, 1).argmax()), SIZE - side + 1)
+        images = {"truth: the scene": view.truth} | {name: ways[name](view) for name in shown}
+        for axis, (name, image) in zip(row, images.items(), strict=True):
+            cut = image[0, :, y : y + side, x : x + side].clamp(0, 1).permute(1, 2, 0).double().numpy()
+            axis.imshow(cut, interpolation="nearest")
+            decibels = "" if image is view.truth else f"\n{psnr_db(image, view):.1f} dB"
+            axis.set_title(f"{name}{decibels}", fontsize=7)
+            axis.set_axis_off()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--photos", type=Path, help="folder of large photos; default: scikit-image's")
+    parser.add_argument("--short-sides", type=int, nargs="+", default=SHORT_SIDES)
+    parser.add_argument("--draws", type=int, default=4, help="transforms for each photo and short side")
+    parser.add_argument("--sheet", type=Path, help="PNG of enlarged details of scikit-image's photos")
+    arguments = parser.parse_args()
+    draws, shorts = (1, (375,)) if arguments.tiny else (arguments.draws, tuple(arguments.short_sides))
+    files = common.photo_files(arguments.photos) if arguments.photos else common.scikit_image_photos(SCIKIT_IMAGE)
+    views = list(make_views(files, shorts, draws, arguments.seed))
+    if not views:
+        parser.error(f"expected photos at least twice as large as {min(shorts)} pixels, found none")
+    settings = {"short_sides": shorts, "draws": draws, "seed": arguments.seed, "truth_samples": TRUTH_SAMPLES}
+    report = common.Report("fidelity", settings | {"photos": sorted({view.name for view in views})})
+    ways = check(report, paths(report), views[0])
+    if ways:
+        summarise(report, score(ways, views), list(ways))
+    if arguments.sheet and ways:
+        mine = common.scikit_image_photos(SCIKIT_IMAGE)
+        write_sheet(arguments.sheet, ways, list(make_views(mine, (375,), 2, arguments.seed))[:3])
+    return report.finish(common.out_path(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

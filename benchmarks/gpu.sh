@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call of a few minutes: the tests, then the benchmark. Run it from the repository.
+#   benchmarks/gpu.sh [OUT_DIR]      default: benchmarks/results
+# PYTHON names the interpreter; it needs torch with CUDA and Triton. DALI's tests are skipped where DALI is missing.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-benchmarks/results}
+python=${PYTHON:-python3}
+mkdir -p "$out"
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+failed=0
+"$python" -c 'import torch; assert torch.cuda.is_available(), "no GPU found"; print(torch.cuda.get_device_name())' || exit 2
+echo "== tests"
+if "$python" -c 'import pytest' 2>/dev/null; then
+  "$python" -m pytest -q -p no:cacheprovider --override-ini addopts= tests/gpu tests/loading/test_decode.py || failed=1
+else
+  echo "missing: pytest; the tests were not run"; failed=1
+fi
+echo "== warp"
+device=$("$python" -c 'import re, torch; print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))')
+"$python" benchmarks/warp_gpu.py --out "$out/warp_gpu--$device.json" || failed=1
+exit $failed

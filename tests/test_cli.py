@@ -1,0 +1,204 @@
+"""The command line, with a tiny model on tiny folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import fastaug.cli
+from fastaug.cli import app
+from fastaug.training import classifier
+
+TINY = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--epochs", "1",
+        "--batch-size", "4", "--device", "cpu"]  # fmt: skip
+WRITTEN = {"model.pth", "settings.json", "history.csv", "history.json", "curves.png", "confusion.png"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost tiny models more than they give."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve noisy images in two folders, one brighter; their names tell the class too."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 128)):
+        (root / name).mkdir()
+        for i in range(6):
+            pixels = rng.integers(low, low + 128, (40 + i, 60 - i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{name}_photo_{i}.jpg")
+    return root
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+
+
+def error_line(*arguments: str | Path) -> str:
+    """What is on stderr of a command that must fail with one line and exit code 1."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    out = tmp_path_factory.mktemp("trained") / "out"
+    return run("train", photos, *TINY, "--valid-fraction", "0.34", "--out", out), out
+
+
+def test_train_writes_its_results(trained: tuple[Result, Path]) -> None:
+    result, out = trained
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == WRITTEN
+    for path in out.glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.width > 300
+
+
+def test_train_prints_a_summary(trained: tuple[Result, Path]) -> None:
+    result, out = trained
+    first, accuracy, last = result.stdout.splitlines()
+    assert first == "8 images to train, 4 to validate: Samples(12 images, 2 classes: dark, light)"
+    row = json.loads((out / "history.json").read_text())["epochs"][-1]
+    assert accuracy.startswith(f"accuracy {row['accuracy']:.4f} ({4 * row['accuracy']:.0f} of 4)")
+    assert last == f"results: {out}"
+
+
+def test_train_history_is_the_same_in_both_files(trained: tuple[Result, Path]) -> None:
+    _, out = trained
+    history = json.loads((out / "history.json").read_text())
+    with open(out / "history.csv", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert rows == history["epochs"]
+    assert [row["epoch"] for row in rows] == [0, 1]  # one frozen, one not
+    assert len(history["losses"]) == len(history["lrs"]) == len(history["moms"]) == 4
+
+
+def test_train_model_can_be_read_again(trained: tuple[Result, Path]) -> None:
+    _, out = trained
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["classes"] == ["dark", "light"]
+    assert (settings["model"], settings["size"], settings["seed"]) == ("timm:test_resnet", 32, 42)
+    assert len(settings["mean"]) == len(settings["std"]) == 3
+    model = classifier(settings["model"], len(settings["classes"]), None)
+    model.load_state_dict(torch.load(out / "model.pth", weights_only=True))
+
+
+def test_train_takes_classes_from_file_names_and_skips_bad_files(photos: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in photos.rglob("*.jpg"):
+        (mixed / path.name).write_bytes(path.read_bytes())
+    (mixed / "dark_photo_2.jpg").write_bytes(b"not an image")
+    options = [
+        "--pattern",
+        r"^([a-z]+)_photo_\d+\.jpg$",
+        "--no-train-bn",
+        "--freeze-epochs",
+        "0",
+        "--valid-fraction",
+        "0.3",
+    ]
+    result = run("train", mixed, *TINY, *options, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["classes"] == ["dark", "light"]
+    assert "skipped 1 files that could not be read, the first" in result.stdout
+    assert "dark_photo_2.jpg" in result.stdout
+
+
+def test_train_same_seed_same_result(trained: tuple[Result, Path], photos: Path, tmp_path: Path) -> None:
+    _, out = trained
+    run("train", photos, *TINY, "--valid-fraction", "0.34", "--out", tmp_path)
+    first, again = (json.loads((folder / "history.json").read_text())["losses"] for folder in (out, tmp_path))
+    assert first == pytest.approx(again, rel=1e-5)
+
+
+def test_missing_folder() -> None:
+    assert error_line("train", "no/such/folder", *TINY) == (
+        "error: from_folder: expected a folder, got 'no/such/folder', which does not exist. Check the path.\n"
+    )
+
+
+def test_one_class(photos: Path) -> None:
+    assert "error: train: expected two classes or more" in error_line("train", photos / "dark", *TINY)
+
+
+def test_unknown_model(photos: Path) -> None:
+    line = error_line("train", photos, "--model", "resnet35", "--device", "cpu")
+    assert line.startswith("error: classifier: expected a classification model of torchvision")
+    assert "got 'resnet35'. Similar: resnet" in line
+
+
+def test_missing_weights(photos: Path) -> None:
+    assert "got 'no.pth'" in error_line("train", photos, *TINY, "--weights", "no.pth")
+
+
+def test_weights_of_another_model(photos: Path) -> None:
+    line = error_line("train", photos, *TINY, "--weights", "lite0")
+    assert (
+        line == "error: train: --weights lite0 fit --model timm:tf_efficientnet_lite0, got --model timm:test_resnet.\n"
+    )
+
+
+def test_too_few_images_for_a_batch(photos: Path) -> None:
+    assert "expected at least one batch of 64" in error_line("train", photos, *TINY, "--batch-size", "64")
+
+
+def test_bad_fraction_and_bad_pattern(photos: Path) -> None:
+    assert "valid_fraction between 0 and 1, got 1.5" in error_line("train", photos, *TINY, "--valid-fraction", "1.5")
+    assert "expected a pattern with a group" in error_line("train", photos, *TINY, "--pattern", "dark")
+
+
+def test_debug_shows_the_error_itself() -> None:
+    assert isinstance(run("train", "no/such/folder", "--debug").exception, FileNotFoundError)
+
+
+def test_errors_of_any_kind_and_of_many_lines_become_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("one\n two")
+
+    monkeypatch.setattr(fastaug.cli, "run_demo", fail)
+    assert error_line("demo", "--out", tmp_path) == "error: KeyError: 'one\\n two'\n"
+
+
+def test_help_names_every_option_and_its_default() -> None:
+    text = run("train", "--help").stdout
+    for option, default in (("--model", "resnet34"), ("--weights", "DEFAULT"), ("--epochs", "4"), ("--size", "224"),
+                            ("--presize", "460"), ("--base-lr", "0.002"), ("--out", "fastaug-out"),
+                            ("--valid-fraction", "0.2"), ("--no-train-bn", "train-bn")):  # fmt: skip
+        assert option in text
+        assert f"[default: {default}]" in text
+    assert all(command in run("--help").stdout for command in ("train", "demo"))
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"fastaug {version('fastaug')}\n"
+
+
+def test_python_m_fastaug() -> None:
+    command = [sys.executable, "-m", "fastaug", "train", "no/such"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: from_folder: expected a folder")
+    assert failed.stderr.count("\n") == 1
