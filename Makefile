@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# torch's threads sleep while they wait: beside DALI's they would otherwise take turns spinning on the same cores.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: demo test check format bench clean
 
 demo: $(READY)
@@ -21,6 +24,12 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python -m benchmarks.filter_study
+	$(BIN)/python -m benchmarks.warp_cpu
+	$(BIN)/python -m benchmarks.decode_to_batch
 
 clean:
 	rm -rf $(VENV) demo-out

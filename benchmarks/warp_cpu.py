@@ -32,8 +32,10 @@ PHOTOS = (
     "rocket.jpg",
 )  # fmt: skip
 SAME_WITHIN_LEVELS = 1.0  # block means, of 255; photos one pixel apart differ by about 2
+CHECKED = 4  # images of each answer
 OURS, OURS_BILINEAR = "fastaug, antialias", "fastaug, bilinear"
-WARP_AFFINE, KORNIA_STEPS = "OpenCV warpAffine + normalise", "Kornia step by step"
+WARP_AFFINE, WARP_AFFINE_NUMPY = "OpenCV warpAffine + table", "OpenCV warpAffine + numpy"
+KORNIA_STEPS = "Kornia step by step"
 
 
 class Way(NamedTuple):
@@ -58,8 +60,11 @@ def ours(images: Tensor, interpolation: str) -> Way:
     return Way(partial(common.default_augment(interpolation=interpolation).apply, images))
 
 
-def opencv(images: Tensor, pool: ThreadPoolExecutor, perspective: bool) -> Way:
-    """Bilinear on uint8, then one table of 256 floats per channel for lighting and normalisation; an image per task."""
+def opencv(images: Tensor, pool: ThreadPoolExecutor, perspective: bool, table: bool = True) -> Way:
+    """Bilinear on uint8, then lighting and normalisation; an image per task.
+
+    table: these two as a table of 256 floats per channel, the fastest way found; otherwise numpy's x * a + b.
+    """
     photos = images.numpy()
 
     def run(params: Params) -> Tensor:
@@ -73,7 +78,11 @@ def opencv(images: Tensor, pool: ThreadPoolExecutor, perspective: bool) -> Way:
                 warped = cv2.warpPerspective(photos[i], matrices[i], (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
             else:
                 warped = cv2.warpAffine(photos[i], matrices[i, :2], (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
-            cv2.LUT(warped, tables[i][None], out[i])
+            if table:
+                cv2.LUT(warped, tables[i][None], out[i])
+            else:
+                np.multiply(warped, factor[i] / np.float32(255), out=out[i])
+                out[i] += offset[i]
 
         list(pool.map(one, range(len(photos))))
         return torch.from_numpy(out).permute(0, 3, 1, 2)
@@ -168,8 +177,8 @@ def fastai_batch(images: Tensor) -> Way:
         return fastai.setup_aug_tfms(
             [
                 fastai.Flip(p=1.0, draw=flipped),
-                fastai.Warp(p=1.0, draw_x=mirrored * tilt["tilt_x"], draw_y=mirrored * tilt["tilt_y"]),
-                fastai.Rotate(p=1.0, draw=drawn["RandomRotation"]["degrees"]),
+                fastai.Warp(p=1.0, draw_x=mirrored * tilt["tilt_x"], draw_y=tilt["tilt_y"]),
+                fastai.Rotate(p=1.0, draw=-drawn["RandomRotation"]["degrees"]),  # clockwise
                 fastai.Zoom(p=1.0, draw=zoom["zoom"], draw_x=zoom["x"], draw_y=zoom["y"]),
                 fastai.Brightness(p=1.0, draw=brightness / 2),
                 fastai.Contrast(p=1.0, draw=contrast),
@@ -190,7 +199,8 @@ def competitors(report: common.Report, images: Tensor, pool: ThreadPoolExecutor)
         OURS: ours(images, "antialias"),
         OURS_BILINEAR: ours(images, "bilinear"),
         WARP_AFFINE: opencv(images, pool, perspective=False),
-        "OpenCV warpPerspective + normalise": opencv(images, pool, perspective=True),
+        WARP_AFFINE_NUMPY: opencv(images, pool, perspective=False, table=False),
+        "OpenCV warpPerspective + table": opencv(images, pool, perspective=True),
         "Kornia warp_perspective + normalise": kornia_once(images),
         KORNIA_STEPS: kornia_steps(images),
     }
@@ -210,11 +220,25 @@ def params_for(way: Way, batch: int, seed: int, light: bool) -> Params:
 def difference(way: Way, images: Tensor, seed: int) -> float:
     """Levels between what a competitor shows and what the specification shows, on the first images."""
     params = params_for(way, len(images), seed, light=not way.own_light)
-    rows = slice(0, 8)
-    expected = fa.warp(images[rows], params.matrix[rows], SIZE, color=params.color[rows], backend="reference")
-    mask = None if way.reflects else common.inside_photo(params.matrix[rows], PRESIZE, PRESIZE, margin=8)
-    got = common.denormalised(way.run(params)[rows])
-    return common.block_difference_levels(got, common.denormalised(expected), mask)
+    got = common.denormalised(way.run(params)[:CHECKED])
+    first = params[:CHECKED]
+    mask = None if way.reflects else common.inside_photo(first.matrix, PRESIZE, PRESIZE, margin=8)
+    return common.block_difference_levels(got, common.denormalised(specified(images[:CHECKED], first)), mask)
+
+
+_specified: dict[bytes, Tensor] = {}  # the reference is slow, and many ask for the same
+
+
+def specified(images: Tensor, params: Params) -> Tensor:
+    """What the reference computes; bilinear, which shows the same in less time."""
+    key = params.matrix.numpy().tobytes() + params.color.numpy().tobytes()
+    if key not in _specified:
+        _specified[key] = _reference(images, params)
+    return _specified[key]
+
+
+def _reference(images: Tensor, params: Params) -> Tensor:
+    return fa.warp(images, params.matrix, SIZE, "bilinear", color=params.color, backend="reference")
 
 
 def measure(report: common.Report, ways: dict[str, Way], batch: int, seed: int, repeats: int, seconds: float) -> None:
@@ -236,7 +260,8 @@ def measure(report: common.Report, ways: dict[str, Way], batch: int, seed: int, 
     def ratio(above: str, below: str) -> float | None:
         return common.ratios(timed[above], timed[below])["median"] if {above, below} <= set(timed) else None
 
-    report.target("fastaug antialias / OpenCV warpAffine, time", ratio(OURS, WARP_AFFINE), 1.5, at_least=False)
+    for name in (WARP_AFFINE, WARP_AFFINE_NUMPY):
+        report.target(f"fastaug antialias / {name}, time", ratio(OURS, name), 1.5, at_least=False)
     report.target("Kornia step by step / fastaug antialias, time", ratio(KORNIA_STEPS, OURS), 12)
 
 

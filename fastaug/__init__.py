@@ -1,9 +1,10 @@
 """fastaug: image files to augmented training batches, with one interpolation and one GPU kernel per batch."""
 
+from typing import TYPE_CHECKING, Any
+
 from fastaug.color import IMAGENET, INCEPTION
 from fastaug.loading.loader import BadFileError, BatchInfo, ImageLoader
 from fastaug.samples import Samples
-from fastaug.training import Learner, classifier, slice_rates
 from fastaug.transforms import (
     Augment,
     ColorJitter,
@@ -18,6 +19,9 @@ from fastaug.transforms import (
     aug_transforms,
 )
 from fastaug.warp import warp
+
+if TYPE_CHECKING:
+    from fastaug.training import Learner, classifier, slice_rates
 
 __version__ = "0.1.0"
 
@@ -44,3 +48,12 @@ __all__ = [
     "slice_rates",
     "warp",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The trainer is imported when it is first used: torchvision and torchmetrics take seconds."""
+    if name in ("Learner", "classifier", "slice_rates"):
+        from fastaug import training
+
+        return getattr(training, name)
+    raise AttributeError(f"module 'fastaug' has no attribute {name!r}")
