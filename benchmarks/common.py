@@ -198,20 +198,26 @@ def denormalised(x: Tensor) -> Tensor:
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], object]], repeats: int, min_seconds: float = 0.0
+    ways: Mapping[str, Callable[[], object]],
+    repeats: int,
+    min_seconds: float = 0.0,
+    before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds per call. One warm-up each, then rounds in which every way has its turn, in a rotating order.
 
     Args:
         min_seconds: a turn calls its way again until this long has passed, and counts the mean.
+        before: what is called before each turn of a way, in place of the one warm-up; not timed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
-    for name in names:
+    for name in names if before is None else ():
         ways[name]()
     for turn in range(repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            if before is not None:
+                before[name]()
             calls, start = 0, time.perf_counter()
             while calls == 0 or time.perf_counter() - start < min_seconds:
                 ways[name]()
@@ -311,7 +317,10 @@ class Report:
 
 def target_line(target: Mapping[str, Any]) -> str:
     value = "not measured" if target["value"] is None else f"{target['value']:.2f}"
-    return f"{target['what']}: {value}, goal {target['goal']}: " + {True: "met", False: "NOT MET", None: "unknown"}[target["met"]]
+    return (
+        f"{target['what']}: {value}, goal {target['goal']}: "
+        + {True: "met", False: "NOT MET", None: "unknown"}[target["met"]]
+    )
 
 
 def environment() -> dict[str, Any]:

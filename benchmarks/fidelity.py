@@ -262,7 +262,9 @@ def advantages(rows: Sequence[dict[str, Any]], name: str, over: str) -> tuple[np
     ours, theirs = ([row for row in rows if row["path"] == path] for path in (name, over))
     gained = np.array([a["psnr_db"] - b["psnr_db"] for a, b in zip(ours, theirs, strict=True)])
     photos = {row["photo"] for row in ours}
-    of_photo = {p: float(np.mean([g for g, row in zip(gained, ours, strict=True) if row["photo"] == p])) for p in photos}
+    of_photo = {
+        p: float(np.mean([g for g, row in zip(gained, ours, strict=True) if row["photo"] == p])) for p in photos
+    }
     return gained, of_photo
 
 
@@ -292,7 +294,13 @@ def summarise(report: common.Report, rows: list[dict[str, Any]], names: Sequence
         "PSNR by short side of the photo, dB",
         ["path", *(f"{short} px" for short in shorts)],
         [
-            [name, *(f"{np.mean([r['psnr_db'] for r in rows if (r['path'], r['short']) == (name, s)]):.1f}" for s in shorts)]
+            [
+                name,
+                *(
+                    f"{np.mean([r['psnr_db'] for r in rows if (r['path'], r['short']) == (name, s)]):.1f}"
+                    for s in shorts
+                ),
+            ]
             for name in names
         ],
     )
@@ -312,7 +320,9 @@ def write_sheet(path: Path, ways: dict[str, Path_], views: Sequence[View], side:
     import matplotlib.pyplot as plt
 
     shown = [name for name in (STEPWISE, FASTAI, RESIZE, DIRECT) if name in ways]
-    figure, axes = plt.subplots(len(views), len(shown) + 1, figsize=(2.4 * (len(shown) + 1), 2.65 * len(views)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(views), len(shown) + 1, figsize=(2.4 * (len(shown) + 1), 2.65 * len(views)), squeeze=False
+    )
     for row, view in zip(axes, views, strict=True):
         grey = view.truth.mean(1, keepdim=True)
         detail = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)).square() * view.scored[:, None]

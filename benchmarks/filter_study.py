@@ -52,7 +52,9 @@ def box_convolved(integral: Callable[[Tensor], Tensor], reach: float, operations
         return (s * s - 1).clamp(min=1e-4).sqrt() / 2
 
     return Filter(
-        lambda s: reach + half(s), lambda d, s: (integral(d + half(s)) - integral(d - half(s))) / (2 * half(s)), operations
+        lambda s: reach + half(s),
+        lambda d, s: (integral(d + half(s)) - integral(d - half(s))) / (2 * half(s)),
+        operations,
     )
 
 
@@ -160,9 +162,16 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=2, help="transforms for each photo and short side")
     arguments = parser.parse_args()
     draws, shorts = (1, (375,)) if arguments.tiny else (arguments.draws, fidelity.SHORT_SIDES)
-    files = common.photo_files(arguments.photos) if arguments.photos else common.scikit_image_photos(fidelity.SCIKIT_IMAGE)
+    files = (
+        common.photo_files(arguments.photos) if arguments.photos else common.scikit_image_photos(fidelity.SCIKIT_IMAGE)
+    )
     views = list(fidelity.make_views(files[:1] if arguments.tiny else files, shorts, draws, arguments.seed))
-    settings = {"short_sides": shorts, "draws": draws, "seed": arguments.seed, "photos": sorted({v.name for v in views})}
+    settings = {
+        "short_sides": shorts,
+        "draws": draws,
+        "seed": arguments.seed,
+        "photos": sorted({v.name for v in views}),
+    }
     report = common.Report("filter_study", settings)
     view = views[0]
     specified = fa.warp([view.photo], view.whole, SIZE, backend="reference")

@@ -249,7 +249,13 @@ def measure(report: common.Report, ways: dict[str, Way], batch: int, seed: int, 
         ms = common.spread([1e3 * value / batch for value in each])
         times = common.ratios(each, timed[OURS]) if OURS in timed else common.spread([float("nan")])
         report.rows.append(
-            {"name": name, "ms_per_image": ms, "images_per_s": 1e3 / ms["median"], "times_fastaug": times, "seconds": each}
+            {
+                "name": name,
+                "ms_per_image": ms,
+                "images_per_s": 1e3 / ms["median"],
+                "times_fastaug": times,
+                "seconds": each,
+            }
         )
         lines.append([name, common.with_spread(ms, 2), f"{1e3 / ms['median']:,.0f}", common.with_spread(times, 2)])
     report.table(

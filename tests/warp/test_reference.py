@@ -201,3 +201,81 @@ def test_empty_and_single_batches(batch: int) -> None:
     images = torch.zeros(batch, 5, 5, 3, dtype=torch.uint8)
     assert exact(images, torch.eye(3).expand(batch, 3, 3), 4).shape == (batch, 4, 4, 3)
     assert fa.warp([], torch.zeros(0, 3, 3), 4).shape == (0, 3, 4, 4)
+
+
+def stated_filter(distance: np.ndarray, s: float) -> np.ndarray:
+    """The formula of `antialias_weight`'s docstring, written down a second time."""
+    radius, v = max(2, 0.95 + s / 2, 0.7375 * s), max(1 / s, 1 / 4)
+    z = (distance / radius) ** 2
+    a, b = 4.2 - 16.3 * v + 6.7 * v**2, -3 + 6.8 * v + 1.8 * v**2
+    return np.where(z < 1, (1 - z) ** 2 * (1 + a * z + b * z**2), 0)
+
+
+def resize_weights(size: int, out: int) -> np.ndarray:
+    """A resize along one axis as a dense matrix [out, size], with reflection folded in: nothing shared with ours."""
+    scale = size / out
+    index = np.arange(-3 * size, 4 * size)
+    weights = stated_filter(index + 0.5 - (np.arange(out)[:, None] + 0.5) * scale, max(1.0, scale))
+    weights /= weights.sum(1, keepdims=True)
+    folded = np.zeros((out, size))
+    mirrored = np.pad(np.arange(size), 3 * size, "symmetric")
+    np.add.at(folded.T, mirrored, weights.T)
+    return folded
+
+
+@pytest.mark.parametrize("out", [(7, 90), (20, 30), (23, 41), (60, 80), (100, 95), (1, 2)])
+def test_antialias_resize_is_the_stated_formula(out: tuple[int, int]) -> None:
+    image = random_image(60, 80)
+    sizes = (torch.tensor([v], dtype=torch.float64) for v in (80, 60, out[1], out[0]))
+    got = exact(image[None], geometry.resize_matrix(*sizes), out)[0]
+    rows, columns = resize_weights(60, out[0]), resize_weights(80, out[1])
+    expected = np.einsum("ui,ijc,vj->uvc", rows, image.numpy() / 255, columns)
+    assert_images_close(got, expected, 1e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 8])
+def test_antialias_resize_is_near_the_mean_of_the_pixels_it_covers(factor: int) -> None:
+    """OpenCV's INTER_AREA at whole factors is what a camera with larger pixels would have seen."""
+    image = photo("astronaut")[:480, :480]
+    out = 480 // factor
+    sizes = (torch.tensor([v], dtype=torch.float64) for v in (480, 480, out, out))
+    got = exact(image[None], geometry.resize_matrix(*sizes), out)[0].numpy() * 255
+    expected = cv2.resize(image.numpy().astype(np.float32), (out, out), interpolation=cv2.INTER_AREA)
+    bilinear = (
+        exact(
+            image[None],
+            geometry.resize_matrix(*(torch.tensor([v]).double() for v in (480, 480, out, out))),
+            out,
+            "bilinear",
+        )[0].numpy()
+        * 255
+    )
+    error, aliased = np.sqrt(np.mean((got - expected) ** 2)), np.sqrt(np.mean((bilinear - expected) ** 2))
+    assert error < 2
+    if factor > 2:  # at 2, bilinear is the mean of the four pixels itself
+        assert error < aliased / 4
+
+
+def test_enlarging_is_an_interpolation() -> None:
+    """Where an output pixel's centre is an input pixel's, it has its value: at odd factors, every so many pixels."""
+    image = random_image(9, 11)
+    for interpolation in ("bilinear", "antialias"):
+        sizes = (torch.tensor([v], dtype=torch.float64) for v in (11, 9, 33, 27))
+        got = exact(image[None], geometry.resize_matrix(*sizes), (27, 33), interpolation)[0]
+        assert_images_close(got[1::3, 1::3], image / 255, 0.01)
+
+
+def test_bilinear_enlarging_is_pillows() -> None:
+    image = photo("coffee", 40, 50)
+    sizes = (torch.tensor([v], dtype=torch.float64) for v in (50, 40, 130, 97))
+    got = exact(image[None], geometry.resize_matrix(*sizes), (97, 130), "bilinear", "border")[0]
+    expected = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(image[..., c].numpy().astype(np.float32)).resize((130, 97), Image.Resampling.BILINEAR)
+            )
+            for c in range(3)
+        ],
+        -1,
+    )
+    assert_images_close(got, expected / 255, 0.01)
