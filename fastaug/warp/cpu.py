@@ -9,9 +9,10 @@ conversion and one multiply-add. Wider footprints take plain loops.
 460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. Each of 50,176 output pixels costs about 30
 vector instructions for its taps and 10 for its place and weights: 2 million, 0.3 ms of one core at 3 GHz and 2 a cycle.
 
-Tried and lost, in ms an image on one core where this takes 1.0 to 1.2 and OpenCV's bilinear warp with normalisation
-1.0: plain loops over taps 5.1; the same, left to the compiler to vectorise, 2.1; reference counts of arrays inside the
-loops cost 1.0 (hence `_nrt=False`), weights written as scalars and read back as vectors 1.5.
+Tried and lost, each against the version before it, one core: plain loops over the taps, five times the time; counting
+references to the arrays inside the loops, twice (hence `_nrt=False`); Python's check for a division by zero, which keeps
+loops scalar, 1.3 times; weights written one by one and read back as a vector, 1.5 times. Against OpenCV:
+benchmarks/README.md.
 
 Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
 when two threads enter them at once or when it forks. There are as many as torch has (`torch.set_num_threads`), so one
@@ -50,10 +51,10 @@ _FAST = ("fast",)
 
 
 def _make_tap_sum(taps: int) -> Any:
-    """(pixels, start, stride, weights, u) -> (red, green, blue), float32, from taps × taps pixels.
+    """(pixels, start, stride, weights, row_x, row_y, u) -> (red, green, blue), float32, from taps × taps pixels.
 
     pixels: uint8 or float32, flat; start: index of the first tap's red; stride: from one row of taps to the next.
-    weights: float32 [2, 8, columns], see `_weigh_row`; u: the column.
+    weights: float32 [2, 8, columns], see `_weigh_row`; row_x, row_y: those of the first tap; u: the column.
     Reads `_reach(taps)` items from the start of each row, of which it uses the first 3 * taps.
     """
     lanes, number, integer = _reach(taps), ir.FloatType(), ir.IntType(64)
@@ -67,15 +68,15 @@ def _make_tap_sum(taps: int) -> Any:
         return order(builder, builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0)), [0] * count)
 
     @intrinsic
-    def tap_sum(typing_context, pixels, start, stride, weights, u):  # type: ignore[no-untyped-def]
+    def tap_sum(typing_context, pixels, start, stride, weights, row_x, row_y, u):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             flat, table = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 3))
             columns = builder.extract_value(table.shape, 2)
             item = context.get_data_type(pixels.dtype)
 
             def weight(axis: int, k: int) -> Any:
-                row = builder.mul(columns, ir.Constant(integer, 8 * axis + 4 - taps // 2 + k))
-                return builder.load(builder.gep(table.data, [builder.add(row, arguments[4])]))
+                row = builder.add(arguments[4 + axis], ir.Constant(integer, 8 * axis + k))
+                return builder.load(builder.gep(table.data, [builder.add(builder.mul(columns, row), arguments[6])]))
 
             first, total = arguments[1], None
             for i in range(taps):
@@ -94,15 +95,14 @@ def _make_tap_sum(taps: int) -> Any:
             channels = [builder.extract_element(color, ir.Constant(ir.IntType(32), c)) for c in range(3)]
             return context.make_tuple(builder, signature.return_type, channels)
 
-        place = (types.int64, types.int64)
-        return types.UniTuple(types.float32, 3)(pixels, *place, weights, types.int64), generate
+        return types.UniTuple(types.float32, 3)(pixels, *[types.int64] * 2, weights, *[types.int64] * 3), generate
 
     return tap_sum
 
 
 def _reach(taps: int) -> int:
     """Items that one row of taps reads: the power of two that holds its 3 * taps."""
-    return {2: 8, 4: 16, 6: 32, 8: 32}[taps]
+    return {2: 8, 4: 16, 5: 16, 6: 32, 8: 32}[taps]
 
 
 # --- kernel --------------------------------------------------------------------------------------------------------
@@ -147,14 +147,33 @@ def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
 
 
 @_row_loop
-def _row_taps(shape):  # type: ignore[no-untyped-def]
+def _row_taps(wide):  # type: ignore[no-untyped-def]
     """How many taps along an axis the widest filter of a row needs, up to 8. Counts, since those are vectorised."""
     over_2, over_3 = np.int32(0), np.int32(0)
     for axis in range(2):
-        for u in range(shape.shape[2]):
-            over_2 += np.int32(shape[axis, 0, u] > _F(2))
-            over_3 += np.int32(shape[axis, 0, u] > _F(3))
+        for u in range(wide.shape[1]):
+            over_2 += np.int32(wide[axis, u] > _F(2.1))  # where the radius passes 2 …
+            over_3 += np.int32(wide[axis, u] > _F(4.06))  # … and 3
     return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
+
+
+@_row_loop
+def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
+    """As `_weigh_row`, where all radii of the row are 2: in one loop, since most rows are such."""
+    for u in range(part.shape[1]):
+        v = max(_F(1) / wide[axis, u], _F(0.25))
+        a = _F(4.2) + v * (_F(6.7) * v - _F(16.3))
+        b = _F(-3.0) + v * (_F(1.8) * v + _F(6.8))
+        p = part[axis, u]
+        z0, z1 = _F(0.25) * (_F(1) + p) * (_F(1) + p), _F(0.25) * p * p
+        z2, z3 = _F(0.25) * (_F(1) - p) * (_F(1) - p), _F(0.25) * (_F(2) - p) * (_F(2) - p)
+        w0 = (_F(1) - z0) * (_F(1) - z0) * (_F(1) + z0 * (a + z0 * b))
+        w1 = (_F(1) - z1) * (_F(1) - z1) * (_F(1) + z1 * (a + z1 * b))
+        w2 = (_F(1) - z2) * (_F(1) - z2) * (_F(1) + z2 * (a + z2 * b))
+        w3 = (_F(1) - z3) * (_F(1) - z3) * (_F(1) + z3 * (a + z3 * b))
+        scale = _F(1) / (w0 + w1 + w2 + w3)
+        weights[axis, 2, u], weights[axis, 3, u] = w0 * scale, w1 * scale
+        weights[axis, 4, u], weights[axis, 5, u] = w2 * scale, w3 * scale
 
 
 @_row_loop
@@ -200,12 +219,14 @@ def _padded(index, size, padding):  # type: ignore[no-untyped-def]
 
 
 def _make_sum(taps: int) -> Any:
-    """As tap_sum, about the pixel (left, top), and beyond the edges too."""
-    tap_sum, before, reach = _make_tap_sum(taps), taps // 2 - 1, _reach(taps)
+    """As tap_sum, from the pixel (left, top) on, and beyond the edges too."""
+    tap_sum, reach = _make_tap_sum(taps), _reach(taps)
 
     @_njit(nogil=True, _nrt=False, forceinline=True)
-    def padded_sum(pixels, height, width, padding, patch, left, top, weights, u):  # type: ignore[no-untyped-def]
-        left, top, stride = np.int64(left) - before, np.int64(top) - before, 3 * width
+    def padded_sum(  # type: ignore[no-untyped-def]
+        pixels, height, width, padding, patch, columns, left, top, weights, row_x, row_y, u
+    ):
+        stride = 3 * width
         start = top * stride + left * 3
         if (
             left >= 0
@@ -214,20 +235,23 @@ def _make_sum(taps: int) -> Any:
             and top + taps <= height
             and start + (taps - 1) * stride + reach <= pixels.shape[0]
         ):
-            return tap_sum(pixels, start, stride, weights, u)
+            return tap_sum(pixels, start, stride, weights, row_x, row_y, u)
+        for j in range(taps):
+            columns[j] = _padded(left + j, width, padding)
         for i in range(taps):
             y = _padded(top + i, height, padding)
             for j in range(taps):
-                x = _padded(left + j, width, padding)
-                source, to = y * stride + x * 3, (i * taps + j) * 3
-                for c in range(3):
-                    patch[to + c] = pixels[source + c] if x >= 0 and y >= 0 else patch.dtype.type(0)
-        return tap_sum(patch, 0, 3 * taps, weights, u)
+                source, to = y * stride + columns[j] * 3, (i * taps + j) * 3
+                if columns[j] >= 0 and y >= 0:
+                    patch[to], patch[to + 1], patch[to + 2] = pixels[source], pixels[source + 1], pixels[source + 2]
+                else:
+                    patch[to] = patch[to + 1] = patch[to + 2] = patch.dtype.type(0)
+        return tap_sum(patch, 0, 3 * taps, weights, row_x, row_y, u)
 
     return padded_sum
 
 
-_sum_2, _sum_4, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 6, 8))
+_sum_2, _sum_4, _sum_5, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 5, 6, 8))
 
 
 @_row_loop
@@ -256,22 +280,34 @@ def _wide_sum(pixels, height, width, padding, left, top, part, shape, u):  # typ
 
 @_row_loop
 def _sum_row(  # type: ignore[no-untyped-def]
-    pixels, height, width, mode, padding, color, whole, part, shape, weights, visible, patch, out, row
+    pixels, height, width, taps, padding, color, whole, part, shape, weights, visible, patch, columns, out, row
 ):
     """The sums of one output row, through the colour matrix, to out[row]; the rest as `_warp_rows` has it."""
     for u in range(out.shape[1]):
         red = green = blue = _F(0)
-        left, top, radius = whole[0, u], whole[1, u], max(shape[0, 0, u], shape[1, 0, u])
+        left, top = np.int64(whole[0, u]), np.int64(whole[1, u])
+        radius = _F(2) if taps <= 4 else max(shape[0, 0, u], shape[1, 0, u])
         if not visible[u]:
             pass
-        elif mode < 2:
-            red, green, blue = _sum_2(pixels, height, width, padding, patch, left, top, weights, u)
+        elif taps == 2:
+            red, green, blue = _sum_2(pixels, height, width, padding, patch, columns, left, top, weights, 3, 3, u)
         elif radius <= 2:
-            red, green, blue = _sum_4(pixels, height, width, padding, patch, left, top, weights, u)
+            red, green, blue = _sum_4(
+                pixels, height, width, padding, patch, columns, left - 1, top - 1, weights, 2, 2, u
+            )
+        elif radius <= 2.5:  # one of the six taps is out of reach, and 5 × 3 values fit where 6 × 3 do not
+            x, y = np.int64(part[0, u] >= 0.5), np.int64(part[1, u] >= 0.5)
+            red, green, blue = _sum_5(
+                pixels, height, width, padding, patch, columns, left - 2 + x, top - 2 + y, weights, 1 + x, 1 + y, u
+            )
         elif radius <= 3:
-            red, green, blue = _sum_6(pixels, height, width, padding, patch, left, top, weights, u)
+            red, green, blue = _sum_6(
+                pixels, height, width, padding, patch, columns, left - 2, top - 2, weights, 1, 1, u
+            )
         elif radius <= 4:
-            red, green, blue = _sum_8(pixels, height, width, padding, patch, left, top, weights, u)
+            red, green, blue = _sum_8(
+                pixels, height, width, padding, patch, columns, left - 3, top - 3, weights, 0, 0, u
+            )
         else:
             red, green, blue = _wide_sum(pixels, height, width, padding, left, top, part, shape, u)
         out[row, u, 0] = color[0, 0] * red + color[0, 1] * green + color[0, 2] * blue + color[0, 3]
@@ -295,18 +331,22 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
     whole, part, wide = np.empty((2, columns), np.int32), np.empty((2, columns), _F), np.empty((2, columns), _F)
     shape, weights = np.zeros((2, 4, columns), _F), np.zeros((2, 8, columns), _F)
     visible, total = np.empty(columns, np.bool_), np.empty(columns, _F)
-    patch = np.zeros(8 * 24 + 32, pixels.dtype)
+    patch, tap_columns = np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
     shift = 0.0 if mode == 0 else 0.5
     for row in range(out.shape[0]):
         _place_row(inverse, first_row + row, shift, whole, part, wide, visible)
-        taps = 2
-        if mode == 2:
-            _shape_row(0, wide, shape)
-            _shape_row(1, wide, shape)
-            taps = _row_taps(shape)
-        _weigh_row(0, mode, part, shape, taps, weights, total)
-        _weigh_row(1, mode, part, shape, taps, weights, total)
-        _sum_row(pixels, height, width, mode, padding, color, whole, part, shape, weights, visible, patch, out, row)
+        taps = 2 if mode < 2 else _row_taps(wide)
+        for axis in range(2):
+            if taps == 4:
+                _weigh_row_4(axis, part, wide, weights)
+            else:
+                if mode == 2:
+                    _shape_row(axis, wide, shape)
+                _weigh_row(axis, mode, part, shape, taps, weights, total)
+        _sum_row(
+            pixels, height, width, taps, padding, color,
+            whole, part, shape, weights, visible, patch, tap_columns, out, row,
+        )  # fmt: skip
 
 
 # --- launcher ------------------------------------------------------------------------------------------------------
@@ -327,7 +367,7 @@ def warp(
 ) -> Tensor:
     """See `fastaug.warp.warp`, which checks the arguments. Other float images are converted to float32 first."""
     height, width = size
-    out = torch.empty(len(images), height, width, 3, dtype=torch.float32)
+    out = _new_output((len(images), height, width, 3))
     mode, pad = _MODES[interpolation], _PADDINGS[padding]
     colors = (torch.eye(3, 4).expand(len(images), 3, 4) if color is None else color).detach().float().numpy()
     threads = torch.get_num_threads()
@@ -335,7 +375,7 @@ def warp(
     rows = -(-height // bands)
     work = []
     inverses = inverse_matrix(matrix.detach(), [image.shape[:2] for image in images]).numpy()
-    for image, inverse, unscaled, image_out in zip(images, inverses, colors, out.numpy(), strict=True):
+    for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
         pixels, scaled = _pixels(image), unscaled.copy()
         if pixels.dtype == np.uint8:
             scaled[:, :3] /= 255
@@ -346,7 +386,12 @@ def warp(
             band = image_out[first : first + rows]
             work.append((pixels, *image.shape[:2], inverse, mode, pad, scaled, band, first))
     _run(work, threads)
-    return out.to(dtype).permute(0, 3, 1, 2)
+    return torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2)
+
+
+def _new_output(shape: tuple[int, ...]) -> np.ndarray:
+    """float32, not filled. NumPy asks for huge pages, torch does not, and fresh memory is paid for page by page."""
+    return np.empty(shape, np.float32)
 
 
 def _pixels(image: Tensor) -> np.ndarray:
