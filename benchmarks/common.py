@@ -41,7 +41,8 @@ RESULTS, README = HERE / "results", HERE / "README.md"
 PRESIZE, SIZE = 460, 224
 MEAN, STD = fa.IMAGENET
 PACKAGES = (
-    "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "opencv-python-headless", "fastai", "nvidia-dali-cuda130",
+    "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "opencv-python-headless", "fastai",
+    "nvidia-dali-cuda130",
 )  # fmt: skip
 BLOCK_PX = 8
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -294,7 +295,7 @@ class Report:
         }
 
     def finish(self, out: Path | None) -> int:
-        """Print, write the JSON to `out` (a file, or a folder in which it gets its own name), return the exit status."""
+        """Print, write the JSON to `out` (a file, or a folder, where it gets a name), return the exit status."""
         report = self.as_dict()
         console = Console(width=None if sys.stdout.isatty() else 140)
         for table in self.tables:
@@ -340,13 +341,20 @@ def environment() -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD") or "unknown",
         "changed_since": bool(git("status", "--porcelain", "--", "../fastaug")),
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(
+            ["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_without_folders, sys.argv[1:])]
+        ),
         "device": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _without_folders(argument: str) -> str:
+    """Paths by their last part: where they lie on this machine says nothing."""
+    return Path(argument).name if "/" in argument else argument
 
 
 def processor() -> str:
@@ -379,11 +387,11 @@ def out_path(arguments: argparse.Namespace) -> Path | None:
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """A result file as Markdown."""
-    load = report["load_average"]
+    load, changed = report["load_average"], " with changes" if report["changed_since"] else ""
     parts = [
         f"{report['device']}, {report['cores']} cores, {report['threads']} threads; {report['date']}, commit "
-        f"`{report['commit'][:7]}`{' with changes' if report['changed_since'] else ''}; load average {load['before']:.1f} "
-        f"before, {load['after']:.1f} after; `{report['command']}`"
+        f"`{report['commit'][:7]}`{changed}; load average {load['before']:.1f} before, {load['after']:.1f} after; "
+        f"`{report['command']}`"
     ]
     for table in report["tables"]:
         rows = [table["columns"], ["---", *["--:"] * (len(table["columns"]) - 1)], *table["rows"]]

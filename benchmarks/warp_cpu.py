@@ -28,8 +28,8 @@ from fastaug import geometry
 from fastaug.transforms import Params
 
 PHOTOS = (
-    "astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg",
-    "rocket.jpg",
+    "astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
+    "retina.jpg", "rocket.jpg",
 )  # fmt: skip
 SAME_WITHIN_LEVELS = 1.0  # block means, of 255; photos one pixel apart differ by about 2
 CHECKED = 4  # images of each answer
