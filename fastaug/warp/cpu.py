@@ -7,8 +7,8 @@ one row lie next to each other in memory with their three channels, so a row of 
 conversion and one multiply-add. Wider footprints take plain loops.
 
 460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. Each of 50,176 output pixels costs about 30
-vector instructions for its taps and 10 for its place and weights: 2 million, or 0.3 ms of a core that does 2 a cycle at
-3 GHz.
+vector instructions for its taps and 10 for its place and weights: 2 million, or 0.3 ms of a core that does 2 a cycle
+at 3 GHz.
 
 Tried and lost, each against the version before it, one core: plain loops over the taps, five times the time; counting
 references to the arrays inside the loops, twice (hence `_nrt=False`); Python's check for a division by zero, which keeps
