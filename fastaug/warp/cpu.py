@@ -10,9 +10,9 @@ conversion and one multiply-add. Wider footprints take plain loops.
 vector instructions for its taps and 10 for its place and weights: 2 million, or 0.3 ms of a core that does 2 a cycle
 at 3 GHz.
 
-Tried and lost, each against the version before it, one core: plain loops over the taps, five times the time; counting
-references to the arrays inside the loops, twice (hence `_nrt=False`); Python's check for a division by zero, which keeps
-loops scalar, 1.3 times; weights written one by one and read back as a vector, 1.5 times. Against OpenCV:
+Tried and lost, each against the version before it, on one core: plain loops over the taps, five times the time;
+counting references to the arrays inside the loops, twice (hence `_nrt=False`); Python's check for a division by zero,
+which keeps loops scalar, 1.3 times; weights written one by one and read back as a vector, 1.5 times. Against OpenCV:
 benchmarks/README.md.
 
 Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
