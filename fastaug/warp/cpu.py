@@ -137,6 +137,27 @@ def _place_row(inverse, v, shift, whole, part, wide, visible):  # type: ignore[n
 
 
 @_row_loop
+def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
+    """Touch what an output row will read, in the order of memory, but for the rows seen before; return what it reads.
+
+    Left to the taps, each new cache line is waited for; touched in order, many are under way at once.
+    """
+    last = whole.shape[1] - 1
+    top = max(min(whole[1, 0], whole[1, last]) - 1, 0)
+    bottom = min(max(whole[1, 0], whole[1, last]) + 3, height)
+    left = max(min(whole[0, 0], whole[0, last]) - 1, 0)
+    right = min(max(whole[0, 0], whole[0, last]) + 3, width)
+    total = _F(0)
+    for y in range(top, bottom):
+        if seen_top <= y < seen_bottom:
+            continue
+        start = np.int64(y) * width
+        for k in range((start + left) * 3, (start + right) * 3, 64):
+            total += _F(pixels[k])
+    return top, bottom, total
+
+
+@_row_loop
 def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
     """The filter of `reference.antialias_weight` for each footprint of a row: radius, 1 / radius², a, b."""
     for u in range(wide.shape[1]):
@@ -333,9 +354,12 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
     shape, weights = np.zeros((2, 4, columns), _F), np.zeros((2, 8, columns), _F)
     visible, total = np.empty(columns, np.bool_), np.empty(columns, _F)
     patch, tap_columns = np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
-    shift = 0.0 if mode == 0 else 0.5
+    shift, touched = 0.0 if mode == 0 else 0.5, _F(0)
+    top = bottom = 0
     for row in range(out.shape[0]):
         _place_row(inverse, first_row + row, shift, whole, part, wide, visible)
+        top, bottom, value = _fetch_rows(pixels, height, width, whole, top, bottom)
+        touched += value
         taps = 2 if mode < 2 else _row_taps(wide)
         for axis in range(2):
             if taps == 4:
@@ -348,6 +372,7 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
             pixels, height, width, taps, padding, color,
             whole, part, shape, weights, visible, patch, tap_columns, out, row,
         )  # fmt: skip
+    return touched  # so that the compiler does not leave the touching out
 
 
 # --- launcher ------------------------------------------------------------------------------------------------------
