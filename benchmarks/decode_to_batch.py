@@ -279,7 +279,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    batch, images, repeats = (8, 16, 1) if arguments.tiny else (arguments.batch, arguments.images, arguments.repeats)
+    batch, images, repeats = (16, 32, 1) if arguments.tiny else (arguments.batch, arguments.images, arguments.repeats)
     images -= images % batch
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)

@@ -1,0 +1,159 @@
+"""The benchmarks run, write what they promise, and refuse a wrong answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("cv2")
+
+from benchmarks import common, decode_to_batch, fidelity, filter_study, warp_cpu
+
+KEYS = {
+    "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
+    "load_average", "settings", "rows", "targets", "missing", "refused", "tables",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """Run a suite's main with --tiny and read what it wrote."""
+
+    def run_suite(suite, *arguments: str, status: int = 0) -> dict:
+        path, threads = tmp_path / "result.json", torch.get_num_threads()
+        monkeypatch.setattr(sys, "argv", [suite.__file__, "--tiny", "--out", str(path), *arguments])
+        try:
+            assert suite.main() == status
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_grad_enabled(True)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return run_suite
+
+
+def test_fidelity_runs_and_every_path_beats_step_by_step(run, tmp_path):
+    report = run(fidelity, "--sheet", str(tmp_path / "sheet.png"))
+    assert report.keys() == KEYS
+    assert report["suite"] == "fidelity"
+    assert not report["refused"]
+    mean = {name: db for name, db, *_ in report["tables"][0]["rows"]}
+    assert {fidelity.STEPWISE, fidelity.RESIZE, fidelity.DIRECT} <= mean.keys()
+    assert all(target["value"] > 4 for target in report["targets"] if "step by step" in target["what"])
+    assert 0 < (tmp_path / "sheet.png").stat().st_size < 400_000
+
+
+def test_filter_study_runs(run, monkeypatch):
+    kept = {name: filter_study.FILTERS[name] for name in ("bilinear", "box ∗ Keys", "fastaug")}
+    monkeypatch.setattr(filter_study, "FILTERS", kept)
+    report = run(filter_study)
+    assert report.keys() == KEYS
+    assert [row[0] for row in report["tables"][0]["rows"]] == list(kept)
+
+
+@pytest.mark.parametrize(("suite", "ours"), [(warp_cpu, warp_cpu.OURS), (decode_to_batch, decode_to_batch.DIRECT)])
+def test_timings_run(run, suite, ours):
+    report = run(suite)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    assert ours in [row["name"] for row in report["rows"]]
+    assert all(row["seconds"] for row in report["rows"])
+
+
+def test_fidelity_refuses_a_path_that_is_a_pixel_off():
+    view = next(fidelity.make_views(common.scikit_image_photos(["hubble_deep_field.jpg"]), [375], 1, seed=0))
+    report = common.Report("fidelity", {})
+    shifted = {
+        "shifted": lambda view: fidelity.direct("antialias")(view).roll(1, 3),
+        "right": fidelity.direct("antialias"),
+    }
+    assert list(fidelity.check(report, shifted, view)) == ["right"]
+    assert [entry["name"] for entry in report.refused] == ["shifted"]
+    assert report.finish(None) == 1
+
+
+def test_a_warp_that_is_wrong_is_not_timed(run, monkeypatch):
+    right = warp_cpu.ours
+
+    def swapped(images, interpolation):
+        way = right(images, interpolation)
+        return way._replace(run=lambda params: way.run(params).flip(1)) if interpolation == "bilinear" else way
+
+    monkeypatch.setattr(warp_cpu, "ours", swapped)
+    report = run(warp_cpu, status=1)
+    assert [entry["name"] for entry in report["refused"]] == [warp_cpu.OURS_BILINEAR]
+    assert warp_cpu.OURS_BILINEAR not in [row["name"] for row in report["rows"]]
+
+
+def test_block_difference_sees_a_shift_a_channel_and_an_unwritten_row():
+    images = common.presized_batch(common.scikit_image_photos(["astronaut.png"]), 1).permute(0, 3, 1, 2) / 255
+    unwritten = images.clone()
+    unwritten[:, :, 100] = torch.nan
+    assert common.block_difference_levels(images, images) == 0
+    for wrong in (images.roll(1, 3), images.flip(1), unwritten, images[:, :, 1:]):
+        assert common.block_difference_levels(wrong, images) > 1
+
+
+def test_wrong_colors_sees_order_channels_and_normalisation(tmp_path):
+    files = decode_to_batch.scikit_image_jpegs(tmp_path)
+    colors, rows = decode_to_batch.mean_colors(files), torch.arange(len(files))
+    flat = (colors / 255)[:, :, None, None].expand(-1, 3, common.SIZE, common.SIZE)
+    x = ((flat - torch.tensor(common.MEAN)[:, None, None]) / torch.tensor(common.STD)[:, None, None]).float()
+    assert decode_to_batch.wrong_colors(x, rows, colors) < 0.01
+    for wrong in (x.roll(1, 0), x.flip(1), flat.float(), x * torch.nan):
+        assert decode_to_batch.wrong_colors(wrong, rows, colors) > 1
+
+
+def test_box_filters_integrate_their_kernels():
+    x = torch.linspace(0, 3, 3001, dtype=torch.float64)
+    for integral, kernel in (
+        (filter_study.keys_integral, filter_study.cubic(0, 0.5)),
+        (filter_study.linear_integral, filter_study.triangle),
+    ):
+        expected = torch.cumulative_trapezoid(kernel(x), x)
+        assert (integral(x[1:]) - expected).abs().max() < 1e-6
+        assert (integral(-x) + integral(x)).abs().max() == 0
+
+
+def test_ratios_are_taken_round_by_round():
+    assert common.ratios([2.0, 20.0, 6.0], [1.0, 10.0, 3.0]) == {"median": 2.0, "q1": 2.0, "q3": 2.0}
+
+
+def test_take_turns_gives_every_way_every_round():
+    order: list[str] = []
+    ways = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = common.take_turns(ways, 3)
+    assert order == list("abc" + "abc" + "bca" + "cab")
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_missing_peers_are_named():
+    report = common.Report("suite", {})
+    with report.peer("some peer"):
+        import a_package_that_is_not_there  # noqa: F401
+    assert report.missing == [{"name": "some peer", "reason": "No module named 'a_package_that_is_not_there'"}]
+    assert report.finish(None) == 0
+
+
+def test_readme_tables_come_from_the_results(tmp_path):
+    report = common.Report("suite", {"seed": 0})
+    report.table("title", ["", "dB"], [["ours", "1.0"]])
+    report.target("something", 1.0, 2.0)
+    report.finish(tmp_path)
+    text = "before <!-- results: suite -->old<!-- end --> <!-- results: other --><!-- end --> after"
+    filled = common.fill_readme(text, tmp_path)
+    assert "old" not in filled
+    assert "| ours | 1.0 |" in filled
+    assert "goal ≥ 2: NOT MET" in filled
+    assert "not measured" in filled.split("results: other")[1]
+    assert common.fill_readme(filled, tmp_path) == filled
+
+
+def test_the_readme_is_up_to_date():
+    text = common.README.read_text(encoding="utf-8")
+    assert common.fill_readme(text, common.RESULTS) == text
