@@ -387,6 +387,11 @@ def out_path(arguments: argparse.Namespace) -> Path | None:
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """A result file as Markdown."""
+    if "tables" not in report:  # of warp_gpu.py, which imports nothing of this
+        columns = list(dict.fromkeys(name for row in report["rows"] for name in row))
+        cells = [[str(row.get(name, "")) for name in columns] for row in report["rows"]]
+        rows = [columns, ["---"] * len(columns), *cells]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
     load, changed = report["load_average"], " with changes" if report["changed_since"] else ""
     parts = [
         f"{report['device']}, {report['cores']} cores, {report['threads']} threads; {report['date']}, commit "
