@@ -10,10 +10,10 @@ conversion and one multiply-add. Wider footprints take plain loops.
 vector instructions for its taps and 10 for its place and weights: 2 million, or 0.3 ms of a core that does 2 a cycle
 at 3 GHz.
 
-Tried and lost, each against the version before it, on one core: plain loops over the taps, five times the time;
-counting references to the arrays inside the loops, twice (hence `_nrt=False`); Python's check for a division by zero,
-which keeps loops scalar, 1.3 times; weights written one by one and read back as a vector, 1.5 times. Against OpenCV:
-benchmarks/README.md.
+Tried and lost, the costliest first: plain loops over the taps; counting references to the arrays inside the loops
+(hence `_nrt=False`); weights written one by one and read back as a vector; letting the taps wait for each new cache
+line (hence `_fetch_rows`); Python's check for a division by zero, which keeps loops scalar. benchmarks/README.md
+compares what is left with OpenCV.
 
 Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
 when two threads enter them at once or when it forks. There are as many as torch has (`torch.set_num_threads`), so one
