@@ -22,6 +22,9 @@ What was read in DALI's source, but not run on a GPU: decoding, stream order and
   queued so far (`DLTensorGraveyard`), so no `record_stream` is needed.
 """
 
+import functools
+import gc
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -306,7 +309,18 @@ def _import_dali() -> tuple[Any, Any]:
             f"Decoder: DALI's dynamic mode is needed to load images, and its import failed ({error}). "
             "Install it with: pip install nvidia-dali-cuda130"
         ) from error
+    _protect_forked_children()
     return ndd, types
+
+
+@functools.cache
+def _protect_forked_children() -> None:
+    """Keep the garbage collector of forked children away from what they inherit.
+
+    DALI's thread pools join their threads when they are freed. A child has none of these threads: a DataLoader's worker
+    that collected its parent's garbage would wait for ever.
+    """
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def _file_array(content: Any, position: int) -> np.ndarray:

@@ -431,3 +431,25 @@ def test_real_photos_are_decoded_as_pillow_does(decoder, pattern):
     worst, mean = (0, 0) if decoder.device.type == "cpu" else (40, 1)
     for content, image in zip(files, decoder.tensors(decoded), strict=True):
         assert_levels(image, pillow_rgb(content), worst, mean)
+
+
+def test_a_forked_child_survives_the_garbage_of_a_decoder() -> None:
+    """DALI's thread pool joins its threads when it is freed; a forked child has none, and would wait for ever."""
+    program = """
+import gc, os, signal, sys
+from fastaug.loading.decode import Decoder
+gc.disable()
+for _ in range(3):
+    decoder = Decoder("cpu", 2)
+    decoder.decode([b"text"])
+    decoder.itself = decoder
+del decoder
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends the child if it hangs
+    gc.collect()
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=120, check=False)
+    assert run.returncode == 0
