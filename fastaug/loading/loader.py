@@ -61,8 +61,9 @@ class _Batch:
     targets: Tensor
     sizes: Tensor
     presize: Tensor  # float64 [B, 3, 3], decoded pixels -> presized pixels
-    shrunk: Tensor  # float64 [B, 3, 3], decoded pixels -> pixels of images
-    params: Params | None
+    matrix: Tensor  # float64 [B, 3, 3], decoded pixels -> output pixels
+    params: Params | None  # as drawn, for presized images
+    applied: Params | None  # for images
     ready: torch.cuda.Event | None  # on a GPU: the decoder's stream has finished the images
 
 
@@ -234,8 +235,12 @@ class ImageLoader:
             if decoder.stream is not None:
                 targets = targets.pin_memory().to(self.device, non_blocking=True)
                 ready = decoder.stream.record_event()
-        params = None if params is None else params[kept_rows]
-        return _Batch(kept, images, targets, sizes, presize, shrunk, params, ready)
+        if params is None:
+            return _Batch(kept, images, targets, sizes, presize, presize, None, None, ready)
+        params = params[kept_rows]
+        matrix = params.matrix.double() @ presize
+        applied = replace(params, matrix=(matrix @ torch.linalg.inv(shrunk)).float())
+        return _Batch(kept, images, targets, sizes, presize, matrix, params, applied, ready)
 
     def _draw(self, uniforms: SampleUniforms) -> Params | None:
         """What happens to the presized images: independent of their pixels and sizes, so it is drawn first."""
@@ -282,16 +287,14 @@ class ImageLoader:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(batch.ready)  # the stream waits, the host does not
             batch.targets.record_stream(stream)
-        if batch.params is None:
-            x, matrix = torch.stack(batch.images), batch.presize
+        if self.augment is None or batch.applied is None:
+            x = torch.stack(batch.images)
         else:
-            matrix = batch.params.matrix.double() @ batch.presize
-            from_images = matrix @ torch.linalg.inv(batch.shrunk)
-            x = self.augment.apply(batch.images, replace(batch.params, matrix=from_images.float()))  # type: ignore
+            x = self.augment.apply(batch.images, batch.applied)
         if not self.return_info:
             return x, batch.targets
-        indices = torch.from_numpy(batch.indices)
-        return x, batch.targets, BatchInfo(indices, batch.sizes, matrix.float(), batch.presize.float(), batch.params)
+        indices, matrix, presize = torch.from_numpy(batch.indices), batch.matrix.float(), batch.presize.float()
+        return x, batch.targets, BatchInfo(indices, batch.sizes, matrix, presize, batch.params)
 
     def _quarantine(self, bad: list[tuple[str, str]]) -> None:
         for path, reason in bad:

@@ -157,15 +157,20 @@ def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: i
     return top, bottom, total
 
 
+@_njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=_FASTMATH)
+def _coefficients(footprint):  # type: ignore[no-untyped-def]
+    """a and b of `reference.antialias_weight`."""
+    v = max(_F(1) / footprint, _F(0.25))
+    return _F(4.2) + v * (_F(6.7) * v - _F(16.3)), _F(-3.0) + v * (_F(1.8) * v + _F(6.8))
+
+
 @_row_loop
 def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
     """The filter of `reference.antialias_weight` for each footprint of a row: radius, 1 / radius², a, b."""
     for u in range(wide.shape[1]):
-        v = max(_F(1) / wide[axis, u], _F(0.25))
         radius = max(_F(2), _F(0.95) + _F(0.5) * wide[axis, u], _F(0.7375) * wide[axis, u])
         shape[axis, 0, u], shape[axis, 1, u] = radius, _F(1) / (radius * radius)
-        shape[axis, 2, u] = _F(4.2) + v * (_F(6.7) * v - _F(16.3))
-        shape[axis, 3, u] = _F(-3.0) + v * (_F(1.8) * v + _F(6.8))
+        shape[axis, 2, u], shape[axis, 3, u] = _coefficients(wide[axis, u])
 
 
 @_row_loop
@@ -183,10 +188,7 @@ def _row_taps(wide):  # type: ignore[no-untyped-def]
 def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
     """As `_weigh_row`, where all radii of the row are 2: in one loop, since most rows are such."""
     for u in range(part.shape[1]):
-        v = max(_F(1) / wide[axis, u], _F(0.25))
-        a = _F(4.2) + v * (_F(6.7) * v - _F(16.3))
-        b = _F(-3.0) + v * (_F(1.8) * v + _F(6.8))
-        p = part[axis, u]
+        (a, b), p = _coefficients(wide[axis, u]), part[axis, u]
         z0, z1 = _F(0.25) * (_F(1) + p) * (_F(1) + p), _F(0.25) * p * p
         z2, z3 = _F(0.25) * (_F(1) - p) * (_F(1) - p), _F(0.25) * (_F(2) - p) * (_F(2) - p)
         w0 = (_F(1) - z0) * (_F(1) - z0) * (_F(1) + z0 * (a + z0 * b))

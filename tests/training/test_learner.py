@@ -18,13 +18,7 @@ from fastaug.training.learner import Learner
 Batches = list[tuple[Tensor, Tensor]]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost tiny models more than they give: eighty times the time on a machine with other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(classes: int = 3) -> nn.Sequential:
