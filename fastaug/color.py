@@ -28,13 +28,16 @@ INCEPTION = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def identity_color(batch: int) -> Tensor:
-    return torch.eye(3, 4, dtype=torch.float64).repeat(batch, 1, 1)
+    matrix = torch.zeros(batch, 3, 4, dtype=torch.float64)
+    matrix.diagonal(dim1=1, dim2=2).fill_(1.0)
+    return matrix
 
 
 def compose_color(last: Tensor, first: Tensor) -> Tensor:
     """The matrix that does `first`, then `last`. float64 [B, 3, 4] each."""
-    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64).expand(len(first), 1, 4)
-    return last @ torch.cat([first, bottom], 1)
+    matrix = last[:, :, :3] @ first
+    matrix[:, :, 3] += last[:, :, 3]
+    return matrix
 
 
 def brightness_matrix(factor: Tensor) -> Tensor:

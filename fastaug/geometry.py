@@ -15,7 +15,9 @@ from torch import Tensor
 
 
 def identity_matrix(batch: int) -> Tensor:
-    return torch.eye(3, dtype=torch.float64).repeat(batch, 1, 1)
+    matrix = torch.zeros(batch, 3, 3, dtype=torch.float64)
+    matrix.diagonal(dim1=1, dim2=2).fill_(1.0)
+    return matrix
 
 
 def box_matrix(x0: Tensor, y0: Tensor, width: Tensor, height: Tensor, out_width: Tensor, out_height: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ def box_matrix(x0: Tensor, y0: Tensor, width: Tensor, height: Tensor, out_width:
         float64 [B, 3, 3].
     """
     scale_x, scale_y = out_width / width, out_height / height
-    matrix = identity_matrix(len(x0))
+    matrix = identity_matrix(x0.shape[0])
     matrix[:, 0, 0], matrix[:, 0, 2] = scale_x, -x0 * scale_x
     matrix[:, 1, 1], matrix[:, 1, 2] = scale_y, -y0 * scale_y
     return matrix

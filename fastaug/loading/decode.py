@@ -35,6 +35,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastaug.loading.header import read_header
+
 # The presize filter, of `nvidia.dali.types`: antialiased when it shrinks, an ordinary interpolation when it enlarges.
 PRESIZE_FILTER = "INTERP_LANCZOS3"
 # Interpolated chroma, as libjpeg-turbo does on the CPU; without it a GPU decodes other pixels than a CPU.
@@ -42,6 +44,10 @@ JPEG_FANCY_UPSAMPLING = True
 # How far a presize square may reach over the edge of its image: rounding, not geometry.
 EDGE_TOLERANCE_PX = 0.01
 
+# Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
+MAX_PIXELS = 2 * 89_478_485
+
+_JPEG = b"\xff\xd8"
 # JPEG 2000, as a file and as a bare code stream. A damaged one ends the process (SIGSEGV inside DALI 2.4's codec).
 _JPEG_2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
 # nvimgcodecStatus_t (nvimgcodec.h, 0.9): codes that speak about the file. Others speak about memory or the device.
@@ -71,7 +77,7 @@ class Decoded:
     """The decoded images of a batch, in the order of their files, in DALI's memory. Made and read by a `Decoder`."""
 
     _sizes: np.ndarray  # int64 [N, 2]
-    _batch: Any  # nvidia.dali.experimental.dynamic.Batch; None when N is 0
+    _images: list[Any]  # nvidia.dali.experimental.dynamic.Tensor
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -121,7 +127,9 @@ class Decoder:
             with self._ndd.Device("cpu"):  # or the context takes the first GPU, where there is one
                 self._context = self._ndd.EvalContext(num_threads=num_threads)
 
-    def decode(self, encoded: Sequence[bytes | np.ndarray]) -> tuple[Decoded, list[tuple[int, str]]]:
+    def decode(
+        self, encoded: Sequence[bytes | np.ndarray], columns: np.ndarray | None = None
+    ) -> tuple[Decoded, list[tuple[int, str]]]:
         """Decode to RGB uint8, turned upright by the EXIF orientation.
 
         Reads JPEG, PNG, BMP, TIFF, WebP and PNM; JPEG 2000 is refused, because a damaged one would end the process.
@@ -132,6 +140,9 @@ class Decoder:
 
         Args:
             encoded: N files, each the whole content: bytes, or a uint8 1-D numpy array (not copied).
+            columns: int64 [N, 2], the first column wanted of each image and one past the last, (0, 0) for all of
+                them; None: all of all. Only for images that are stored upright. Every row is decoded, so that damage
+                anywhere is found, and the pixels are the same.
         Returns:
             The good images in order, and (position in `encoded`, reason) for each file that cannot be decoded.
         Raises:
@@ -143,13 +154,12 @@ class Decoder:
         bad: list[tuple[int, str]] = []
         with self._running():
             for first in range(0, len(files), self.chunk_size):
-                good, reasons = self._decode_good(files[first : first + self.chunk_size])
+                chunk = slice(first, first + self.chunk_size)
+                good, reasons = self._decode_good(files[chunk], None if columns is None else columns[chunk])
                 images += good
                 bad += [(first + position, reason) for position, reason in sorted(reasons.items())]
-            if not images:
-                return Decoded(np.zeros((0, 2), np.int64), None), bad
-            batch = self._ndd.as_batch(images).evaluate()  # a list of views, no copy
-            return Decoded(np.array([shape[:2] for shape in batch.shape], np.int64), batch), bad
+            sizes = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
+        return Decoded(sizes, images), bad
 
     def sizes(self, decoded: Decoded) -> np.ndarray:
         """int64 [N, 2], (height, width) in pixels as decoded, EXIF-upright; known on the host, nothing is awaited."""
@@ -177,7 +187,7 @@ class Decoder:
         start_yx = np.ascontiguousarray(start_xy[:, ::-1])
         with self._running():
             resized = self._ndd.resize(
-                decoded._batch,
+                self._ndd.as_batch(decoded._images),
                 size=[size, size],
                 roi_start=self._ndd.as_batch(start_yx),
                 roi_end=self._ndd.as_batch(start_yx + side_px[:, None]),
@@ -213,10 +223,8 @@ class Decoder:
 
         Writing into one changes the decoded image. On a GPU they are ready for the calling thread's current stream.
         """
-        if not len(decoded):
-            return []
         with self._running():
-            return [self._to_torch(image) for image in decoded._batch.tensors]
+            return [self._to_torch(image) for image in decoded._images]
 
     def close(self) -> None:
         """Let go of the threads and the memory. What was handed out stays valid."""
@@ -241,22 +249,39 @@ class Decoder:
         """Files that DALI decodes at once: up to here it reads their headers in the calling thread, see above."""
         return 4 * (self._context.num_threads + 1)
 
-    def _decode_batch(self, files: list[np.ndarray]) -> list[Any]:
-        return self._ndd.decoders.image(
-            self._ndd.as_batch(files, layout=""),
-            device=self._dali_device,
-            output_type=self._types.RGB,
-            adjust_orientation=True,
-            jpeg_fancy_upsampling=JPEG_FANCY_UPSAMPLING,
+    def _decode_batch(self, files: list[np.ndarray], columns: np.ndarray | None = None) -> list[Any]:
+        encoded = self._ndd.as_batch(files, layout="")
+        settings = {
+            "device": self._dali_device,
+            "output_type": self._types.RGB,
+            "adjust_orientation": True,
+            "jpeg_fancy_upsampling": JPEG_FANCY_UPSAMPLING,
+        }
+        if columns is None:
+            return self._ndd.decoders.image(encoded, **settings).tensors.tolist()
+        spans = columns[:, :1], columns[:, 1:] - columns[:, :1]
+        start, width = (self._ndd.as_batch(np.ascontiguousarray(values)) for values in spans)
+        return self._ndd.decoders.image_slice(
+            encoded, start=start, shape=width, axis_names="W", **settings
         ).tensors.tolist()
 
-    def _decode_good(self, files: list[np.ndarray]) -> tuple[list[Any], dict[int, str]]:
+    def _decode_good(
+        self, files: list[np.ndarray], columns: np.ndarray | None = None
+    ) -> tuple[list[Any], dict[int, str]]:
         """The files that can be decoded, and position -> reason of those that cannot."""
-        bad = {
-            position: "JPEG 2000 is not read, because damaged files of it end the process; convert it to PNG"
-            for position, file in enumerate(files)
-            if file[:8].tobytes().startswith(_JPEG_2000)
-        }
+        if columns is not None and columns[:, 1].all() and not any(map(self._refusal, files)):
+            try:
+                return self._decode_batch(files, columns), {}
+            except (RuntimeError, MemoryError):
+                pass  # which file it is comes out below, by another way to the same pixels
+        whole, bad = self._decode_whole(files)
+        if columns is None:
+            return whole, bad
+        wanted = [pair for position, pair in enumerate(columns.tolist()) if position not in bad]
+        return [image[:, a:b] if b else image for image, (a, b) in zip(whole, wanted, strict=True)], bad
+
+    def _decode_whole(self, files: list[np.ndarray]) -> tuple[list[Any], dict[int, str]]:
+        bad = {position: reason for position, file in enumerate(files) if (reason := self._refusal(file))}
         named_before = False
         while good := [position for position in range(len(files)) if position not in bad]:
             try:
@@ -274,6 +299,29 @@ class Decoder:
                     raise
                 bad |= found
         return [], bad
+
+    def _refusal(self, file: np.ndarray) -> str | None:
+        """Why a file must not even be tried."""
+        start = file[:8].tobytes()
+        if start.startswith(_JPEG_2000):
+            return "JPEG 2000 is not read, because damaged files of it end the process; convert it to PNG"
+        header = read_header(file.data)
+        if header is None and not start.startswith(_JPEG):
+            height, width = self._peek(file)
+        else:
+            height, width, _ = header or (0, 0, 0)
+        if height * width > MAX_PIXELS:
+            return f"{width:,} × {height:,} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not decoded"
+        return None
+
+    def _peek(self, file: np.ndarray) -> tuple[int, int]:
+        """(height, width), (0, 0) where DALI cannot tell."""
+        try:
+            shape = self._ndd.peek_image_shape(self._ndd.as_batch([file], layout="")).tensors[0]
+            height, width, _ = np.asarray(shape).tolist()
+            return height, width
+        except (RuntimeError, MemoryError):
+            return 0, 0
 
     def _bad_alone(self, files: list[np.ndarray], positions: list[int]) -> dict[int, str]:
         bad = {}

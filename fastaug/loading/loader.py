@@ -1,32 +1,45 @@
-"""ImageLoader: files to batches. A background thread reads, decodes, presizes and draws; the consumer warps."""
+"""ImageLoader: files to batches. Background threads read, decode, presize and draw; the consumer warps."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-import queue
 import threading
-from collections.abc import Generator, Iterator
+import time
+import weakref
+import zlib
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastaug import geometry
+from fastaug.loading.background import DecoderPool, prefetch
 from fastaug.loading.decode import Decoded, Decoder
-from fastaug.loading.order import batch_bounds, epoch_order, shard_order
+from fastaug.loading.header import read_header
+from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
+from fastaug.loading.stats import Clock, LoaderStats
 from fastaug.rng import SampleUniforms
 from fastaug.samples import Samples
 from fastaug.transforms import Augment, Params
+from fastaug.warp.reference import columns_read
 
 log = logging.getLogger("fastaug")
 
-PREFETCH_BATCHES = 3  # batches that may wait for the consumer; resized to 460, 64 images are 41 MB
+# Batches that are loaded or being loaded, beside the one that the consumer has; 64 images of 460 × 460 are 41 MB.
+PREFETCH_BATCHES = 3
+# Batches that are being loaded at a time: while one is decoded, the next one is drawn and read.
+LOAD_THREADS = 2
 SHRINK_BEYOND = 4.0  # mode="direct": a photo of which an output pixel covers more pixels than this along an axis …
 SHRINK_TO = 2.0  # … is first shrunk until it covers this many, so that the cost of the warp and the memory are bounded
+# The share of bad files from which on there is something else wrong than files.
+MAX_BAD_SHARE = 0.5
 
 
 class BadFileError(ValueError):
@@ -53,18 +66,53 @@ class BatchInfo:
 
 
 @dataclass
+class _Chunk:
+    """Some photos of a batch, decoded together; without the bad ones."""
+
+    rows: list[int]  # of the batch
+    bad: dict[int, str]  # row of the batch -> reason
+    sizes: list[tuple[int, int]]  # (height, width) of the photos
+    columns: list[tuple[int, int]]  # of the photos that are in the images
+    images: list[Tensor]  # presized; with mode="direct" as decoded, or shrunk
+    ready: torch.cuda.Event | None  # on a GPU: the decoder's stream has finished the images
+
+
+@dataclass
 class _Batch:
-    """What the background thread hands over."""
+    """What the background threads hand over: B images, without the bad ones."""
 
     indices: np.ndarray
-    images: list[Tensor]  # presized, or with mode="direct" the photos
-    targets: Tensor
+    targets: Tensor  # pinned where the device is a GPU
+    bad: dict[int, str]  # row of the samples -> reason
+    images: list[Tensor]
     sizes: Tensor
     presize: Tensor  # float64 [B, 3, 3], decoded pixels -> presized pixels
     matrix: Tensor  # float64 [B, 3, 3], decoded pixels -> output pixels
     params: Params | None  # as drawn, for presized images
     applied: Params | None  # for images
-    ready: torch.cuda.Event | None  # on a GPU: the decoder's stream has finished the images
+    ready: list[torch.cuda.Event]
+
+
+@dataclass
+class _Plan:
+    """What is known about a batch before it is decoded, by its rows."""
+
+    contents: list[bytes | str]  # of the files, or the reason why there is none
+    position: Tensor  # [B, 2], where the square of the presize lies
+    params: Params | None  # for presized images
+    sizes: list[tuple[int, int] | None]  # (height, width), as far as known
+    columns: np.ndarray | None  # int64 [B, 2]: to be decoded; (0, 0) where sizes is None
+
+
+@dataclass
+class _Sources:
+    """What the threads of one iteration share."""
+
+    decoders: DecoderPool
+    readers: ThreadPoolExecutor
+    clock: Clock
+    epoch: int
+    stopped: threading.Event
 
 
 class ImageLoader:
@@ -83,21 +131,35 @@ class ImageLoader:
         seed: of everything random. Draws are a pure function of (seed, epoch, row of the sample, operator).
         mode: "resize": DALI resizes to `presize`, then one warp: two interpolations. "direct": the presize is
             multiplied into the matrix and the warp reads the decoded photo: one interpolation, the same draws. Photos
-            that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times. In memory at once:
-            4 × (num_threads + 1) photos at full size and PREFETCH_BATCHES + 2 batches of at most about
-            (SHRINK_BEYOND × size)² pixels and their surroundings.
-        shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1).
+            that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times.
+        shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample
+            and have the same number of batches. Training: the last n % world samples of an epoch's order are left out
+            of that epoch. Otherwise every sample is in exactly one rank, whose last batch may be shorter, or empty.
         drop_last: None: as `training`.
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
             BadFileError.
         return_info: yield (x, y, BatchInfo) instead of (x, y).
         num_threads: for DALI and for reading; None: the cores that this process may use.
+        prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
+        max_bad_share: of this rank's samples; with more bad files than that BadFileError is raised after all.
     Yields:
         x on `device`: the augment's dtype [B, 3, size, size], or uint8 [B, presize, presize, 3] without one;
-        y on `device`: int64 [B], the targets.
+        y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
+        yielded, empty: ranks that take turns with each other would otherwise wait for ever.
     Raises:
         ValueError: arguments that do not fit. RuntimeError: device="cuda" without a GPU.
+    Attributes:
+        quarantined: [(path, reason)] of the bad files met so far, in the order of delivery. They are not tried again by
+            this loader, nor by one that its `state_dict` is loaded into.
+
     Iterating again starts the next epoch; `set_epoch` names one.
+
+    While it is iterated there are num_threads threads of DALI, as many that read, up to DECODERS that drive DALI, and
+    LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads + DECODERS) photos at full size.
+    With mode="direct" a batch is its photos, those far too large shrunk to about (SHRINK_BEYOND × size)² pixels and
+    their surroundings. On a
+    GPU only the targets are pinned, 8 bytes each, besides what DALI pins for its decoder. Leaving the loop, `close`,
+    the end of a `with` block, an exception or Ctrl-C give all of it back.
     """
 
     def __init__(
@@ -115,9 +177,16 @@ class ImageLoader:
         on_error: str = "skip",
         return_info: bool = False,
         num_threads: int | None = None,
+        prefetch_batches: int = PREFETCH_BATCHES,
+        max_bad_share: float = MAX_BAD_SHARE,
     ):
-        if batch_size < 1 or presize < 1:
-            raise ValueError(f"ImageLoader: expected batch_size and presize above 0, got {batch_size} and {presize}.")
+        for name, number in (("batch_size", batch_size), ("presize", presize), ("prefetch_batches", prefetch_batches)):
+            if number < 1:
+                raise ValueError(f"ImageLoader: expected {name} of at least 1, got {number}.")
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"ImageLoader: expected num_threads of at least 1, or None, got {num_threads}.")
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(f"ImageLoader: expected max_bad_share between 0 and 1, got {max_bad_share}.")
         if mode not in ("resize", "direct"):
             raise ValueError(f"ImageLoader: expected mode to be 'resize' or 'direct', got {mode!r}.")
         if mode == "direct" and augment is None:
@@ -133,25 +202,28 @@ class ImageLoader:
         self.training, self.seed, self.mode, self.on_error = training, seed, mode, on_error
         self.shard = _shard(shard)
         self.drop_last = training if drop_last is None else drop_last
-        self.return_info = return_info
+        self.return_info, self.prefetch_batches, self.max_bad_share = return_info, prefetch_batches, max_bad_share
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
-        self.quarantined: list[tuple[str, str]] = []
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
+        self._bad: dict[int, str] = {}  # row of the samples -> reason
         self._epoch = 0  # of the next iteration
         self._delivered = 0  # batches of that epoch already delivered
         self._resuming = False  # whether the next iteration continues that epoch
+        self._clock = Clock()
+        self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
         if training and len(self) == 0:
             raise ValueError(
                 f"ImageLoader: expected at least one batch of {batch_size}, got {len(samples)} samples for "
                 f"{self.shard[1]} rank(s). Lower batch_size or pass drop_last=False."
             )
 
+    @property
+    def quarantined(self) -> list[tuple[str, str]]:
+        return [(self.samples.paths[row], reason) for row, reason in self._bad.items()]
+
     def __len__(self) -> int:
-        """Batches per epoch."""
-        rank, world = self.shard
-        n = len(self.samples)
-        mine = n // world if self.training else len(range(rank, n, world))
-        return len(batch_bounds(mine, self.batch_size, self.drop_last))
+        """Batches per epoch, the same for every rank."""
+        return batch_count(len(self.samples), self.shard[1], self.batch_size, self.training, self.drop_last)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration this epoch, from its start, or from where a loaded state stands in it."""
@@ -159,88 +231,128 @@ class ImageLoader:
             self._epoch, self._delivered, self._resuming = int(epoch), 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: batches delivered, not batches prefetched."""
-        return {"epoch": self._epoch, "delivered": self._delivered, "seed": self.seed}
+        """Where the loader stands, in plain numbers, strings and lists: batches delivered, not batches prefetched."""
+        return {
+            "epoch": self._epoch,
+            "delivered": self._delivered,
+            **self._identity(),
+            "quarantined": [[row, self.samples.paths[row], reason] for row, reason in self._bad.items()],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the next iteration continue where `state_dict` was taken."""
-        if state["seed"] != self.seed:
-            raise ValueError(f"ImageLoader: expected a state of seed {self.seed}, got one of seed {state['seed']}.")
+        """Make the next iteration continue, bit for bit, where `state_dict` was taken.
+
+        A state from the start of an epoch may be loaded with another batch size or another number of ranks, and a state
+        of one rank by all of them.
+
+        Raises:
+            ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches.
+        """
+        identity = self._identity()
+        always = ("seed", "samples", "targets_crc32")
+        for name in identity if state["delivered"] else always:
+            if state[name] != identity[name]:
+                raise ValueError(
+                    f"ImageLoader: expected a state of {name} {identity[name]}, got one of {state[name]}. Make the "
+                    f"loader as it was then{'' if name in always else ', or go on from the start of an epoch'}."
+                )
+        for row, path, reason in state["quarantined"]:
+            if self.samples.paths[row] == path:  # it may have been replaced by another one
+                self._bad[row] = reason
         self._epoch, self._delivered, self._resuming = int(state["epoch"]), int(state["delivered"]), True
 
-    def __iter__(self) -> Iterator[Any]:
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a state to be continued in the middle of an epoch."""
+        return {
+            "seed": self.seed,
+            "samples": len(self.samples),
+            "targets_crc32": zlib.crc32(self._targets.numpy().tobytes()),
+            "training": self.training,
+            "batch_size": self.batch_size,
+            "ranks": self.shard[1],
+            "drop_last": self.drop_last,
+        }
+
+    def stats(self) -> LoaderStats:
+        """Where the time of the latest epoch went; `print` it. Its `limit` says whether the model or the loader is."""
+        return self._clock.stats()
+
+    def close(self) -> None:
+        """End every iteration: the threads, and what was prefetched. Iterating again is possible."""
+        for iteration in list(self._iterations):
+            iteration.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without what belongs to a running iteration."""
+        return {**self.__dict__, "_clock": None, "_iterations": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _clock=Clock(), _iterations=weakref.WeakSet())
+
+    def __iter__(self) -> Generator[Any, None, None]:
+        iteration = self._iterate()
+        self._iterations.add(iteration)
+        return iteration
+
+    def _iterate(self) -> Generator[Any, None, None]:
         if self._delivered and not self._resuming:  # an epoch that was left early is over
             self._epoch, self._delivered = self._epoch + 1, 0
         self._resuming = False
         epoch, first = self._epoch, self._delivered
+        self._clock = clock = Clock()
         indices = self._epoch_indices(epoch)
-        bounds = batch_bounds(len(indices), self.batch_size, self.drop_last)
-        batches = _prefetch(self._batches(epoch, [indices[a:b] for a, b in bounds[first:]]), PREFETCH_BATCHES)
+        bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
+        decoders = DecoderPool(self.device, self.num_threads)
+        readers = ThreadPoolExecutor(self.num_threads, "fastaug-read")
+        sources = _Sources(decoders, readers, clock, epoch, threading.Event())
+        batches = prefetch(
+            partial(self._load, sources), (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS
+        )
         try:
             for delivered, batch in enumerate(batches, first + 1):
+                loaded = time.perf_counter()
                 self._delivered = delivered
-                if batch is not None:
-                    yield self._finish(batch)
+                self._quarantine(batch.bad)
+                if batch.images or self.shard[1] > 1:
+                    with clock.stage("warp", len(batch.images)):
+                        result = self._finish(batch)
+                    del batch  # its photos are not needed while the consumer works
+                    since = clock.delivered(len(result[1]), loaded)
+                    yield result
+                    del result
+                    clock.asked(since)
             self._epoch, self._delivered = epoch + 1, 0
         finally:
+            sources.stopped.set()
             batches.close()
+            readers.shutdown()
+            decoders.close()
 
     def _epoch_indices(self, epoch: int) -> np.ndarray:
         n = len(self.samples)
         order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
         return shard_order(order, self.shard, equal=self.training)
 
-    def _batches(self, epoch: int, batches: list[np.ndarray]) -> Generator[_Batch | None, None, None]:
-        """The background thread's work: one _Batch for each array of indices, None where no file of it was good."""
-        decoder = Decoder(self.device, self.num_threads)
-        try:
-            with ThreadPoolExecutor(self.num_threads, "fastaug-read") as readers:
-                for indices in batches:
-                    yield self._load(decoder, readers, epoch, indices)
-        finally:
-            decoder.close()
-
-    def _load(self, decoder: Decoder, readers: ThreadPoolExecutor, epoch: int, indices: np.ndarray) -> _Batch | None:
-        """Read, decode and presize one batch; in chunks, so that few photos are in memory at their full size."""
-        uniforms = SampleUniforms(self.seed, epoch, indices)
-        position = uniforms("presize", 2) if self.training else torch.full((len(indices), 2), 0.5)
-        params = self._draw(uniforms)
-        contents = list(readers.map(_read_file, [self.samples.paths[i] for i in indices]))
-        images: list[Tensor] = []
-        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        with torch.cuda.stream(decoder.stream):  # of no effect on a CPU
-            for first in range(0, len(indices), decoder.chunk_size):
-                rows = np.arange(first, min(first + decoder.chunk_size, len(indices)))
-                good, decoded = self._decode(decoder, indices, rows, contents)
-                if not len(good):
-                    continue
-                sizes = torch.as_tensor(decoder.sizes(decoded))
-                x0, y0, side = geometry.presize_box(sizes, position[good])
-                target = torch.full_like(side, self.presize)
-                presize = geometry.box_matrix(x0, y0, side, side, target, target)
-                if self.mode == "direct":
-                    assert params is not None, "checked when the loader was made"
-                    whole = params.matrix[good].double() @ presize
-                    chunk, shrunk = self._direct(decoder, decoded, sizes, whole)
-                else:
-                    chunk = list(decoder.presize(decoded, torch.stack([x0, y0], 1), side, self.presize))
-                    shrunk = presize
-                images += chunk
-                parts.append((torch.from_numpy(good), sizes, presize, shrunk))
-            if not images:
-                return None
-            kept_rows, sizes, presize, shrunk = (torch.cat(values) for values in zip(*parts, strict=True))
-            kept = indices[kept_rows.numpy()]
-            targets, ready = self._targets[kept], None
-            if decoder.stream is not None:
-                targets = targets.pin_memory().to(self.device, non_blocking=True)
-                ready = decoder.stream.record_event()
-        if params is None:
-            return _Batch(kept, images, targets, sizes, presize, presize, None, None, ready)
-        params = params[kept_rows]
-        matrix = params.matrix.double() @ presize
-        applied = replace(params, matrix=(matrix @ torch.linalg.inv(shrunk)).float())
-        return _Batch(kept, images, targets, sizes, presize, matrix, params, applied, ready)
+    def _load(self, sources: _Sources, indices: np.ndarray) -> _Batch:
+        """Draw and read one batch, have it decoded in chunks, and put it together."""
+        indices = np.array([row for row in indices.tolist() if row not in self._bad], np.int64)
+        with sources.clock.stage("draw", len(indices)):
+            uniforms = SampleUniforms(self.seed, sources.epoch, indices)
+            position = uniforms("presize", 2) if self.training else torch.full((len(indices), 2), 0.5)
+            params = self._draw(uniforms)
+        with sources.clock.stage("read", len(indices)):
+            contents = list(sources.readers.map(_read_file, [self.samples.paths[i] for i in indices]))
+        plan = _Plan(contents, position, params, *self._columns(contents, position, params))
+        size = sources.decoders.chunk_size
+        rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
+        chunks = sources.decoders.map(partial(self._load_chunk, sources, plan), rows)
+        return self._gather(indices, chunks, position, params)
 
     def _draw(self, uniforms: SampleUniforms) -> Params | None:
         """What happens to the presized images: independent of their pixels and sizes, so it is drawn first."""
@@ -251,58 +363,178 @@ class ImageLoader:
             return self.augment.draw(uniforms.batch, frame, uniforms=uniforms)
         return self.augment.plain(uniforms.batch, frame)
 
-    def _decode(
-        self, decoder: Decoder, indices: np.ndarray, rows: np.ndarray, contents: list[bytes | str]
-    ) -> tuple[np.ndarray, Decoded]:
-        """Decode some rows of a batch; (rows that are good, their images). The bad ones go to quarantine."""
-        bad = {int(row): content for row in rows if isinstance(content := contents[row], str)}
-        readable = np.array([row for row in rows if int(row) not in bad], np.int64)
-        decoded, undecodable = decoder.decode([contents[row] for row in readable])
-        bad |= {int(readable[k]): reason for k, reason in undecodable}
-        self._quarantine([(self.samples.paths[indices[row]], reason) for row, reason in sorted(bad.items())])
-        return np.array([row for row in rows if int(row) not in bad], np.int64), decoded
+    def _columns(
+        self, contents: list[bytes | str], position: Tensor, params: Params | None
+    ) -> tuple[list[tuple[int, int] | None], np.ndarray | None]:
+        """What the headers tell of the photos' sizes, and which columns of them the warp will read.
 
-    def _direct(self, decoder: Decoder, decoded: Decoded, sizes: Tensor, whole: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The photos themselves, those far larger than needed shrunk, and decoded pixels -> their pixels, [N, 3, 3].
-
-        whole: float64 [N, 3, 3], decoded pixels -> output pixels.
+        Returns:
+            (height, width) or None of each, and the `columns` of `Decoder.decode`; only with mode="direct" on a CPU.
         """
-        images, shrunk = decoder.tensors(decoded), geometry.identity_matrix(len(sizes))
-        height, width = self.augment.size  # type: ignore[union-attr]
-        footprint = geometry.smallest_footprint(whole, width, height)
-        large = (footprint > SHRINK_BEYOND).nonzero()[:, 0]
-        if len(large):
-            smaller = torch.ceil(sizes[large] * (SHRINK_TO / footprint[large])[:, None])
-            resized = decoder.shrink([images[i] for i in large], smaller.numpy())
-            for i, image in zip(large.tolist(), resized, strict=True):
-                images[i] = image
-            out_height, out_width = smaller.double().unbind(1)
-            photo_height, photo_width = sizes[large].double().unbind(1)
-            shrunk[large] = geometry.resize_matrix(photo_width, photo_height, out_width, out_height)
-        return images, shrunk
+        nothing = [None] * len(contents)
+        if self.mode == "resize" or self.device.type == "cuda":
+            return list(nothing), None
+        assert self.augment is not None, "checked when the loader was made"
+        assert params is not None, "checked when the loader was made"
+        headers = [read_header(content) if isinstance(content, bytes) else None for content in contents]
+        sizes = [(header.height, header.width) if header and header.orientation == 1 else None for header in headers]
+        columns = np.array([(0, size[1] if size else 0) for size in sizes], np.int64).reshape(-1, 2)
+        # The others need all columns, or are shrunk first, for which the neighbourhood is needed too.
+        wide = [i for i, size in enumerate(sizes) if size and size[0] < size[1] and not self._may_be_shrunk(size)]
+        if wide:
+            known = [size for i in wide if (size := sizes[i])]
+            whole = params.matrix[wide].double() @ self._presize_matrix(torch.tensor(known), position[wide])
+            columns[wide] = columns_read(whole, known, self.augment.size).numpy()
+        return list(sizes), columns
+
+    def _may_be_shrunk(self, size: tuple[int, int]) -> bool:
+        """Cheaper to know than the footprint."""
+        assert self.augment is not None
+        return min(size) > SHRINK_BEYOND * min(self.augment.size)
+
+    def _load_chunk(self, sources: _Sources, plan: _Plan, decoder: Decoder, rows: range) -> _Chunk:
+        """Decode some rows of a batch, and presize them, or shrink those that are far too large."""
+        bad = {row: content for row in rows if isinstance(content := plan.contents[row], str)}
+        encoded = {row: content for row in rows if isinstance(content := plan.contents[row], bytes)}
+        if sources.stopped.is_set():
+            encoded = {}  # nobody will look at the batch
+        readable = list(encoded)
+        wanted = None if plan.columns is None else plan.columns[readable]
+        with torch.cuda.stream(decoder.stream):  # of no effect on a CPU
+            with sources.clock.stage("decode", len(readable)):
+                decoded, undecodable = decoder.decode(list(encoded.values()), wanted)
+            bad |= {readable[k]: reason for k, reason in undecodable}
+            good = [row for row in readable if row not in bad]
+            shapes = [(int(height), int(width)) for height, width in decoder.sizes(decoded)]
+            chunk = _Chunk(good, bad, shapes, [(0, width) for _, width in shapes], [], None)
+            if self.mode == "resize":
+                with sources.clock.stage("presize", len(good)):
+                    chunk.images = self._presized(decoder, decoded, plan.position[good])
+            else:
+                chunk.images = decoder.tensors(decoded)
+                self._note_columns(chunk, plan)
+                self._shrink(sources, decoder, chunk, plan)
+            if decoder.stream is not None:
+                chunk.ready = decoder.stream.record_event()
+        return chunk
+
+    def _note_columns(self, chunk: _Chunk, plan: _Plan) -> None:
+        """Of the photos that are not there as a whole: their sizes, and which columns are there."""
+        for i, row in enumerate(chunk.rows):
+            size = plan.sizes[row]
+            if size is not None and plan.columns is not None:
+                first, last = plan.columns[row].tolist()
+                assert chunk.sizes[i] == (size[0], last - first), f"decoded {chunk.sizes[i]}, its header says {size}"
+                chunk.sizes[i], chunk.columns[i] = size, (first, last)
+
+    def _presized(self, decoder: Decoder, decoded: Decoded, position: Tensor) -> list[Tensor]:
+        """The squares of the photos, resized."""
+        x0, y0, side = geometry.presize_box(torch.as_tensor(decoder.sizes(decoded)), position)
+        return list(decoder.presize(decoded, torch.stack([x0, y0], 1), side, self.presize))
+
+    def _shrink(self, sources: _Sources, decoder: Decoder, chunk: _Chunk, plan: _Plan) -> None:
+        """Replace the photos that are far larger than needed by smaller ones."""
+        large = [i for i, size in enumerate(chunk.sizes) if self._may_be_shrunk(size)]
+        if not large:
+            return
+        assert self.augment is not None, "checked when the loader was made"
+        assert plan.params is not None, "checked when the loader was made"
+        rows = [chunk.rows[i] for i in large]
+        presize = self._presize_matrix(torch.tensor([chunk.sizes[i] for i in large]), plan.position[rows])
+        height, width = self.augment.size
+        footprints = geometry.smallest_footprint(plan.params.matrix[rows].double() @ presize, width, height).tolist()
+        smaller = {
+            i: [math.ceil(side * SHRINK_TO / footprint) for side in chunk.sizes[i]]
+            for i, footprint in zip(large, footprints, strict=True)
+            if footprint > SHRINK_BEYOND
+        }
+        if smaller:
+            with sources.clock.stage("presize", len(smaller)):
+                shrunk = decoder.shrink([chunk.images[i] for i in smaller], np.array(list(smaller.values())))
+            for i, image in zip(smaller, shrunk, strict=True):
+                chunk.images[i] = image
+
+    def _presize_matrix(self, sizes: Tensor, position: Tensor) -> Tensor:
+        """Decoded pixels -> presized pixels, float64 [N, 3, 3]."""
+        x0, y0, side = geometry.presize_box(sizes, position)
+        target = torch.full_like(side, self.presize)
+        return geometry.box_matrix(x0, y0, side, side, target, target)
+
+    def _gather(self, indices: np.ndarray, chunks: list[_Chunk], position: Tensor, params: Params | None) -> _Batch:
+        """One batch of what is good."""
+        rows = [row for chunk in chunks for row in chunk.rows]
+        images = [image for chunk in chunks for image in chunk.images]
+        sizes = torch.tensor([size for chunk in chunks for size in chunk.sizes], dtype=torch.int64).reshape(-1, 2)
+        presize = self._presize_matrix(sizes, position[rows])
+        targets = self._targets[indices[rows]]
+        batch = _Batch(
+            indices[rows],
+            targets.pin_memory() if self.device.type == "cuda" else targets,
+            {int(indices[row]): reason for chunk in chunks for row, reason in sorted(chunk.bad.items())},
+            images,
+            sizes,
+            presize,
+            matrix=presize,
+            params=None,
+            applied=None,
+            ready=[chunk.ready for chunk in chunks if chunk.ready],
+        )
+        if params is not None:
+            batch.params = params[torch.tensor(rows, dtype=torch.int64)]
+            batch.matrix = batch.params.matrix.double() @ presize
+            columns = [pair for chunk in chunks for pair in chunk.columns]
+            applied = batch.matrix @ torch.linalg.inv(self._to_images(images, sizes, columns, presize))
+            batch.applied = replace(batch.params, matrix=applied.float())
+        return batch
+
+    def _to_images(
+        self, images: list[Tensor], sizes: Tensor, columns: list[tuple[int, int]], presize: Tensor
+    ) -> Tensor:
+        """Decoded pixels -> pixels of the images that the warp reads, float64 [N, 3, 3]."""
+        if self.mode == "resize":
+            return presize
+        shapes = torch.tensor([image.shape[:2] for image in images], dtype=torch.float64).reshape(-1, 2)
+        first, last = torch.tensor(columns, dtype=torch.float64).reshape(-1, 2).unbind(1)
+        (height, width), zero = shapes.unbind(1), torch.zeros_like(first)
+        return geometry.box_matrix(first, zero, last - first, sizes[:, 0].double(), width, height)
 
     def _finish(self, batch: _Batch) -> Any:
         """The consumer's part: one warp, on the device's current stream."""
-        if batch.ready is not None:
-            stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(batch.ready)  # the stream waits, the host does not
-            batch.targets.record_stream(stream)
-        if self.augment is None or batch.applied is None:
+        for event in batch.ready:
+            torch.cuda.current_stream(self.device).wait_event(event)  # the stream waits, the host does not
+        targets = batch.targets.to(self.device, non_blocking=True)
+        if not batch.images:
+            x = self._empty()
+        elif self.augment is None or batch.applied is None:
             x = torch.stack(batch.images)
         else:
             x = self.augment.apply(batch.images, batch.applied)
         if not self.return_info:
-            return x, batch.targets
+            return x, targets
         indices, matrix, presize = torch.from_numpy(batch.indices), batch.matrix.float(), batch.presize.float()
-        return x, batch.targets, BatchInfo(indices, batch.sizes, matrix, presize, batch.params)
+        return x, targets, BatchInfo(indices, batch.sizes, matrix, presize, batch.params)
 
-    def _quarantine(self, bad: list[tuple[str, str]]) -> None:
-        for path, reason in bad:
+    def _empty(self) -> Tensor:
+        """A batch without images."""
+        if self.augment is None:
+            return torch.empty((0, self.presize, self.presize, 3), dtype=torch.uint8, device=self.device)
+        return torch.empty((0, 3, *self.augment.size), dtype=self.augment.dtype, device=self.device)
+
+    def _quarantine(self, bad: dict[int, str]) -> None:
+        for row, reason in bad.items():
+            path = self.samples.paths[row]
             if self.on_error == "raise":
                 raise BadFileError(f"ImageLoader: could not load {path}: {reason}. Remove it, or use on_error='skip'.")
-            if (path, reason) not in self.quarantined:
-                self.quarantined.append((path, reason))
+            if row not in self._bad:
+                self._bad[row] = reason
                 log.warning("skipping %s: %s", path, reason)
+            mine = -(-len(self.samples) // self.shard[1])
+            if len(self._bad) > self.max_bad_share * mine:
+                raise BadFileError(
+                    f"ImageLoader: expected at most {self.max_bad_share:.0%} bad files, got {len(self._bad)} of {mine}, "
+                    f"the last {path}: {reason}. If the storage is in order, clean the list with `fastaug check`, or "
+                    "raise max_bad_share."
+                )
 
 
 def _read_file(path: str) -> bytes | str:
@@ -322,46 +554,6 @@ def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     if not 0 <= rank < world:
         raise ValueError(f"ImageLoader: expected shard=(rank, world) with 0 <= rank < world, got {shard}.")
     return rank, world
-
-
-def _prefetch(items: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:
-    """The same items, made in a background thread up to `depth` ahead. Closing it ends the thread."""
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(kind: str, item: Any) -> None:
-        while not stopped.is_set():
-            try:
-                return waiting.put((kind, item), timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stopped.is_set():
-                    break
-            else:
-                put("end", None)
-        except BaseException as error:  # handed to the consumer, who raises it
-            put("error", error)
-        finally:
-            items.close()
-
-    thread = threading.Thread(target=work, name="fastaug-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, item = waiting.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
 
 
 __all__ = ["BadFileError", "BatchInfo", "ImageLoader"]

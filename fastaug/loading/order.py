@@ -6,10 +6,16 @@ import numpy as np
 
 from fastaug.rng import sample_uniforms
 
+_BLOCK = 1 << 16  # samples whose random keys are made at once: what that takes in between does not grow with n
+
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """A full permutation of range(n), int64 [n]: a pure function of (n, seed, epoch), the same with any numpy."""
-    return np.argsort(sample_uniforms(seed, epoch, np.arange(n), "order", 1)[:, 0], kind="stable")
+    keys = np.empty(n)
+    for start in range(0, n, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, n))
+        keys[rows] = sample_uniforms(seed, epoch, rows, "order", 1)[:, 0]
+    return np.argsort(keys, kind="stable")
 
 
 def shard_order(order: np.ndarray, shard: tuple[int, int], equal: bool) -> np.ndarray:
@@ -27,7 +33,24 @@ def shard_order(order: np.ndarray, shard: tuple[int, int], equal: bool) -> np.nd
     return order[rank::world]
 
 
-def batch_bounds(n: int, batch_size: int, drop_last: bool) -> list[tuple[int, int]]:
-    """(start, stop) of each batch of n samples."""
-    stop = n - n % batch_size if drop_last else n
-    return [(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]
+def batch_count(n: int, world: int, batch_size: int, equal: bool, drop_last: bool) -> int:
+    """Batches per epoch of n samples: the same number for every rank, whose samples `shard_order` gives."""
+    if drop_last:
+        return n // world // batch_size
+    most = n // world if equal else -(-n // world)
+    return -(-most // batch_size)
+
+
+def batch_bounds(n: int, batch_size: int, batches: int) -> list[tuple[int, int]]:
+    """(start, stop) of each of `batches` batches of n samples; the last may be shorter.
+
+    A shard may be one sample shorter than another and yet have as many batches: then the batch before the last leaves
+    one for the last. Only where there are fewer samples than batches some are empty.
+    """
+    bounds, start = [], 0
+    for k in range(batches):
+        later = batches - 1 - k
+        stop = min((k + 1) * batch_size, max(n - later, min(k + 1, n)))
+        bounds.append((start, stop))
+        start = stop
+    return bounds

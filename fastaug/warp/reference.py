@@ -129,7 +129,7 @@ def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
         footprint: what the output pixel covers along this axis, from 1 (also where it enlarges) to MAX_FOOTPRINT
             input pixels.
     """
-    radius = torch.maximum(0.95 + footprint / 2, 0.7375 * footprint).clamp(min=2)
+    radius = antialias_radius(footprint)
     v = (1 / footprint).clamp(min=0.25)
     a, b = 4.2 - 16.3 * v + 6.7 * v**2, -3 + 6.8 * v + 1.8 * v**2
 
@@ -138,6 +138,49 @@ def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
         return (1 - z).clamp(min=0) ** 2 * (1 + a * z + b * z**2)
 
     return float(radius.max()), weight
+
+
+def antialias_radius(footprint: Tensor) -> Tensor:
+    """R of `antialias_weight`, in input pixels."""
+    return torch.maximum(0.95 + footprint / 2, 0.7375 * footprint).clamp(min=2)
+
+
+def columns_read(matrix: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+    """Which columns of each image its warp reads, whatever the interpolation and the padding.
+
+    Without the others the result is the same: they need not be decoded.
+
+    Args:
+        matrix: [B, 3, 3], input pixels -> output pixels.
+        sizes: (height, width) of each image, pixels.
+        size: (height, width) of the output.
+    Returns:
+        int64 [B, 2], first and one past the last; all columns where the horizon comes near.
+    """
+    inverse = inverse_matrix(matrix, sizes)
+    height, width = size
+    corners = torch.tensor([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=torch.float64)
+    numerator, denominator = (corners @ inverse[:, row].T for row in (0, 2))  # [4, B]
+    nearest = denominator.amin(0)
+    places = numerator / denominator
+    low, high = places.amin(0), places.amax(0)
+    # The largest footprint is bounded: numerators are linear in the place, and the denominator is least at a corner.
+    ends = torch.stack([low, high])[..., None]
+    slopes = (inverse[:, 0, :2] - ends * inverse[:, 2, :2]).abs().amax(0) / nearest[:, None]
+    reach = antialias_radius(torch.linalg.vector_norm(slopes, dim=1).clamp(1, MAX_FOOTPRINT)) + 1
+    first, last = torch.floor(low - reach), torch.ceil(high + reach)
+    heights, widths = torch.tensor(sizes, dtype=torch.float64).unbind(1)
+    # What lies beyond an edge is read from its mirror image.
+    mirrored_first, mirrored_last = 2 * widths - last, -first
+    first, last = torch.minimum(first, mirrored_first).clamp(min=0), torch.maximum(last, mirrored_last).minimum(widths)
+    # The visible side of the horizon is that of the image's centre: it must be the same without the other columns.
+    c = matrix[:, 2].double()
+    side, side_of_part = (
+        torch.sign(c[:, 0] * centre + c[:, 1] * heights / 2 + c[:, 2]) for centre in (widths / 2, (first + last) / 2)
+    )
+    safe = (nearest > 0) & (side == side_of_part) & (first < last) & torch.isfinite(reach)
+    first, last = torch.where(safe, first, 0.0), torch.where(safe, last, widths)
+    return torch.stack([first, last], 1).long()
 
 
 def _taps(place: Tensor, radius: float, weight: Weight) -> list[tuple[Tensor, Tensor]]:

@@ -1,9 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastaug.loading.order import batch_bounds, epoch_order, shard_order
+from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
 
 
 @given(n=st.integers(0, 300), seed=st.integers(-5, 2**40), epoch=st.integers(0, 100))
@@ -41,5 +43,41 @@ def test_shards_are_disjoint_and_together_complete(n: int, world: int) -> None:
         (0, False, []),
     ],
 )
-def test_batch_bounds(n: int, drop_last: bool, expected: list[tuple[int, int]]) -> None:
-    assert batch_bounds(n, 4, drop_last) == expected
+def test_batches_of_one_rank(n: int, drop_last: bool, expected: list[tuple[int, int]]) -> None:
+    assert batch_bounds(n, 4, batch_count(n, 1, 4, equal=True, drop_last=drop_last)) == expected
+
+
+@given(
+    n=st.integers(0, 100), world=st.integers(1, 7), batch_size=st.integers(1, 9), equal=st.booleans(),
+    drop_last=st.booleans(),
+)  # fmt: skip
+def test_every_rank_has_the_same_number_of_batches(
+    n: int, world: int, batch_size: int, equal: bool, drop_last: bool
+) -> None:
+    batches = batch_count(n, world, batch_size, equal, drop_last)
+    order = np.arange(n)
+    for rank in range(world):
+        mine = shard_order(order, (rank, world), equal)
+        bounds = batch_bounds(len(mine), batch_size, batches)
+        sizes = [stop - start for start, stop in bounds]
+        assert len(sizes) == batches
+        assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds)][:batches]
+        assert all(0 <= size <= batch_size for size in sizes)
+        if drop_last:
+            assert set(sizes) <= {batch_size}
+        else:
+            assert sum(sizes) == len(mine)
+            assert len(mine) < batches or all(sizes), "a batch is empty though there are samples enough"
+    if world == 1:
+        assert 0 not in sizes
+
+
+def test_the_permutation_of_a_million_takes_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        order = epoch_order(1_000_000, seed=0, epoch=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(order) == 1_000_000
+    assert peak < 40e6, "bytes; more than 40 per sample"

@@ -1,0 +1,73 @@
+"""The size of an image, read off its header: what DALI tells only after decoding. JPEG and PNG."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF: baseline, progressive, lossless …
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
+
+
+class Header(NamedTuple):
+    """Height and width in pixels as they are stored, and the EXIF orientation, 1 for upright."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+def read_header(content: bytes | memoryview) -> Header | None:
+    """None for everything else than JPEG and PNG, and where there is any doubt.
+
+    Source: ITU-T T.81, annex B; Exif 2.32; the PNG specification, 2nd edition.
+    """
+    try:
+        if content[:8] == _PNG:
+            height, width = reversed(struct.unpack_from(">II", content, 16))
+            return Header(height, width, 0)  # it may have an orientation too: not looked for
+        return _read_jpeg(content) if content[:2] == _JPEG else None
+    except (IndexError, struct.error):  # it ends too early
+        return None
+
+
+def _read_jpeg(content: bytes | memoryview) -> Header | None:
+    place, orientation = 2, 1
+    while content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            place += 2
+            continue
+        (length,) = struct.unpack_from(">H", content, place + 2)
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", content, place + 5)
+            return Header(height, width, orientation) if height and width else None
+        if marker in (0xD9, 0xDA) or length < 2:  # the end, or image data, before any size
+            return None
+        if marker == 0xE1 and content[place + 4 : place + 10] == _EXIF:
+            orientation = _orientation(content[place + 10 : place + 2 + length])
+        place += 2 + length
+    return None
+
+
+def _orientation(tiff: bytes | memoryview) -> int:
+    """1 to 8; 1 where none is given, 0 where it cannot be told."""
+    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+    if order is None:
+        return 0
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
+            (tag,) = struct.unpack_from(order + "H", tiff, entry)
+            if tag == _ORIENTATION:
+                return int(struct.unpack_from(order + "H", tiff, entry + 8)[0])
+    except struct.error:
+        return 0
+    return 1

@@ -1,0 +1,109 @@
+"""Where a loader's time went, and whether it or the model is the limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+STAGES = {"read": "reading", "decode": "decoding", "presize": "presizing", "draw": "drawing", "warp": "warping"}
+LOADER_IS_THE_LIMIT = 0.1  # share of the time, from which on
+
+
+@dataclass(frozen=True)
+class LoaderStats:
+    """One epoch of an `ImageLoader`, or as much of it as has been delivered.
+
+    Attributes:
+        images: delivered.
+        first_batch_s: from asking for the first batch to having it. In no other figure.
+        model_s: what the consumer did between two batches, seconds.
+        waited_s: what the consumer waited for batches.
+        warp_s: what the consumer spent in the warp. On a GPU: to launch it.
+        stages: name -> (images, seconds), each by itself; they run side by side. Prefetched images count. "presize" is
+            with mode="direct" the shrinking of photos that are far too large. On a GPU: the host's part.
+    """
+
+    images: int
+    first_batch_s: float
+    model_s: float
+    waited_s: float
+    warp_s: float
+    stages: dict[str, tuple[int, float]]
+
+    @property
+    def images_per_s(self) -> dict[str, float]:
+        """Of each stage, if it had the machine as it had it, and nothing else were to be done."""
+        return {name: images / seconds for name, (images, seconds) in self.stages.items() if seconds > 0 and images}
+
+    @property
+    def loader_share(self) -> float:
+        """Share of the time, after the first batch, in which the consumer waited or warped; nan before the second."""
+        total = self.model_s + self.waited_s + self.warp_s
+        return (self.waited_s + self.warp_s) / total if total else float("nan")
+
+    @property
+    def limit(self) -> str:
+        """One sentence: is it the model or the loader?"""
+        total, loader = self.model_s + self.waited_s + self.warp_s, self.waited_s + self.warp_s
+        speed = self.images_per_s
+        if not total or not speed:
+            return "Not known yet: fewer than two batches were delivered."
+        if self.loader_share < LOADER_IS_THE_LIMIT:
+            return (
+                f"The model is the limit: of {total:.1f} s it took {self.model_s:.1f} s, the loader "
+                f"{loader:.1f} s ({self.loader_share:.0%})."
+            )
+        slowest = min(speed, key=lambda name: speed[name])
+        return (
+            f"The loader is the limit: of {total:.1f} s the model waited {loader:.1f} s ({self.loader_share:.0%}); "
+            f"{STAGES[slowest]}, at {speed[slowest]:,.0f} images/s, is the slowest step."
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{STAGES[name]:<10}{speed:>10,.0f} images/s" for name, speed in self.images_per_s.items()]
+        return "\n".join([*lines, f"first batch after {self.first_batch_s:.2f} s", self.limit])
+
+
+class Clock:
+    """Collects a LoaderStats; the stages from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stages = dict.fromkeys(STAGES, (0, 0.0))
+        self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s = 0, 0.0, 0.0, 0.0, 0.0
+        self._asked = time.perf_counter()
+        self._batches = 0
+
+    @contextmanager
+    def stage(self, name: str, images: int) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        with self._lock:
+            before_images, before_seconds = self._stages[name]
+            self._stages[name] = before_images + images, before_seconds + seconds
+
+    def asked(self, since: float) -> None:
+        """The consumer is back for the next batch; it got the last one at `since`."""
+        self._asked = time.perf_counter()
+        if self._batches:
+            self._model_s += self._asked - since
+
+    def delivered(self, images: int, loaded: float) -> float:
+        """A batch goes to the consumer; it was loaded at `loaded` and then warped. Returns the time."""
+        now = time.perf_counter()
+        if self._batches == 0:
+            self._first_batch_s = now - self._asked
+        else:
+            self._waited_s += loaded - self._asked
+            self._warp_s += now - loaded
+        self._batches, self._images = self._batches + 1, self._images + images
+        return now
+
+    def stats(self) -> LoaderStats:
+        with self._lock:
+            stages = {name: value for name, value in self._stages.items() if value[0]}
+        return LoaderStats(self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s, stages)
