@@ -120,7 +120,7 @@ FILTERS = {
 
 def filtered_warp(image: Tensor, matrix: Tensor, chosen: Filter) -> Tensor:
     """One image, uint8 [H, W, 3], through a candidate: float [1, 3, 224, 224] in 0..1, reflected at the edges."""
-    inverse = reference.inverse_matrix(matrix, [image.shape[:2]])[0]
+    inverse = reference.inverse_matrix(matrix)[0]
     x, y, *footprints = reference._sample_points(inverse, (SIZE, SIZE))
     axes = []
     for place, footprint, size in ((x, footprints[0], image.shape[1]), (y, footprints[1], image.shape[0])):

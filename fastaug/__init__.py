@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 from fastaug.color import IMAGENET, INCEPTION
 from fastaug.loading.loader import BadFileError, BatchInfo, ImageLoader
 from fastaug.samples import Samples
+from fastaug.targets import inverse_matrix, transform_boxes, transform_points, warp_masks
 from fastaug.transforms import (
     Augment,
     ColorJitter,
     Params,
     RandomDihedral,
+    RandomErasing,
     RandomHorizontalFlip,
     RandomPerspective,
     RandomResizedCrop,
@@ -36,6 +38,7 @@ __all__ = [
     "Learner",
     "Params",
     "RandomDihedral",
+    "RandomErasing",
     "RandomHorizontalFlip",
     "RandomPerspective",
     "RandomResizedCrop",
@@ -45,8 +48,12 @@ __all__ = [
     "Samples",
     "aug_transforms",
     "classifier",
+    "inverse_matrix",
     "slice_rates",
+    "transform_boxes",
+    "transform_points",
     "warp",
+    "warp_masks",
 ]
 
 

@@ -19,6 +19,7 @@ from fastaug import color as colors
 from fastaug import geometry
 from fastaug.rng import GeneratorUniforms, Uniforms
 from fastaug.warp import Images, channels_first, output_size, warp
+from fastaug.warp.fill import fill_rectangles
 
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
@@ -32,11 +33,18 @@ class Params:
         matrix: float32 [B, 3, 3], input pixels -> output pixels, corner-origin.
         color: float32 [B, 3, 4], (r, g, b, 1) in [0, 1] -> output channels, normalisation included.
         drawn: the operators' parameters by name, e.g. drawn["RandomRotation"]["degrees"], [B] each.
+        size: (height, width) of the output that they were drawn for; None: that of the Augment they are applied by.
+        erase: int64 [B, K, 4] or None: x0, y0, x1, y1 of the rectangles to fill, whole output pixels, x1 and y1 not
+            included; nothing where x0 = x1.
+        erase_color: float32 [B, K, 3] or None: what they are filled with, as output channels.
     """
 
     matrix: Tensor
     color: Tensor
     drawn: dict[str, Drawn] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    erase: Tensor | None = None
+    erase_color: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -44,17 +52,21 @@ class Params:
     def __getitem__(self, rows: slice | Tensor | list[int]) -> Params:
         """The parameters of some images."""
         drawn = {name: {key: value[rows] for key, value in values.items()} for name, values in self.drawn.items()}
-        return Params(self.matrix[rows], self.color[rows], drawn)
+        erase, erase_color = (None if part is None else part[rows] for part in (self.erase, self.erase_color))
+        return Params(self.matrix[rows], self.color[rows], drawn, self.size, erase, erase_color)
 
 
 class Operator(nn.Module):
     """One random operator: settings, and how many uniform numbers an image needs.
 
-    Subclasses define `parameters`, and either `matrix` or `color`. Called on images, an operator works alone:
+    Subclasses define `parameters_from`, and either `matrix` or `color`. Called on images, an operator works alone:
     the same size out as in (unless it is a crop with a size), float in [0, 1], nothing random after `.eval()`.
+    So it can be a member of other libraries' pipelines, for images only: a mask or a box that passes such a pipeline
+    too is not moved. `Augment.draw` gives the matrix that moves them, see `fastaug.warp_masks`.
     """
 
     uniforms: ClassVar[int]  # per image
+    changes_color: ClassVar[bool] = False
 
     def parameters_from(self, u: Tensor) -> Drawn:
         """Named parameters [B] from uniform numbers u, float64 [B, self.uniforms] in [0, 1)."""
@@ -244,17 +256,24 @@ class RandomResizedCrop(Operator):
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         frame_width, frame_height = frame
-        area = drawn["scale"] * frame_width * frame_height
-        width, height = torch.sqrt(area * drawn["ratio"]), torch.sqrt(area / drawn["ratio"])
-        fit = torch.minimum(frame_width / width, frame_height / height).clamp(max=1.0)
-        width = torch.where(drawn["cropped"], width * fit, frame_width)
-        height = torch.where(drawn["cropped"], height * fit, frame_height)
+        width, height = _sides(drawn, frame)
+        width = torch.where(drawn["cropped"], width, frame_width)
+        height = torch.where(drawn["cropped"], height, frame_height)
         out_height, out_width = (torch.full_like(frame_width, pixels) for pixels in self.size or size)
         x0, y0 = (frame_width - width) * drawn["x"], (frame_height - height) * drawn["y"]
         return geometry.box_matrix(x0, y0, width, height, out_width, out_height), (out_width, out_height)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, ratio={self.ratio}, size={self.size}, p={self.p}"
+
+
+# ColorJitter's parts in their order: the value that changes nothing, and the matrix.
+_LIGHTING = {
+    "brightness": (1.0, colors.brightness_matrix),
+    "contrast": (1.0, colors.contrast_matrix),
+    "saturation": (1.0, colors.saturation_matrix),
+    "hue": (0.0, colors.hue_matrix),
+}
 
 
 class ColorJitter(Operator):
@@ -268,6 +287,7 @@ class ColorJitter(Operator):
     """
 
     uniforms = 5
+    changes_color = True
 
     def __init__(
         self,
@@ -288,17 +308,19 @@ class ColorJitter(Operator):
 
     def parameters_from(self, u: Tensor) -> Drawn:
         changed = u[:, 0] < self.p
-        limits = {n: getattr(self, n) for n in ("brightness", "contrast", "saturation", "hue")}
-        return {
-            name: torch.where(changed, _between(limit, u[:, i]), 0.0 if name == "hue" else 1.0)
-            for i, (name, limit) in enumerate(limits.items(), 1)
-        }
+        drawn = {}
+        for i, (name, (nothing, _)) in enumerate(_LIGHTING.items(), 1):
+            limits = getattr(self, name)
+            if limits != (nothing, nothing):  # the matrix of what is never changed would take time for nothing
+                drawn[name] = torch.where(changed, _between(limits, u[:, i]), nothing)
+        return drawn
 
     def color(self, drawn: Drawn, batch: int) -> Tensor:
-        matrix = colors.brightness_matrix(drawn["brightness"])
-        matrix = colors.compose_color(colors.contrast_matrix(drawn["contrast"]), matrix)
-        matrix = colors.compose_color(colors.saturation_matrix(drawn["saturation"]), matrix)
-        return colors.compose_color(colors.hue_matrix(drawn["hue"]), matrix)
+        matrix = colors.identity_color(batch)
+        for name, (_, build) in _LIGHTING.items():
+            if name in drawn:
+                matrix = colors.compose_color(build(drawn[name]), matrix)
+        return matrix
 
     def extra_repr(self) -> str:
         return (
@@ -307,12 +329,77 @@ class ColorJitter(Operator):
         )
 
 
+class RandomErasing(Operator):
+    """Fill a rectangle of random area and aspect at a random place of the output, with probability p.
+
+    It works on the output, so it comes after all other operators; masks, boxes and points are left as they are. On a
+    CPU only the rectangle's pixels are written a second time.
+
+    Args:
+        p: probability.
+        scale: (min, max) area of the rectangle, as a share of the output's.
+        ratio: (min, max) width / height of the rectangle, drawn log-uniformly.
+        value: the colour, a number or (r, g, b) in [0, 1], normalised like the photo; "random": a colour drawn for each
+            image; None: 0 in the output, which after a normalisation is its mean colour.
+    Differs from: torchvision's, whose value is in output units (0 there is None here) and whose "random" is noise in
+        every pixel. Torchvision tries ten times for a rectangle that fits; this one is shrunk, aspect kept, until it
+        does.
+    """
+
+    uniforms = 8
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.02, 0.33),
+        ratio: tuple[float, float] = (0.3, 3.3),
+        value: float | tuple[float, float, float] | str | None = None,
+    ):
+        super().__init__()
+        self.p = _probability(self, p)
+        self.scale = _range(self, "scale", scale, positive=True)
+        if self.scale[1] > 1:
+            raise ValueError(f"RandomErasing: expected a scale of at most 1, the whole output, got {scale}.")
+        self.ratio = _range(self, "ratio", ratio, positive=True)
+        self.value = _color(value)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        low, high = self.ratio
+        drawn = {
+            "erased": u[:, 0] < self.p,
+            "scale": _between(self.scale, u[:, 1]),
+            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
+            "x": u[:, 3],
+            "y": u[:, 4],
+        }
+        return drawn | {"value": u[:, 5:8]} if self.value == "random" else drawn
+
+    def rectangle(self, drawn: Drawn, size: tuple[int, int]) -> Tensor:
+        """int64 [B, 4]: x0, y0, x1, y1 in an output of size (height, width); nothing erased: x0 = x1 and y0 = y1."""
+        extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
+        sides = torch.stack(_sides(drawn, extent.expand(len(drawn["scale"]), 2).unbind(1)), 1)
+        sides = sides.round().clamp(min=1) * drawn["erased"][:, None]
+        position = torch.stack([drawn["x"], drawn["y"]], 1)
+        corner = torch.floor(position * (extent - sides + 1)).minimum(extent - sides)
+        return torch.cat([corner, corner + sides], 1).long()
+
+    def fill_color(self, drawn: Drawn, batch: int) -> Tensor | None:
+        """float64 [B, 3] in [0, 1], not yet normalised; None: 0 in the output."""
+        if self.value is None:
+            return None
+        return drawn["value"] if self.value == "random" else torch.tensor(self.value).double().expand(batch, 3)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, scale={self.scale}, ratio={self.ratio}, value={self.value!r}"
+
+
 class Augment(nn.Module):
     """Any list of operators as one 3×3 and one 3×4 matrix per image, applied in one pass over the pixels.
 
     Args:
         ops: operators, in the order in which they happen.
-        size: of the output, pixels or (height, width). What the operators leave is resized to it in the same pass.
+        size: of the output, pixels or (height, width). What the operators leave is resized to it in the same pass. It
+            may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
         interpolation: "antialias", "bilinear" or "nearest".
         padding: "reflection", "border" or "zeros", beyond the photo's edges.
         normalize: (mean, std) in [0, 1] units, or None.
@@ -341,11 +428,26 @@ class Augment(nn.Module):
                     f"Augment: expected operators such as fa.RandomRotation(10), got {type(op).__name__}. Operators of "
                     "other libraries resample by themselves; use them before or after Augment."
                 )
+        erasing = [isinstance(op, RandomErasing) for op in ops]
+        if sorted(erasing) != erasing:
+            raise ValueError(
+                f"Augment: expected RandomErasing after all other operators, since it works on the output, got "
+                f"{', '.join(type(op).__name__ for op in ops)}."
+            )
         self.ops = nn.ModuleList(ops)
-        self.size = output_size("Augment", size)
+        self.size = size
         self.interpolation, self.padding, self.dtype, self.backend = interpolation, padding, dtype, backend
         self.normalize = None if normalize is None else _statistics(normalize)
         self.keep_inside = keep_inside
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the output."""
+        return self._size
+
+    @size.setter
+    def size(self, size: int | tuple[int, int]) -> None:
+        self._size = output_size("Augment", size)
 
     def named_ops(self) -> dict[str, Operator]:
         """The operators by the name of their draws: the class, numbered where it comes more than once."""
@@ -380,27 +482,44 @@ class Augment(nn.Module):
     def plain(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
         """Parameters with nothing random: the whole frame resized, and normalised."""
         frame = _frame(batch, size)
-        return self._params(geometry.identity_matrix(batch), frame, frame, colors.identity_color(batch), {})
+        return self._params(geometry.identity_matrix(batch), frame, frame, colors.identity_color(batch), self.size)
 
     def compose(self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor) -> Params:
         """One matrix and one colour matrix per image from the operators' parameters, by name as `draw` made them."""
         photo = frame = _frame(batch, size)
+        out_size, named = self.size, self.named_ops()
         matrix, color = geometry.identity_matrix(batch), colors.identity_color(batch)
-        for name, op in self.named_ops().items():
-            step, frame = op.matrix(drawn[name], frame, self.size)
+        for name, op in named.items():
+            step, frame = op.matrix(drawn[name], frame, out_size)
             matrix = step @ matrix
-            color = colors.compose_color(op.color(drawn[name], batch), color)
-        return self._params(matrix, photo, frame, color, drawn)
+            if op.changes_color:
+                color = colors.compose_color(op.color(drawn[name], batch), color)
+        params = self._params(matrix, photo, frame, color, out_size)
+        params.drawn = drawn
+        erasers = [(op, drawn[name]) for name, op in named.items() if isinstance(op, RandomErasing)]
+        if erasers:
+            params.erase = torch.stack([op.rectangle(chosen, out_size) for op, chosen in erasers], 1)
+            params.erase_color = torch.stack([self._fill(op.fill_color(c, batch), batch) for op, c in erasers], 1)
+        return params
 
-    def _params(self, matrix: Tensor, photo: Frame, frame: Frame, color: Tensor, drawn: dict[str, Drawn]) -> Params:
-        height, width = self.size
+    def _fill(self, value: Tensor | None, batch: int) -> Tensor:
+        """A colour [B, 3] in [0, 1] as output channels; None: 0 there."""
+        if value is None:
+            return torch.zeros(batch, 3)
+        if self.normalize is not None:
+            matrix = colors.normalize_matrix(self.normalize, batch)
+            value = (matrix[:, :, :3] @ value[:, :, None])[:, :, 0] + matrix[:, :, 3]
+        return value.float()
+
+    def _params(self, matrix: Tensor, photo: Frame, frame: Frame, color: Tensor, size: tuple[int, int]) -> Params:
+        height, width = size
         out_width, out_height = torch.full_like(frame[0], width), torch.full_like(frame[0], height)
         matrix = geometry.resize_matrix(*frame, out_width, out_height) @ matrix
         if self.keep_inside:
             matrix = geometry.shrink_inside(matrix, *photo, width, height)
         if self.normalize is not None:
-            color = colors.compose_color(colors.normalize_matrix(self.normalize, len(color)), color)
-        return Params(matrix.float(), color.float(), drawn)
+            color = colors.compose_color(colors.normalize_matrix(self.normalize, color.shape[0]), color)
+        return Params(matrix.float(), color.float(), size=size)
 
     def apply(self, images: Images, params: Params | None = None) -> Tensor:  # type: ignore[override]
         """Apply what was drawn, in one pass; see `fastaug.warp` for shapes and errors.
@@ -409,16 +528,21 @@ class Augment(nn.Module):
         """
         if params is None:
             return super().apply(images)  # type: ignore[arg-type, return-value]
-        return warp(
-            images, params.matrix, self.size, self.interpolation, self.padding, params.color, self.dtype, self.backend
+        size = params.size or self.size
+        out = warp(
+            images, params.matrix, size, self.interpolation, self.padding, params.color, self.dtype, self.backend
         )
+        if params.erase is None or params.erase_color is None:
+            return out
+        return fill_rectangles(out, params.erase, params.erase_color)
 
     def forward(self, images: Images) -> Tensor:
         """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width]."""
         if isinstance(images, Tensor) and images.dim() == 3:
             return self.forward(images[None])[0]
         sizes = image_sizes(images)
-        params = self.draw(len(sizes), sizes) if self.training else self.plain(len(sizes), sizes)
+        batch = sizes.shape[0]  # not len(): that would fix the batch size of an exported graph
+        params = self.draw(batch, sizes) if self.training else self.plain(batch, sizes)
         return self.apply(images, params)
 
     def extra_repr(self) -> str:
@@ -481,7 +605,7 @@ def aug_transforms(
 def image_sizes(images: Images) -> Tensor:
     """(height, width) of each image, int64 [B, 2], for anything that `fastaug.warp` takes."""
     if isinstance(images, Tensor):
-        return torch.tensor(_frame_size(images)).expand(len(images), 2)
+        return torch.tensor(_frame_size(images)).expand(images.shape[0], 2)
     return torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(-1, 2)
 
 
@@ -492,7 +616,7 @@ def _frame_size(images: Images) -> tuple[int, int]:
             "operator: expected images of one size, got a list. Give the operator to fa.Augment with a size."
         )
     height, width = images.shape[-2:] if channels_first(images) else images.shape[-3:-1]
-    return int(height), int(width)
+    return height, width
 
 
 def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
@@ -502,6 +626,28 @@ def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
 
 def _between(limits: tuple[float, float], u: Tensor) -> Tensor:
     return limits[0] + (limits[1] - limits[0]) * u
+
+
+def _sides(drawn: Drawn, frame: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Width and height [B] of a box of the drawn area and aspect; one that does not fit the frame is shrunk."""
+    frame_width, frame_height = frame
+    area = drawn["scale"] * frame_width * frame_height
+    width, height = torch.sqrt(area * drawn["ratio"]), torch.sqrt(area / drawn["ratio"])
+    fit = torch.minimum(frame_width / width, frame_height / height).clamp(max=1.0)
+    return width * fit, height * fit
+
+
+def _color(value: float | tuple[float, float, float] | str | None) -> tuple[float, ...] | str | None:
+    """RandomErasing's value, a number as three."""
+    if value is None or value == "random":
+        return value
+    channels = (value,) * 3 if isinstance(value, (int, float)) else value
+    if isinstance(channels, str) or len(channels) != 3 or not all(0 <= channel <= 1 for channel in channels):
+        raise ValueError(
+            "RandomErasing: expected value to be a number or (r, g, b) in [0, 1], 'random' or None, got "
+            f"{value!r}. It is normalised like the photo."
+        )
+    return tuple(float(channel) for channel in channels)
 
 
 def _probability(op: Operator, p: float) -> float:

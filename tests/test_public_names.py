@@ -10,6 +10,7 @@ NAMES = [
     *("IMAGENET", "INCEPTION", "Augment", "BadFileError", "BatchInfo", "ColorJitter", "ImageLoader", "Learner"),
     *("Params", "RandomDihedral", "RandomHorizontalFlip", "RandomPerspective", "RandomResizedCrop", "RandomRotation"),
     *("RandomVerticalFlip", "RandomZoom", "Samples", "aug_transforms", "classifier", "slice_rates", "warp"),
+    *("RandomErasing", "inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
 ]
 
 

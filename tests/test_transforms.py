@@ -257,12 +257,127 @@ def test_keep_inside_invents_no_pixel(height: int) -> None:
     assert kept.min() == 1
 
 
+def test_size_can_be_changed_between_batches() -> None:
+    """What was drawn before keeps its size: batches may be on their way when a schedule changes it."""
+    augment, images = fa.aug_transforms(size=32, min_scale=0.5), PHOTO.expand(3, -1, -1, -1)
+    uniforms_of_3 = uniforms(3)
+    before = augment.draw(3, (60, 60), uniforms=uniforms_of_3)
+    small = augment.apply(images, before)
+    augment.size = 48
+    assert augment.size == (48, 48)
+    assert "size=(48, 48)" in repr(augment)
+    assert augment(images).shape == (3, 3, 48, 48)
+    assert copy.deepcopy(augment).eval()(images).shape == (3, 3, 48, 48)
+    assert torch.equal(augment.apply(images, before), small)
+    fresh = fa.aug_transforms(size=48, min_scale=0.5).draw(3, (60, 60), uniforms=uniforms_of_3)
+    after = augment.draw(3, (60, 60), uniforms=uniforms_of_3)
+    assert torch.equal(after.matrix, fresh.matrix)
+    assert after[:2].size == (48, 48)
+    with pytest.raises(ValueError, match="Augment: expected a size above 0"):
+        augment.size = (48, 0)
+
+
 def test_nn_module_apply_still_works() -> None:
     seen: list[nn.Module] = []
     model = nn.Sequential(fa.aug_transforms(size=32), nn.Conv2d(3, 1, 1))
     model.apply(seen.append)
     assert any(isinstance(module, fa.Augment) for module in seen)
     assert any(isinstance(module, nn.Conv2d) for module in seen)
+
+
+# --- RandomErasing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_erasing_fills_its_rectangle_and_nothing_else(size: tuple[int, int], dtype: torch.dtype) -> None:
+    """Of the drawn colour, normalised as the photo is; all other pixels are those of the same draw without erasing."""
+    color, (mean, std) = (0.2, 0.4, 0.6), fa.IMAGENET
+    ops = [fa.RandomRotation(20), fa.ColorJitter(0.3)]
+    augment = fa.Augment([*ops, fa.RandomErasing(0.7, value=color)], size, dtype=dtype)
+    params, images = augment.draw(12, (60, 60), uniforms=uniforms(12)), PHOTO.expand(12, -1, -1, -1)
+    out, plain = augment.apply(images, params), augment.apply(images, Params(params.matrix, params.color))
+    fill = torch.tensor([(c - m) / s for c, m, s in zip(color, mean, std, strict=True)]).to(dtype)
+    rectangles = params.erase[:, 0].tolist()
+    for image, other, (x0, y0, x1, y1) in zip(out, plain, rectangles, strict=True):
+        inside = torch.zeros(size, dtype=torch.bool)
+        inside[y0:y1, x0:x1] = True
+        assert torch.equal(image[:, ~inside], other[:, ~inside])
+        torch.testing.assert_close(image[:, inside], fill[:, None].expand(3, int(inside.sum())))
+    erased = [x1 > x0 for x0, _, x1, _ in rectangles]
+    assert erased == params.drawn["RandomErasing"]["erased"].tolist()
+    assert any(erased)
+    assert not all(erased)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_erased_rectangles_are_as_drawn() -> None:
+    n, height, width = 4000, 200, 300
+    op = fa.RandomErasing(0.5, scale=(0.05, 0.2), ratio=(0.5, 2.0))
+    params = fa.Augment([op], (height, width)).draw(n, (60, 60), uniforms=uniforms(n))
+    x0, y0, x1, y1 = params.erase[:, 0].double().unbind(1)
+    erased = x1 > x0
+    assert erased.double().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert ((x1 == x0) == (y1 == y0)).all()
+    assert (x0.min(), y0.min()) == (0, 0)
+    assert (x1.max(), y1.max()) == (width, height)
+    area, aspect = ((x1 - x0) * (y1 - y0))[erased] / (height * width), ((x1 - x0) / (y1 - y0))[erased]
+    chosen = params.drawn["RandomErasing"]
+    torch.testing.assert_close(area, chosen["scale"][erased], atol=0.003, rtol=0)
+    torch.testing.assert_close(aspect, chosen["ratio"][erased], atol=0.06, rtol=0)  # whole pixels
+    assert 0.05 <= chosen["scale"].min() < 0.052
+    assert 0.198 < chosen["scale"].max() <= 0.2
+    at = (x0 / (width - (x1 - x0)).clamp(min=1))[erased]
+    assert at.mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [1, 3, (2, 50)])
+def test_a_rectangle_that_does_not_fit_is_shrunk(size: int | tuple[int, int]) -> None:
+    augment = fa.Augment([fa.RandomErasing(1.0, scale=(0.9, 1.0), ratio=(0.1, 10.0))], size)
+    x0, y0, x1, y1 = augment.draw(200, (60, 60), uniforms=uniforms(200)).erase[:, 0].unbind(1)
+    assert (x0 >= 0).all()
+    assert (y0 >= 0).all()
+    assert (x1 > x0).all()
+    assert (y1 > y0).all()
+    assert (x1 <= augment.size[1]).all()
+    assert (y1 <= augment.size[0]).all()
+
+
+def test_erasing_values() -> None:
+    white = torch.full((30, 20, 20, 3), 255, dtype=torch.uint8)
+    for value, normalize, expected in (
+        (None, None, 0.0), (None, fa.INCEPTION, 0.0), (0.0, fa.INCEPTION, -1.0), (0.25, None, 0.25)
+    ):  # fmt: skip
+        augment = fa.Augment([fa.RandomErasing(1.0, value=value)], 20, normalize=normalize)
+        assert augment(white).amin((1, 2, 3)).tolist() == [expected] * 30
+    augment = fa.Augment([fa.RandomErasing(1.0, value="random")], 20, normalize=fa.INCEPTION)
+    drawn = augment.draw(300, (20, 20), uniforms=uniforms(300))
+    assert -1 <= drawn.erase_color.min() < -0.95
+    assert 0.95 < drawn.erase_color.max() <= 1
+    assert len(torch.unique(drawn.erase_color.view(300, 3), dim=0)) == 300
+
+
+def test_erasing_alone_in_eval_and_twice() -> None:
+    op = fa.RandomErasing(1.0)
+    out = op(PHOTO[None])
+    assert (out == 0).all(1).sum() >= 0.02 * 60 * 60 * 0.9
+    assert_images_close(copy.deepcopy(op).eval()(PHOTO[None])[0], PHOTO.permute(2, 0, 1) / 255, 1e-3)
+    augment = fa.Augment([op, fa.RandomErasing(1.0, value=1.0)], 60, normalize=None)
+    params = augment.draw(20, (60, 60), uniforms=uniforms(20))
+    assert params.erase.shape == (20, 2, 4)
+    for image, (x0, y0, x1, y1) in zip(
+        augment.apply(PHOTO.expand(20, -1, -1, -1), params), params.erase[:, 1].tolist(), strict=True
+    ):
+        assert (image[:, y0:y1, x0:x1] == 1).all(), "the second lies over the first"
+    assert augment.eval().plain(2, (60, 60)).erase is None
+
+
+def test_erasing_is_a_pure_function_of_the_sample() -> None:
+    augment = fa.Augment([fa.RandomRotation(5), fa.RandomErasing(value="random")], 24)
+    whole = augment.draw(30, (60, 60), uniforms=SampleUniforms(1, 2, range(30)))
+    part = augment.draw(3, (60, 60), uniforms=SampleUniforms(1, 2, [7, 3, 20]))
+    assert torch.equal(part.erase, whole.erase[[7, 3, 20]])
+    assert torch.equal(part.erase_color, whole[[7, 3, 20]].erase_color)
 
 
 # --- aug_transforms ------------------------------------------------------------------------------------------------
@@ -334,6 +449,14 @@ def test_lighting_agrees_with_fastais_at_mid_grey() -> None:
         (lambda: fa.RandomZoom(1.2), "RandomZoom: expected scale as .min, max."),
         (lambda: fa.RandomPerspective(1.0), "RandomPerspective: expected a magnitude"),
         (lambda: fa.RandomResizedCrop((0.5, 1.2)), "RandomResizedCrop: expected a scale of at most 1"),
+        (lambda: fa.RandomErasing(scale=(0.1, 2.0)), "RandomErasing: expected a scale of at most 1"),
+        (lambda: fa.RandomErasing(2.0), "RandomErasing: expected a probability"),
+        (lambda: fa.RandomErasing(value=124), r"RandomErasing: expected value to be .* in \[0, 1\].* got 124"),
+        (lambda: fa.RandomErasing(value="noise"), "RandomErasing: expected value .* got 'noise'"),
+        (
+            lambda: fa.Augment([fa.RandomErasing(), fa.RandomZoom()], 32),
+            "RandomErasing after all other operators.*Zoom",
+        ),
         (lambda: fa.ColorJitter(hue=0.7), "ColorJitter: expected a hue within"),
         (lambda: fa.ColorJitter(brightness=math.nan), "ColorJitter: expected brightness"),
         (lambda: fa.Augment([nn.Identity()], 32), "Augment: expected operators .* got Identity"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -18,6 +17,7 @@ INTERPOLATIONS = ("antialias", "bilinear", "nearest")
 PADDINGS = ("reflection", "border", "zeros")
 BACKENDS = ("auto", "triton", "cpu", "reference")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked for, not imported: that takes a second
 
 
 def warp(
@@ -51,37 +51,93 @@ def warp(
         TypeError, ValueError: arguments that do not fit, a singular or not finite matrix. A matrix on a GPU is not
             looked at, since that would stall it: a singular one gives black images.
         RuntimeError: a backend that was asked for by name and cannot run here.
+    Inside `torch.compile` and `torch.export` the warp is one node of the graph, `torch.ops.fastaug.warp`: the backend
+    is chosen, and the matrix looked at, when the graph runs. Where gradients are needed, it runs outside the graph.
     """
     batch = _batch("warp", images)
+    count = batch.shape[0] if isinstance(batch, Tensor) else len(batch)  # len() would fix the batch size of an export
     height, width = output_size("warp", size)
     _one_of("interpolation", interpolation, INTERPOLATIONS)
     _one_of("padding", padding, PADDINGS)
     _one_of("backend", backend, BACKENDS)
     if dtype not in DTYPES:
         raise ValueError(f"warp: expected dtype to be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
-    if matrix.shape != (len(batch), 3, 3) or not matrix.is_floating_point():
+    if matrix.shape != (count, 3, 3) or not matrix.is_floating_point():
         raise ValueError(
-            f"warp: expected a float matrix [{len(batch)}, 3, 3] for {len(batch)} images, got "
+            f"warp: expected a float matrix [{count}, 3, 3] for {count} images, got "
             f"{matrix.dtype} {list(matrix.shape)}. Draw the parameters for the same batch."
         )
-    if color is not None and (color.shape != (len(batch), 3, 4) or not color.is_floating_point()):
+    if color is not None and (color.shape != (count, 3, 4) or not color.is_floating_point()):
         raise ValueError(
-            f"warp: expected a float color [{len(batch)}, 3, 4] for {len(batch)} images, got {color.dtype} "
-            f"{list(color.shape)}."
+            f"warp: expected a float color [{count}, 3, 4] for {count} images, got {color.dtype} {list(color.shape)}."
         )
-    if matrix.device.type == "cpu" and len(batch):
-        _check_invertible(matrix)
     tensors = [batch] if isinstance(batch, Tensor) else list(batch)
-    device = tensors[0].device.type if tensors else "cpu"
     needs_grad = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (*tensors, matrix, color) if tensor is not None
     )
-    double = dtype == torch.float64 or any(tensor.dtype == torch.float64 for tensor in tensors[:1])
-    name, _ = choose_backend(device, needs_grad, double, has_triton())
+    if torch.compiler.is_compiling() and not needs_grad:
+        return _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
+    run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
+    return run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad)
+
+
+def _run(
+    batch: Images,
+    matrix: Tensor,
+    size: tuple[int, int],
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+    needs_grad: bool,
+) -> Tensor:
+    """What of `warp` depends on the machine and on the values of the matrix, and so has no place in a graph."""
+    if matrix.device.type == "cpu" and len(batch):
+        _check_invertible(matrix)
+    first = batch if isinstance(batch, Tensor) else next(iter(batch), torch.empty(0, device=matrix.device))
+    device, double = first.device.type, torch.float64 in (dtype, first.dtype)
+    name, _ = choose_backend(device, needs_grad, double, HAS_TRITON)
     if backend not in ("auto", name):
         _refuse_backend(backend, device, needs_grad, double)
         name = backend
-    return _backend(name).warp(batch, matrix, (height, width), interpolation, padding, color, dtype)
+    if not len(batch):
+        return torch.empty(0, *size, 3, dtype=dtype, device=first.device).permute(0, 3, 1, 2)
+    return _backend(name).warp(batch, matrix, size, interpolation, padding, color, dtype)
+
+
+@torch.library.custom_op("fastaug::warp", mutates_args=())
+def _warp_op(
+    images: Sequence[Tensor],
+    matrix: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """`warp` as a node of a graph. images: one batch [B, H, W, 3], or images [H, W, 3]. Eager calls go past it."""
+    batch = images[0] if len(images) == 1 and images[0].dim() == 4 else images
+    return _run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad=False)
+
+
+@_warp_op.register_fake
+def _warp_fake(
+    images: Sequence[Tensor],
+    matrix: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """What tracing needs to know of the result: shape, dtype, device and strides."""
+    device = images[0].device if images else matrix.device
+    return matrix.new_empty((matrix.shape[0], height, width, 3), dtype=dtype, device=device).permute(0, 3, 1, 2)
 
 
 def choose_backend(device: str, needs_grad: bool, double: bool, triton: bool) -> tuple[str, str]:
@@ -106,18 +162,12 @@ def choose_backend(device: str, needs_grad: bool, double: bool, triton: bool) ->
     return "reference", f"the images are on {device}, for which there is no kernel"
 
 
-@functools.cache
-def has_triton() -> bool:
-    """Whether the Triton backend can run here, without importing it."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def _refuse_backend(backend: str, device: str, needs_grad: bool, double: bool) -> None:
     """Raise if a backend that was asked for by name cannot do what is asked of it."""
     needed = {"triton": "cuda", "cpu": "cpu"}.get(backend)
     if needed is None:
         return
-    if backend == "triton" and not has_triton():
+    if backend == "triton" and not HAS_TRITON:
         raise RuntimeError("warp: backend 'triton' was asked for, and Triton is not installed: pip install triton")
     if device != needed and not (backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
         raise RuntimeError(f"warp: backend {backend!r} needs images on {needed}, got them on {device}.")
@@ -135,7 +185,7 @@ def _backend(name: str) -> ModuleType:
 def output_size(where: str, size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) from pixels or (height, width)."""
     pair = size if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(isinstance(pixels, int) and pixels > 0 for pixels in pair):
+    if len(pair) != 2 or not all(isinstance(pixels, (int, torch.SymInt)) and pixels > 0 for pixels in pair):
         raise ValueError(f"{where}: expected a size above 0, in pixels or (height, width), got {size}.")
     return pair[0], pair[1]
 

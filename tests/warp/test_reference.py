@@ -171,10 +171,21 @@ def test_beyond_the_horizon_and_singular_are_black() -> None:
     horizon = 12  # output x = 1 / 0.08 = 12.5 is where the input's infinity lies
     assert got[:, : horizon - 1].min() > 0.99
     assert got[:, horizon + 1 :].max() == 0
-    flipped_sign = exact(image, -tilted, (20, 40))[0]
-    assert torch.equal(flipped_sign, got), "a matrix and its negative are the same map"
-    inverse = reference.inverse_matrix(torch.zeros(1, 3, 3), [(20, 20)])[0]
+    other_side = exact(image, -tilted, (20, 40))[0]
+    assert other_side[:, : horizon - 1].max() == 0, "w < 0 is behind the camera"
+    assert other_side[:, horizon + 1 :].min() > 0.99
+    inverse = reference.inverse_matrix(torch.zeros(1, 3, 3))[0]
     assert reference._warp_one(image[0], inverse, (5, 5), "antialias", "reflection").abs().max() == 0
+
+
+def test_a_crop_at_the_end_of_a_panorama_is_seen_though_the_centre_is_beyond_the_horizon() -> None:
+    image = torch.full((1, 100, 600, 3), 255, dtype=torch.uint8)
+    crop = geometry.box_matrix(*(torch.tensor([v]).double() for v in (500.0, 0.0, 100.0, 100.0, 460.0, 460.0)))
+    side = torch.tensor([460.0], dtype=torch.float64)
+    tilt = torch.tensor([0.25], dtype=torch.float64)
+    matrix = geometry.perspective_matrix(tilt, torch.zeros_like(tilt), side, side) @ crop
+    assert (matrix[0, 2] @ torch.tensor([300.0, 50.0, 1.0], dtype=torch.float64)) < 0, "the photo's centre"
+    assert exact(image, matrix, (460, 460)).min() > 0.99
 
 
 def test_gradients_reach_images_matrix_and_color() -> None:

@@ -41,3 +41,10 @@ def test_refusals(change: dict[str, Any], error: type[Exception], message: str) 
     arguments = {"images": IMAGES, "matrix": MATRIX, "size": 4} | change
     with pytest.raises(error, match=message):
         fa.warp(**arguments)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_empty_batch_stays_on_its_device(device: str) -> None:
+    out = fa.warp(torch.empty(0, 8, 9, 3, device=device), torch.zeros(0, 3, 3), (4, 5))
+    assert out.shape == (0, 3, 4, 5)
+    assert out.device.type == device
