@@ -374,23 +374,17 @@ class ImageLoader:
         nothing = [None] * len(contents)
         if self.mode == "resize" or self.device.type == "cuda":
             return list(nothing), None
-        assert self.augment is not None, "checked when the loader was made"
         assert params is not None, "checked when the loader was made"
         headers = [read_header(content) if isinstance(content, bytes) else None for content in contents]
         sizes = [(header.height, header.width) if header and header.orientation == 1 else None for header in headers]
         columns = np.array([(0, size[1] if size else 0) for size in sizes], np.int64).reshape(-1, 2)
         # The others need all columns, or are shrunk first, for which the neighbourhood is needed too.
-        wide = [i for i, size in enumerate(sizes) if size and size[0] < size[1] and not self._may_be_shrunk(size)]
+        wide = [i for i, size in enumerate(sizes) if size and size[0] < size[1] and not _may_be_shrunk(size, params)]
         if wide:
             known = [size for i in wide if (size := sizes[i])]
             whole = params.matrix[wide].double() @ self._presize_matrix(torch.tensor(known), position[wide])
-            columns[wide] = columns_read(whole, known, self.augment.size).numpy()
+            columns[wide] = columns_read(whole, known, _out_size(params)).numpy()
         return list(sizes), columns
-
-    def _may_be_shrunk(self, size: tuple[int, int]) -> bool:
-        """Cheaper to know than the footprint."""
-        assert self.augment is not None
-        return min(size) > SHRINK_BEYOND * min(self.augment.size)
 
     def _load_chunk(self, sources: _Sources, plan: _Plan, decoder: Decoder, rows: range) -> _Chunk:
         """Decode some rows of a batch, and presize them, or shrink those that are far too large."""
@@ -434,14 +428,13 @@ class ImageLoader:
 
     def _shrink(self, sources: _Sources, decoder: Decoder, chunk: _Chunk, plan: _Plan) -> None:
         """Replace the photos that are far larger than needed by smaller ones."""
-        large = [i for i, size in enumerate(chunk.sizes) if self._may_be_shrunk(size)]
+        assert plan.params is not None, "checked when the loader was made"
+        large = [i for i, size in enumerate(chunk.sizes) if _may_be_shrunk(size, plan.params)]
         if not large:
             return
-        assert self.augment is not None, "checked when the loader was made"
-        assert plan.params is not None, "checked when the loader was made"
         rows = [chunk.rows[i] for i in large]
         presize = self._presize_matrix(torch.tensor([chunk.sizes[i] for i in large]), plan.position[rows])
-        height, width = self.augment.size
+        height, width = _out_size(plan.params)
         footprints = geometry.smallest_footprint(plan.params.matrix[rows].double() @ presize, width, height).tolist()
         smaller = {
             i: [math.ceil(side * SHRINK_TO / footprint) for side in chunk.sizes[i]]
@@ -504,7 +497,7 @@ class ImageLoader:
             torch.cuda.current_stream(self.device).wait_event(event)  # the stream waits, the host does not
         targets = batch.targets.to(self.device, non_blocking=True)
         if not batch.images:
-            x = self._empty()
+            x = self._empty(batch.applied)
         elif self.augment is None or batch.applied is None:
             x = torch.stack(batch.images)
         else:
@@ -514,11 +507,11 @@ class ImageLoader:
         indices, matrix, presize = torch.from_numpy(batch.indices), batch.matrix.float(), batch.presize.float()
         return x, targets, BatchInfo(indices, batch.sizes, matrix, presize, batch.params)
 
-    def _empty(self) -> Tensor:
+    def _empty(self, params: Params | None) -> Tensor:
         """A batch without images."""
-        if self.augment is None:
+        if self.augment is None or params is None:
             return torch.empty((0, self.presize, self.presize, 3), dtype=torch.uint8, device=self.device)
-        return torch.empty((0, 3, *self.augment.size), dtype=self.augment.dtype, device=self.device)
+        return torch.empty((0, 3, *_out_size(params)), dtype=self.augment.dtype, device=self.device)
 
     def _quarantine(self, bad: dict[int, str]) -> None:
         for row, reason in bad.items():
@@ -531,10 +524,21 @@ class ImageLoader:
             mine = -(-len(self.samples) // self.shard[1])
             if len(self._bad) > self.max_bad_share * mine:
                 raise BadFileError(
-                    f"ImageLoader: expected at most {self.max_bad_share:.0%} bad files, got {len(self._bad)} of {mine}, "
-                    f"the last {path}: {reason}. If the storage is in order, clean the list with `fastaug check`, or "
-                    "raise max_bad_share."
+                    f"ImageLoader: expected at most {self.max_bad_share:.0%} bad files, got {len(self._bad)} of "
+                    f"{mine}, the last {path}: {reason}. If the storage is in order, clean the list with "
+                    "`fastaug check`, or raise max_bad_share."
                 )
+
+
+def _out_size(params: Params) -> tuple[int, int]:
+    """(height, width) that the batch was drawn for: augment.size may have been set to another since."""
+    assert params.size is not None, "every Augment notes it"
+    return params.size
+
+
+def _may_be_shrunk(size: tuple[int, int], params: Params) -> bool:
+    """Whether a photo is so large that its footprint may be above SHRINK_BEYOND. Cheaper to know than the footprint."""
+    return min(size) > SHRINK_BEYOND * min(_out_size(params))
 
 
 def _read_file(path: str) -> bytes | str:
