@@ -51,16 +51,17 @@ class DecoderPool:
         device: of the results. A GPU has one decoder, with its own stream; a CPU up to DECODERS.
         num_threads: of all of them together.
     Attributes:
+        count: how many decoders there are.
         chunk_size: files that one of them decodes at once.
     """
 
     def __init__(self, device: torch.device, num_threads: int) -> None:
-        count = 1 if device.type == "cuda" else min(num_threads, DECODERS)
-        self._decoders = [Decoder(device, -(-num_threads // count)) for _ in range(count)]
+        self.count = 1 if device.type == "cuda" else min(num_threads, DECODERS)
+        self._decoders = [Decoder(device, -(-num_threads // self.count)) for _ in range(self.count)]
         self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         for decoder in self._decoders:
             self._free.put(decoder)
-        self._threads = ThreadPoolExecutor(count, "fastaug-decode")
+        self._threads = ThreadPoolExecutor(self.count, "fastaug-decode")
         self.chunk_size = self._decoders[0].chunk_size
 
     def map(self, work: Callable[[Decoder, Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -305,11 +305,12 @@ class ImageLoader:
             self._epoch, self._delivered = self._epoch + 1, 0
         self._resuming = False
         epoch, first = self._epoch, self._delivered
-        self._clock = clock = Clock()
         indices = self._epoch_indices(epoch)
         bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
         decoders = DecoderPool(self.device, self.num_threads)
         readers = ThreadPoolExecutor(self.num_threads, "fastaug-read")
+        loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
+        self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), decoders.count)})
         sources = _Sources(decoders, readers, clock, epoch, threading.Event())
         batches = prefetch(
             partial(self._load, sources), (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,8 +22,9 @@ class LoaderStats:
         model_s: what the consumer did between two batches, seconds.
         waited_s: what the consumer waited for batches.
         warp_s: what the consumer spent in the warp. On a GPU: to launch it.
-        stages: name -> (images, seconds), each by itself; they run side by side. Prefetched images count. "presize" is
-            with mode="direct" the shrinking of photos that are far too large. On a GPU: the host's part.
+        stages: name -> (images, seconds), each by itself, as it ran beside the others; the seconds of its threads are
+            added up and divided by their number. Prefetched images count. "presize" is with mode="direct" the
+            shrinking of photos that are far too large. On a GPU: the host's part.
     """
 
     images: int
@@ -67,10 +68,28 @@ class LoaderStats:
         return "\n".join([*lines, f"first batch after {self.first_batch_s:.2f} s", self.limit])
 
 
-class Clock:
-    """Collects a LoaderStats; the stages from several threads."""
+def merge_stats(parts: Sequence[LoaderStats]) -> LoaderStats:
+    """Of several epochs together; the first batch is that of the first one."""
+    stages: dict[str, tuple[int, float]] = {}
+    for part in parts:
+        for name, (images, seconds) in part.stages.items():
+            images_before, seconds_before = stages.get(name, (0, 0.0))
+            stages[name] = images_before + images, seconds_before + seconds
+    return LoaderStats(
+        sum(part.images for part in parts),
+        parts[0].first_batch_s,
+        sum(part.model_s for part in parts),
+        sum(part.waited_s for part in parts),
+        sum(part.warp_s for part in parts),
+        stages,
+    )
 
-    def __init__(self) -> None:
+
+class Clock:
+    """Collects a LoaderStats; the stages from several threads. workers: how many threads a stage has, if not 1."""
+
+    def __init__(self, workers: Mapping[str, int] | None = None) -> None:
+        self._workers = workers or {}
         self._lock = threading.Lock()
         self._stages = dict.fromkeys(STAGES, (0, 0.0))
         self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s = 0, 0.0, 0.0, 0.0, 0.0
@@ -105,5 +124,9 @@ class Clock:
 
     def stats(self) -> LoaderStats:
         with self._lock:
-            stages = {name: value for name, value in self._stages.items() if value[0]}
+            stages = {
+                name: (images, seconds / self._workers.get(name, 1))
+                for name, (images, seconds) in self._stages.items()
+                if images
+            }
         return LoaderStats(self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s, stages)

@@ -14,51 +14,10 @@ from torch import Tensor
 import fastaug as fa
 from fastaug import geometry
 from fastaug.loading import loader as loader_module
-from fastaug.loading.loader import BadFileError, BatchInfo
+from fastaug.loading.loader import BadFileError
 from fastaug.warp import reference
 from tests.compare import assert_images_close, photo
-
-# Sizes as in a folder of photos: landscape, portrait, square, small, large.
-SIZES = [(300, 400), (400, 300), (333, 333), (120, 90), (256, 512), (700, 500), (60, 200)]
-NAMES = ["astronaut", "chelsea", "coffee", "rocket", "retina"]
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
-    """Fifty real photographs in two classes, no two the same."""
-    root = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    for i in range(50):
-        image = Image.fromarray(photo(NAMES[i % len(NAMES)]).numpy())
-        height, width = SIZES[i % len(SIZES)]
-        scale = max(height / image.height, width / image.width) * random.uniform(1.0, 1.3)
-        image = image.resize((round(image.width * scale) + 1, round(image.height * scale) + 1), Image.Resampling.BOX)
-        left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
-        folder = root / ("even" if i % 2 == 0 else "odd")
-        folder.mkdir(exist_ok=True)
-        image.crop((left, top, left + width, top + height)).save(folder / f"{i:02}.jpg", quality=92)
-    return fa.Samples.from_folder(root)
-
-
-def make(samples: fa.Samples, **arguments: Any) -> fa.ImageLoader:
-    defaults = {"batch_size": 7, "presize": 128, "device": "cpu", "return_info": True, "num_threads": 2}
-    return fa.ImageLoader(samples, **{**defaults, **arguments})
-
-
-def epoch(loader: fa.ImageLoader) -> tuple[Tensor, Tensor, BatchInfo]:
-    """One epoch as a single batch."""
-    xs, ys, infos = zip(*loader, strict=True)
-    joined = BatchInfo(
-        *(torch.cat([getattr(info, name) for info in infos]) for name in ("indices", "sizes", "matrix", "presize")),
-        params=None,
-    )
-    return torch.cat(xs), torch.cat(ys), joined
-
-
-def by_sample(loader: fa.ImageLoader) -> dict[int, tuple[Tensor, Tensor]]:
-    x, _, info = epoch(loader)
-    return {int(i): (image, matrix) for i, image, matrix in zip(info.indices, x, info.matrix, strict=True)}
-
+from tests.loading.common import SIZES, by_sample, epoch, make, spoil
 
 # --- what arrives --------------------------------------------------------------------------------------------------
 
@@ -323,18 +282,6 @@ def test_direct_mode_from_56_pixels_to_22_megapixels(tmp_path: Path) -> None:
 
 
 # --- bad files -----------------------------------------------------------------------------------------------------
-
-
-def spoil(samples: fa.Samples, tmp_path: Path) -> tuple[fa.Samples, dict[str, str]]:
-    """The samples with four bad files between them, and what each is called."""
-    bad = {"text.jpg": b"not an image at all", "empty.jpg": b"", "cut.jpg": Path(samples.paths[0]).read_bytes()[:900]}
-    for name, content in bad.items():
-        (tmp_path / name).write_bytes(content)
-    names = [*bad, "missing.jpg"]
-    paths = list(samples.paths)
-    for position, name in zip((3, 17, 18, 40), names, strict=True):
-        paths.insert(position, str(tmp_path / name))
-    return fa.Samples(paths, [0] * len(paths), ["all"]), {name: str(tmp_path / name) for name in names}
 
 
 @pytest.mark.parametrize("mode", ["resize", "direct"])

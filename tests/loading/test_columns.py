@@ -1,0 +1,146 @@
+"""mode="direct" decodes only the columns that the warp reads: nothing may change by that."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torch import Tensor
+
+import fastaug as fa
+from fastaug import geometry
+from fastaug.loading.decode import Decoder
+from fastaug.warp import reference
+from tests.compare import random_image
+from tests.loading.common import make
+
+SIZE = (24, 32)
+
+
+def jpeg(mode: str = "RGB", **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Any:
+    decoder = Decoder("cpu", num_threads=1)
+    yield decoder
+    decoder.close()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
+def test_some_columns_are_those_of_the_whole_image(decoder: Decoder, mode: str, options: dict[str, Any]) -> None:
+    content = jpeg(mode, **options)
+    whole = decoder.tensors(decoder.decode([content])[0])[0]
+    spans = np.array([[0, 451], [0, 1], [450, 451], [7, 8], [15, 33], [16, 32], [101, 400]])
+    parts, bad = decoder.decode([content] * len(spans), spans)
+    assert bad == []
+    for part, (first, last) in zip(decoder.tensors(parts), spans.tolist(), strict=True):
+        assert torch.equal(part, whole[:, first:last])
+
+
+def test_beside_bad_and_other_files(decoder: Decoder) -> None:
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()).save(file, "PNG")
+    contents = [jpeg(), b"text", file.getvalue(), jpeg()[:9000], jpeg()]
+    columns = np.array([[3, 50], [0, 9], [0, 0], [1, 40], [10, 451]])
+    decoded, bad = decoder.decode(contents, columns)
+    assert [position for position, _ in bad] == [1, 3]
+    assert [tuple(image.shape) for image in decoder.tensors(decoded)] == [(300, 47, 3), (300, 451, 3), (300, 441, 3)]
+    whole = decoder.tensors(decoder.decode([contents[0]])[0])[0]
+    assert torch.equal(decoder.tensors(decoded)[0], whole[:, 3:50]), "the other way gives the same pixels"
+
+
+def test_damage_beyond_the_columns_is_found(decoder: Decoder) -> None:
+    content = bytearray(jpeg())
+    content[len(content) // 2 : len(content) // 2 + 400] = b"\xff\xd9" * 200  # the picture ends in the middle
+    for columns in (None, np.array([[0, 20]])):
+        decoded, bad = decoder.decode([bytes(content)], columns)
+        assert len(decoded) == 0
+        assert bad[0][1] == "damaged or truncated image data"
+
+
+def moved(matrix: Tensor, first: int) -> Tensor:
+    shift = torch.eye(3, dtype=torch.float64)
+    shift[0, 2] = first
+    return matrix.double() @ shift
+
+
+@pytest.mark.parametrize("padding", ["reflection", "border", "zeros"])
+@pytest.mark.parametrize("interpolation", ["antialias", "bilinear", "nearest"])
+def test_the_warp_reads_no_other_columns(interpolation: str, padding: str) -> None:
+    augment = fa.aug_transforms(size=SIZE, min_scale=0.3, max_warp=0.4, max_rotate=30, min_zoom=0.7)
+    cut = 0
+    for height, width in ((20, 90), (61, 64), (150, 30)):
+        params = augment.draw(12, (50, 50), generator=torch.Generator().manual_seed(height))
+        x0, y0, side = geometry.presize_box(torch.tensor([[height, width]] * 12), torch.rand(12, 2))
+        fifty = torch.full_like(side, 50)
+        matrix = params.matrix.double() @ geometry.box_matrix(x0, y0, side, side, fifty, fifty)
+        columns = reference.columns_read(matrix, [(height, width)] * 12, SIZE)
+        image = random_image(height, width)
+        for one, (first, last) in zip(matrix, columns.tolist(), strict=True):
+            assert 0 <= first < last <= width
+            cut += first > 0 or last < width
+            arguments = (SIZE, interpolation, padding, None, torch.float64)
+            whole = reference.warp([image], one[None], *arguments)
+            part = reference.warp([image[:, first:last].contiguous()], moved(one, first)[None], *arguments)
+            apart = (part - whole).abs().amax(1)
+            # a point on the very edge between two pixels may fall to either
+            assert (apart > 1e-9).float().mean() <= (0.01 if interpolation == "nearest" else 0)
+    assert cut > 12, "too few parts to prove anything"
+
+
+def test_a_few_columns_less_would_be_seen() -> None:
+    matrix = geometry.box_matrix(*(torch.tensor([v]).double() for v in (30.0, 5.0, 40.0, 20.0, 32.0, 24.0)))
+    ((first, last),) = reference.columns_read(matrix, [(30, 100)], SIZE).tolist()
+    assert 24 <= first < 30
+    assert 70 < last <= 76
+    image = random_image(30, 100)
+    whole = reference.warp([image], matrix, SIZE, "antialias", "reflection", None, torch.float64)
+    less = image[:, first + 5 : last].contiguous()
+    part = reference.warp(
+        [less], moved(matrix[0], first + 5)[None], SIZE, "antialias", "reflection", None, torch.float64
+    )
+    assert (part - whole).abs().max() > 1e-3
+
+
+def test_all_columns_where_the_horizon_comes_near() -> None:
+    tilted = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0.08, 0, 1]]])
+    assert reference.columns_read(tilted, [(20, 90)], (20, 40)).tolist() == [[0, 90]]
+    assert reference.columns_read(torch.zeros(1, 3, 3), [(20, 90)], (20, 40)).tolist() == [[0, 90]]
+    far_outside = geometry.box_matrix(*(torch.tensor([v]).double() for v in (-900.0, 0.0, 40.0, 20.0, 32.0, 24.0)))
+    assert reference.columns_read(far_outside, [(30, 100)], SIZE).tolist() == [[0, 100]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_loader_delivers_the_same_images(
+    samples: fa.Samples,
+    monkeypatch: pytest.MonkeyPatch,
+    training: bool,
+) -> None:
+    spans: list[np.ndarray] = []
+    decode = Decoder.decode
+
+    def note(self: Decoder, encoded: Any, columns: Any = None) -> Any:
+        spans.append(columns)
+        return decode(self, encoded, columns)
+
+    monkeypatch.setattr(Decoder, "decode", note)
+    augment = fa.aug_transforms(size=64, min_scale=0.5)
+    parts = list(make(samples, augment=augment, mode="direct", training=training))
+    seen = np.concatenate(spans)
+    assert ((seen[:, 0] > 0) | (seen[:, 1] > 0)).all(), "every file is an upright JPEG"
+    assert (seen[:, 0] > 0).mean() > 0.2
+    monkeypatch.setattr("fastaug.loading.loader.read_header", lambda content: None)
+    whole = list(make(samples, augment=augment, mode="direct", training=training))
+    for (x, y, info), (x_whole, y_whole, info_whole) in zip(parts, whole, strict=True):
+        assert torch.equal(y, y_whole)
+        assert torch.equal(info.sizes, info_whole.sizes)
+        assert torch.equal(info.matrix, info_whole.matrix)
+        torch.testing.assert_close(x, x_whole, rtol=0, atol=2e-5)

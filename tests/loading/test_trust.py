@@ -1,0 +1,601 @@
+"""What a run that is left alone for days relies on: resume, ranks, bad files, determinism, resources."""
+
+import gc
+import io
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torch import Tensor
+
+import fastaug as fa
+from fastaug.loading.background import prefetch
+from fastaug.loading.loader import BadFileError
+from tests.loading.common import by_sample, epoch, make, spoil
+
+AUGMENT = fa.aug_transforms(size=32, min_scale=0.75)
+
+
+def run_python(code: str, *arguments: str, timeout: float = 120) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments], capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> fa.Samples:
+    """41 small photographs, all different."""
+    image = Image.fromarray(skimage.data.chelsea())
+    for i in range(41):
+        image.crop((i * 5, i, i * 5 + 120, i + 90)).save(tmp_path / f"{i:02}.jpg", quality=85)
+    return fa.Samples(sorted(str(path) for path in tmp_path.glob("*.jpg")), [i % 3 for i in range(41)], ["a", "b", "c"])
+
+
+def delivered(loader: fa.ImageLoader) -> list[int]:
+    return [int(i) for _, _, info in loader for i in info.indices]
+
+
+def same_batches(got: list[Any], expected: list[Any]) -> None:
+    assert len(got) == len(expected)
+    for (x, y, info), (x_expected, y_expected, info_expected) in zip(got, expected, strict=True):
+        assert torch.equal(x, x_expected), "other pixels"
+        assert torch.equal(y, y_expected), "other targets"
+        assert torch.equal(info.indices, info_expected.indices), "other samples"
+
+
+def test_the_comparison_rejects_a_wrong_answer(crowd: fa.Samples) -> None:
+    batches = list(make(crowd, augment=AUGMENT))
+    same_batches(batches, batches)
+    for wrong in (batches[1:], batches[::-1], list(make(crowd, augment=AUGMENT, seed=1))):
+        with pytest.raises(AssertionError):
+            same_batches(wrong, batches)
+
+
+# --- resume --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["resize", "direct"])
+@pytest.mark.parametrize("done", [0, 1, 4, 5])
+def test_goes_on_bit_for_bit_through_json(crowd: fa.Samples, mode: str, done: int) -> None:
+    arguments = {"augment": AUGMENT, "mode": mode, "batch_size": 8}
+    whole = make(crowd, **arguments)
+    whole.set_epoch(2)
+    expected = list(whole) + list(whole)
+    interrupted = make(crowd, **arguments)
+    interrupted.set_epoch(2)
+    batches = iter(interrupted)
+    for _ in range(done):
+        next(batches)
+    time.sleep(0.2)  # some are prefetched by now
+    state = json.loads(json.dumps(interrupted.state_dict()))
+    resumed = make(crowd, **arguments, prefetch_batches=1, num_threads=1)
+    resumed.load_state_dict(state)
+    same_batches(list(resumed) + list(resumed), expected[done:])
+
+
+KILLED = """
+    import json, os, signal, sys, torch, fastaug as fa
+    folder, state_file, out = sys.argv[1:]
+    paths = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".jpg"))
+    samples = fa.Samples(paths, [0] * len(paths), ["a"])
+    loader = fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), device="cpu", seed=3, return_info=True)
+    if os.path.exists(state_file):
+        loader.load_state_dict(json.load(open(state_file)))
+    got = []
+    for epoch in range(2):
+        for x, y, info in loader:
+            got.append((info.indices.tolist(), x))
+            torch.save(got, out)
+            if len(got) == 3 and not os.path.exists(state_file):
+                json.dump(loader.state_dict(), open(state_file, "w"))
+            if len(got) == 5 and "killed" in out:
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_sigkill_from_a_state_saved_earlier(crowd: fa.Samples, tmp_path: Path) -> None:
+    folder = os.path.dirname(crowd.paths[0])
+
+    def run(out: str, state: str) -> int:
+        code = textwrap.dedent(KILLED)
+        command = [sys.executable, "-c", code, folder, str(tmp_path / state), str(tmp_path / out)]
+        return subprocess.run(command, capture_output=True, timeout=120).returncode
+
+    assert run("whole.pt", "unused.json") == 0
+    assert run("killed.pt", "state.json") == -signal.SIGKILL
+    assert run("resumed.pt", "state.json") == 0
+    whole, killed, resumed = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "killed", "resumed"))
+    assert len(whole) == 20
+    assert len(killed) == 5, "two more than the state knows of"
+    together = killed[:3] + resumed
+    assert [indices for indices, _ in together] == [indices for indices, _ in whole]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(together, whole, strict=True))
+
+
+def test_on_another_number_of_ranks_at_the_start_of_an_epoch(crowd: fa.Samples) -> None:
+    loader = make(crowd, augment=AUGMENT)
+    list(loader)
+    state = loader.state_dict()
+    expected = by_sample(loader)
+    got: dict[int, tuple[Tensor, Tensor]] = {}
+    for rank in range(2):
+        shard = make(crowd, augment=AUGMENT, shard=(rank, 2), batch_size=5)
+        shard.load_state_dict(state)
+        got |= by_sample(shard)
+    assert len(got) == 40, "two ranks of four batches of five"
+    assert all(torch.equal(got[i][0], expected[i][0]) for i in got.keys() & expected.keys())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 6}, "expected a state of batch_size 6, got one of 7"),
+        ({"shard": (0, 2)}, "expected a state of ranks 2, got one of 1"),
+        ({"training": False}, "expected a state of training False, got one of True"),
+        ({"drop_last": False}, "expected a state of drop_last False, got one of True"),
+        ({"seed": 9}, "expected a state of seed 9, got one of 0"),
+    ],
+)
+def test_a_state_of_other_batches_is_refused(crowd: fa.Samples, change: dict[str, Any], message: str) -> None:
+    loader = make(crowd)
+    next(iter(loader))
+    with pytest.raises(ValueError, match=message):
+        make(crowd, **change).load_state_dict(loader.state_dict())
+
+
+def test_a_state_of_other_samples_is_refused(crowd: fa.Samples) -> None:
+    state = make(crowd).state_dict()
+    with pytest.raises(ValueError, match="expected a state of samples 40, got one of 41"):
+        make(crowd.subset(range(40))).load_state_dict(state)
+    with pytest.raises(ValueError, match="expected a state of targets_crc32"):
+        make(crowd.subset(reversed(range(41)))).load_state_dict(state)
+
+
+# --- order, ranks --------------------------------------------------------------------------------------------------
+
+
+def test_a_million_samples_take_little_memory(crowd: fa.Samples) -> None:
+    """The lists of paths and targets are the caller's; what the loader adds is measured in a process of its own."""
+    code = """
+        import sys, tracemalloc, fastaug as fa
+        n = 1_000_000
+        samples = fa.Samples([sys.argv[1]] * n, [0] * n, ["a"])
+        loader = fa.ImageLoader(samples, 8, 64, device="cpu", return_info=True)
+        list(fa.ImageLoader(samples.subset(range(16)), 8, 64, device="cpu"))  # DALI's own start-up
+        tracemalloc.start()
+        loader = fa.ImageLoader(samples, 8, 64, device="cpu", return_info=True)
+        x, y, info = next(iter(loader))
+        print(len(loader), tracemalloc.get_traced_memory()[1] / n)
+    """
+    batches, bytes_per_sample = run_python(code, crowd.paths[0]).split()
+    assert int(batches) == 125_000
+    assert float(bytes_per_sample) + 8 < 100, "8: the targets, which torch holds"
+
+
+@pytest.mark.parametrize(("n", "world", "batch_size"), [(41, 2, 5), (40, 3, 8), (41, 3, 41), (2, 3, 4), (41, 1, 5)])
+@pytest.mark.parametrize("training", [True, False])
+def test_ranks_have_as_many_batches_and_share_nothing(
+    crowd: fa.Samples, n: int, world: int, batch_size: int, training: bool
+) -> None:
+    if training and n // world < batch_size:
+        pytest.skip("refused when the loader is made")
+    some, batches, seen = crowd.subset(range(n)), set(), []
+    for rank in range(world):
+        loader = make(some, shard=(rank, world), batch_size=batch_size, training=training)
+        got = list(loader)
+        batches.add(len(got))
+        assert len(got) == len(loader)
+        seen += [int(i) for _, _, info in got for i in info.indices]
+        assert all(x.shape[1:] == (128, 128, 3) for x, _, _ in got)
+    assert len(batches) == 1
+    assert len(set(seen)) == len(seen)
+    assert len(seen) == (n // world // batch_size * batch_size * world if training else n)
+
+
+TORCHRUN = """
+    import sys, torch, torch.distributed as dist, fastaug as fa
+    dist.init_process_group("gloo")
+    folder, out = sys.argv[1:]
+    samples = fa.Samples.from_folder(folder)
+    result = {}
+    for training in (True, False):
+        loader = fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), device="cpu", training=training,
+                                return_info=True)
+        rows = []
+        for x, y, info in loader:
+            dist.all_reduce(torch.ones(1))  # would wait for ever if the ranks had different numbers of batches
+            rows += info.indices.tolist()
+        result[training] = (loader.shard, len(loader), rows)
+    everybody = [None] * dist.get_world_size()
+    dist.all_gather_object(everybody, result)
+    if dist.get_rank() == 0:
+        torch.save(everybody, out)
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_torchrun(crowd: fa.Samples, tmp_path: Path, world: int) -> None:
+    script, out = tmp_path / "script.py", tmp_path / "out.pt"
+    script.write_text(textwrap.dedent(TORCHRUN))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, os.path.dirname(crowd.paths[0]), str(out)], capture_output=True, text=True, timeout=200,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = torch.load(out)
+    for training in (True, False):
+        shards, lengths, rows = zip(*(rank[training] for rank in ranks), strict=True)
+        assert shards == tuple((rank, world) for rank in range(world))
+        assert len(set(lengths)) == 1
+        together = [row for part in rows for row in part]
+        assert len(set(together)) == len(together)
+        assert sorted(together) == list(range(41)) if not training else len(together) == 41 // world // 4 * 4 * world
+
+
+# --- bad files -----------------------------------------------------------------------------------------------------
+
+
+def jpeg(width: int = 120, height: int = 90, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()).resize((width, height)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def garbled(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + b"\xff\xd9" + bytes(range(256)) + content[middle + 200 :]
+
+
+def huge_png() -> bytes:
+    """A header that promises 60,000 × 60,000 pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    return bytes(content)
+
+
+BAD: dict[str, Callable[[], bytes] | str] = {
+    "missing": "No such file",
+    "directory": "directory",
+    "empty": lambda: b"",
+    "text": lambda: b"this is no picture",
+    "truncated": lambda: jpeg()[:2000],
+    "cut-in-the-header": lambda: jpeg()[:30],
+    "garbled": lambda: garbled(jpeg()),
+    "video": lambda: b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(5000),
+    "zeros": lambda: bytes(3000),
+    "gif": lambda: b"GIF89a" + bytes(100),
+    "huge": huge_png,
+    "jpeg2000": lambda: b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100),
+}
+ODD_BUT_GOOD: dict[str, Callable[[], bytes]] = {
+    "one-pixel": lambda: jpeg(1, 1),
+    "wide": lambda: jpeg(60_000, 3),
+    "tall": lambda: jpeg(2, 9_000),
+    "progressive": lambda: jpeg(progressive=True),
+}
+
+
+@pytest.fixture
+def mixed(crowd: fa.Samples, tmp_path: Path) -> fa.Samples:
+    """Good and bad files by turns; targets: 1 for good, 0 for bad."""
+    paths = [(path, 1) for path in crowd.paths]
+    for i, (name, content) in enumerate({**BAD, **ODD_BUT_GOOD}.items()):
+        path = tmp_path / f"{name}.bin"
+        if name == "directory":
+            path.mkdir()
+        elif callable(content):
+            path.write_bytes(content())
+        paths.insert(3 * i + 1, (str(path), int(name in ODD_BUT_GOOD)))
+    return fa.Samples([path for path, _ in paths], [good for _, good in paths], ["bad", "good"])
+
+
+@pytest.mark.parametrize("mode", ["resize", "direct"])
+def test_every_good_sample_once_and_every_bad_one_by_name(
+    mixed: fa.Samples, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader = make(mixed, augment=AUGMENT, mode=mode, drop_last=False)
+    with caplog.at_level(logging.WARNING, "fastaug"):
+        for _ in range(2):
+            rows = delivered(loader)
+            assert sorted(rows) == [row for row, good in enumerate(mixed.targets) if good]
+    named = [Path(path).stem for path, _ in loader.quarantined]
+    assert sorted(named) == sorted(BAD)
+    assert all("\n" not in reason and len(reason) > 10 for _, reason in loader.quarantined)
+    reasons = {Path(path).stem: reason for path, reason in loader.quarantined}
+    assert "No such file" in reasons["missing"]
+    assert "irectory" in reasons["directory"]
+    assert "empty" in reasons["empty"]
+    assert "truncated" in reasons["truncated"]
+    assert "60,000 × 60,000 pixels" in reasons["huge"]
+    assert len(caplog.records) == len(BAD), "logged once, not once an epoch"
+    alone = by_sample(make(fa.Samples(mixed.paths, mixed.targets, mixed.classes), augment=AUGMENT, mode=mode,
+                           drop_last=False, batch_size=1))  # fmt: skip
+    loader.set_epoch(0)
+    together = by_sample(loader)
+    assert all(torch.equal(together[i][0], alone[i][0]) for i in alone), "a bad neighbour changed a good sample"
+
+
+def test_files_without_permission(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for open, since the superuser may read everything."""
+    import builtins
+
+    opened = builtins.open
+
+    def refusing(file: Any, *arguments: Any, **options: Any) -> Any:
+        if file == crowd.paths[2]:
+            raise PermissionError(13, "Permission denied", file)
+        return opened(file, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", refusing)
+    loader = make(crowd, training=False)
+    assert delivered(loader) == [0, 1, *range(3, 41)]
+    assert loader.quarantined == [(crowd.paths[2], "Permission denied")]
+
+
+def test_quarantine_is_remembered_by_the_state_and_not_tried_again(mixed: fa.Samples) -> None:
+    loader = make(mixed, drop_last=False)
+    list(loader)
+    resumed = make(mixed, drop_last=False, on_error="raise")  # raises if one of them were tried
+    resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert resumed.quarantined == loader.quarantined
+    assert len(delivered(resumed)) == sum(mixed.targets)
+
+
+def test_too_many_bad_files_are_an_error(crowd: fa.Samples, tmp_path: Path) -> None:
+    spoiled, _ = spoil(crowd, tmp_path)
+    list(make(spoiled, max_bad_share=4 / 45))
+    with pytest.raises(BadFileError, match=r"expected at most 7% bad files, got 4 of 45, the last .*\. If the storage"):
+        list(make(spoiled, max_bad_share=0.07, drop_last=False))
+
+
+def test_raise_names_the_file_after_the_batches_before_it(crowd: fa.Samples, tmp_path: Path) -> None:
+    spoiled, _ = spoil(crowd, tmp_path)
+    batches = iter(make(spoiled, training=False, on_error="raise", batch_size=17))
+    with pytest.raises(BadFileError, match=r"text\.jpg"):
+        next(batches)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastaug-load")]
+
+
+def test_ten_thousand_bad_files_leave_nothing_behind(tmp_path: Path) -> None:
+    """And the decoder goes on working. Memory in a process of its own."""
+    (tmp_path / "cut.jpg").write_bytes(jpeg()[:2000])
+    (tmp_path / "good.jpg").write_bytes(jpeg())
+    code = """
+        import os, sys, fastaug.loading.decode as d
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        cut, good = (open(os.path.join(sys.argv[1], name), "rb").read() for name in ("cut.jpg", "good.jpg"))
+        decoder = d.Decoder("cpu", 2)
+        def many(n):
+            for _ in range(n):
+                decoded, bad = decoder.decode([good, cut, cut, good])
+                assert len(decoded) == 2 and len(bad) == 2
+        many(1000)
+        before = resident()
+        many(4000)
+        print((resident() - before) / before)
+    """
+    assert float(run_python(code, str(tmp_path)).split()[-1]) < 0.02
+
+
+# --- determinism ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["resize", "direct"])
+def test_same_pixels_whatever_the_machinery(crowd: fa.Samples, mode: str) -> None:
+    arguments = {"augment": AUGMENT, "mode": mode, "drop_last": False, "seed": 2**40 + 1}
+    expected = by_sample(make(crowd, **arguments))
+    assert len(expected) == 41
+    for change in (
+        {"batch_size": 1},
+        {"batch_size": 41, "num_threads": 1},
+        {"num_threads": 5},
+        {"prefetch_batches": 1},
+        {"prefetch_batches": 9, "batch_size": 3},
+    ):
+        got = by_sample(make(crowd, **{**arguments, **change}))
+        assert all(torch.equal(got[i][k], expected[i][k]) for i in expected for k in (0, 1)), change
+    for rank in range(3):
+        got = by_sample(make(crowd, **arguments, shard=(rank, 3)))
+        assert all(torch.equal(got[i][k], expected[i][k]) for i in got for k in (0, 1)), f"rank {rank}"
+
+
+# --- resources -----------------------------------------------------------------------------------------------------
+
+
+def loading_threads() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("fastaug-load", "fastaug-read", "fastaug-decode"))]
+
+
+def all_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_threads_are_bounded_and_given_back(crowd: fa.Samples) -> None:
+    list(make(crowd, augment=AUGMENT))  # what torch and DALI start once
+    before = all_threads()
+    with make(crowd, augment=AUGMENT, num_threads=3) as loader:
+        batches = iter(loader)
+        next(batches)
+        assert 0 < len(loading_threads()) <= 3 + 3 + 2
+        assert all_threads() - before <= 3 + 3 + 2 + 3, "and DALI's"
+    assert loading_threads() == []
+    assert all_threads() == before
+    assert list(batches) == [], "closed"
+    assert len(list(loader)) == len(loader), "and may be used again"
+
+
+@pytest.mark.parametrize("leave", ["break", "exception", "dropped", "closed from outside"])
+def test_leaving_in_the_middle_gives_everything_back(crowd: fa.Samples, leave: str) -> None:
+    loader = make(crowd, augment=AUGMENT, prefetch_batches=5)
+    if leave == "exception":
+
+        def interrupted(loader: fa.ImageLoader) -> None:
+            for _ in loader:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(loader)
+    else:
+        batches: Iterator[Any] | None = iter(loader)
+        next(batches)  # type: ignore[arg-type]
+        if leave == "closed from outside":
+            loader.close()
+        batches = None
+    seen = weakref.ref(loader)
+    del loader
+    gc.collect()
+    assert seen() is None, "something still holds the loader"
+    assert loading_threads() == []
+
+
+def test_ctrl_c_in_the_middle(crowd: fa.Samples) -> None:
+    code = """
+        import os, signal, sys, threading, time, fastaug as fa
+        samples = fa.Samples.from_folder(sys.argv[1])
+        loader = fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), device="cpu")
+        main = threading.main_thread().ident
+        threading.Timer(3.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+        try:
+            while True:
+                for _ in loader:
+                    pass
+        except KeyboardInterrupt:
+            pass
+        left = [t.name for t in threading.enumerate() if t.name.startswith(("fastaug-l", "fastaug-r", "fastaug-d"))]
+        print("left", left, len(list(loader)))
+    """
+    assert run_python(code, os.path.dirname(crowd.paths[0])).strip() == "left [] 10"
+
+
+def test_a_script_that_ends_in_the_middle_ends(crowd: fa.Samples) -> None:
+    code = """
+        import sys, fastaug as fa
+        loader = fa.ImageLoader(fa.Samples.from_folder(sys.argv[1]), 4, 64, device="cpu")
+        batches = iter(loader)
+        next(batches)
+        print("end")
+    """
+    assert run_python(code, os.path.dirname(crowd.paths[0]), timeout=60).strip() == "end"
+
+
+def test_two_loaders_by_turns_and_one_twice(crowd: fa.Samples) -> None:
+    expected = list(make(crowd, augment=AUGMENT))
+    a, b = make(crowd, augment=AUGMENT), make(crowd, augment=AUGMENT, num_threads=1)
+    pairs = list(zip(a, b, strict=True))
+    same_batches([pair[0] for pair in pairs], expected)
+    same_batches([pair[1] for pair in pairs], expected)
+
+
+def test_two_thousand_batches_do_not_grow(crowd: fa.Samples) -> None:
+    code = """
+        import os, sys, fastaug as fa
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        samples = fa.Samples.from_folder(sys.argv[1])
+        loaders = [fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), device="cpu", mode=mode)
+                   for mode in ("resize", "direct")]
+        def batches(n):
+            for loader in loaders:
+                seen = 0
+                while seen < n:
+                    for _ in loader:
+                        seen += 1
+        batches(300)
+        before = resident()
+        batches(1000)
+        print((resident() - before) / before)
+    """
+    assert float(run_python(code, os.path.dirname(crowd.paths[0]), timeout=250)) < 0.02
+
+
+def test_a_loader_can_be_copied_and_pickled(crowd: fa.Samples) -> None:
+    loader = make(crowd, augment=AUGMENT)
+    batches = iter(loader)
+    next(batches)
+    for copy in (deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        copy.set_epoch(0)
+        same_batches(list(copy), list(make(crowd, augment=AUGMENT)))
+
+
+def test_prefetch_is_bounded_in_order_and_hands_errors_over() -> None:
+    begun: list[int] = []
+
+    def load(item: int) -> int:
+        begun.append(item)
+        if item == 7:
+            raise ValueError("seven")
+        time.sleep(0.002 * (item % 3))
+        return item * 10
+
+    results = prefetch(load, iter(range(100)), depth=4, workers=3)
+    assert next(results) == 0
+    time.sleep(0.1)
+    assert len(begun) <= 5
+    assert [next(results) for _ in range(6)] == [10, 20, 30, 40, 50, 60]
+    with pytest.raises(ValueError, match="seven"):
+        next(results)
+    assert list(results) == []
+    assert list(prefetch(load, [], depth=2, workers=1)) == []
+
+
+# --- where the time goes -------------------------------------------------------------------------------------------
+
+
+def test_stats_say_what_is_the_limit(crowd: fa.Samples) -> None:
+    loader = make(crowd, augment=AUGMENT, mode="direct")
+    assert "Not known yet" in loader.stats().limit
+    for _ in loader:
+        time.sleep(0.15)
+    stats = loader.stats()
+    assert stats.images == 35
+    assert stats.limit.startswith("The model is the limit")
+    assert stats.model_s == pytest.approx(5 * 0.15, rel=0.3)
+    assert stats.loader_share < 0.1
+    assert set(stats.images_per_s) == {"read", "decode", "draw", "warp"}
+    assert all(speed > 0 for speed in stats.images_per_s.values())
+    for _ in make(crowd, augment=AUGMENT):
+        pass
+    slow = make(crowd, augment=AUGMENT, presize=900)
+    list(slow)
+    stats = slow.stats()
+    assert stats.limit.startswith("The loader is the limit")
+    assert "presizing" in stats.limit
+    assert stats.loader_share > 0.9
+    assert "images/s" in str(stats)
+    assert stats.first_batch_s > 0
+
+
+def test_stats_count_each_image_once_per_stage(crowd: fa.Samples) -> None:
+    loader = make(crowd, augment=AUGMENT)
+    epoch(loader)
+    stages = loader.stats().stages
+    assert {name: images for name, (images, _) in stages.items()} == dict.fromkeys(
+        ("read", "decode", "presize", "draw", "warp"), 35
+    )
+    assert np.isfinite([seconds for _, seconds in stages.values()]).all()
