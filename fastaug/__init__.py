@@ -23,7 +23,7 @@ from fastaug.transforms import (
 from fastaug.warp import warp
 
 if TYPE_CHECKING:
-    from fastaug.training import Learner, classifier, slice_rates
+    from fastaug.training import BinaryCrossEntropy, Interpretation, KeepBest, Learner, classifier, slice_rates
 
 __version__ = "0.1.0"
 
@@ -33,8 +33,11 @@ __all__ = [
     "Augment",
     "BadFileError",
     "BatchInfo",
+    "BinaryCrossEntropy",
     "ColorJitter",
     "ImageLoader",
+    "Interpretation",
+    "KeepBest",
     "Learner",
     "Params",
     "RandomDihedral",
@@ -59,7 +62,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The trainer is imported when it is first used: torchvision and torchmetrics take seconds."""
-    if name in ("Learner", "classifier", "slice_rates"):
+    if name in ("BinaryCrossEntropy", "Interpretation", "KeepBest", "Learner", "classifier", "slice_rates"):
         from fastaug import training
 
         return getattr(training, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,26 @@ def plot_curves(history: History) -> Figure:
         _label_curves(axes, "accuracy" if names == ["accuracy"] else "metrics", len(rows))
         if names == ["accuracy"]:
             axes.set_ylim(0, 1.02)
+    return figure
+
+
+def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
+    """The loss over the learning rate, on a logarithmic axis, with a dot and the rate for each of `marks`.
+
+    The axis ends at twice the loss of the first point, so that where the loss explodes does not flatten the rest.
+    """
+    figure = _figure(6.5, 3.8)
+    axes = figure.subplots()
+    axes.plot(lrs, losses, color=GREY)
+    for i, (name, rate) in enumerate(marks.items()):
+        loss = float(np.interp(np.log(rate), np.log(lrs), losses))
+        axes.plot([rate], [loss], "o", color=f"C{i}", label=f"{name} {rate:.1e}")
+    axes.set_xscale("log")
+    axes.set_ylim(top=min(max(losses), 2 * losses[0]) * 1.05)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss, smoothed")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return figure
 
 
@@ -205,4 +225,4 @@ def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(image.float().clamp(0, 1) if image.is_floating_point() else image)
 
 
-__all__ = ["plot_bars", "plot_confusion_matrix", "plot_curves", "save_figure", "show_images"]
+__all__ = ["plot_bars", "plot_confusion_matrix", "plot_curves", "plot_rates", "save_figure", "show_images"]

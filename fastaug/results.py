@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastaug import plots
-from fastaug.training import History, Learner
+from fastaug.training import History, Learner, ranks
 
 
 def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Tensor:
@@ -30,15 +32,43 @@ def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Ma
     Returns:
         The confusion matrix, int64 [classes, classes], rows actual, columns predicted.
     """
+    probabilities, targets = learn.get_preds()
+    matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
+    if ranks.rank():  # they all predict, one writes
+        return matrix
     out.mkdir(parents=True, exist_ok=True)
     torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
     write_json(out / "settings.json", {**settings, "classes": list(classes)})
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
-    probabilities, targets = learn.get_preds()
-    matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
     plots.save_figure(plots.plot_confusion_matrix(matrix, classes), out / "confusion.png")
     return matrix
+
+
+class RunLog:
+    """For `Learner(after_epoch=[RunLog(folder)])`: history.csv and history.json, and TensorBoard's files if installed.
+
+    They are whole after each epoch, so that a run can be watched, and a killed one leaves its history.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out, self.board = Path(out), None
+        if not ranks.rank() and importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(out))
+
+    def __call__(self, learn: Learner) -> None:
+        if ranks.rank():
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_history(learn.history, self.out)
+        if self.board is not None:
+            row = dict(learn.history.epochs[-1])
+            epoch = int(row.pop("epoch"))
+            for name, value in row.items():
+                self.board.add_scalar(name, value, epoch)
+            self.board.flush()
 
 
 def save_history(history: History, out: Path) -> None:
@@ -55,4 +85,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-__all__ = ["save_history", "save_results", "write_json"]
+__all__ = ["RunLog", "save_history", "save_results", "write_json"]

@@ -1,4 +1,4 @@
-"""The training loop: fit, one cycle, fine-tune, freeze, validate, predict, save.
+"""The training loop: fit, one cycle, fine-tune, freeze, validate, save and load.
 
 The settings are fastai's (2.8): AdamW, one cycle of learning rate and momentum, no weight decay on biases and norms.
 Losses stay on the device and are fetched twice a second, so that a GPU does not wait for the host.
@@ -6,13 +6,15 @@ Losses stay on the device and are fetched twice a second, so that a GPU does not
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -22,20 +24,18 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
-from fastaug.training.models import parameter_groups
+from fastaug.training import lr_finder, prediction, ranks
+from fastaug.training.checkpoint import random_state, set_random_state, write_whole
+from fastaug.training.losses import BinaryCrossEntropy
+from fastaug.training.models import layer_table, parameter_groups
 from fastaug.training.rates import slice_rates
 
+Loader = Any  # yields batches (images, targets, ...) and has a length
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 _REFRESH_S = 0.5
-
-
-class Loader(Protocol):
-    """What the Learner needs of a loader: batches (images, targets, ...), and how many there are."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-    def __len__(self) -> int: ...
+_AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -50,13 +50,6 @@ class History:
     losses: list[float] = field(default_factory=list)
     lrs: list[tuple[float, ...]] = field(default_factory=list)
     moms: list[float] = field(default_factory=list)
-
-
-class ErrorRate(MulticlassAccuracy):
-    """1 - accuracy."""
-
-    def compute(self) -> Tensor:
-        return 1 - super().compute()
 
 
 def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
@@ -79,10 +72,24 @@ class Learner:
         splitter: model -> groups of parameters, first layers first, for `freeze_to` and for rates that grow.
         train_bn: batch-norm in frozen groups. True, fastai's default: it goes on learning, so the backward pass crosses
             the body. False: frozen too, running statistics included; the backward pass ends where learning does.
+        amp: "bf16" or "fp16": the model computes in it where that is safe; fp16 with scaled gradients. None: float32.
+        clip_norm: the largest norm that all gradients together may have; longer ones are shortened to it.
+        accumulate: batches per step of the optimizer, which gets the mean of their gradients. (Rates and momentum go on
+            with every batch; an epoch ends with a step.)
+        mix: (images, targets) -> the same mixed, in training only: MixUp or CutMix of torchvision.transforms.v2.
+        compile: `torch.compile`, or a partial of it; used in training.
+        after_epoch: called with the learner after each epoch, such as `KeepBest`; if one returns True the fit ends.
+        checkpoint: file that `save` writes after each epoch, for `load(checkpoint, resume=True)`.
+        checkpoint_batches: write it also within an epoch, every so many batches, if the loader has a `state_dict`.
         device: default "cuda" where there is one, else "cpu".
         progress: a bar, and a line per epoch; never anything where the output is not a terminal.
     Raises:
-        ValueError: a loader without batches, a model without parameters. TypeError: a loader without a length.
+        ValueError: a loader without batches, a model without parameters, settings that are none. TypeError: a loader
+            without a length, or, when it is used, without targets.
+
+    Where torch.distributed is initialised each rank trains on its own batches, and gradients, losses and metrics are
+    those of all images together, whatever each rank's share of them. Batch-norm looks at one rank's images, and the
+    statistics of rank 0 count. Only rank 0 writes; `save`, like all else, is called by every rank.
     """
 
     def __init__(
@@ -96,23 +103,47 @@ class Learner:
         metrics: Mapping[str, Metric] | None = None,
         splitter: Callable[[nn.Module], list[list[nn.Parameter]]] = parameter_groups,
         train_bn: bool = True,
+        amp: Literal["bf16", "fp16"] | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        mix: Callable[[Tensor, Tensor], Any] | None = None,
+        compile: Callable[[nn.Module], Any] | None = None,
+        after_epoch: Sequence[Callable[[Learner], bool | None]] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_batches: int | None = None,
         device: str | torch.device | None = None,
         progress: bool = True,
     ) -> None:
-        self.train_loader = _checked(train_loader, "train_loader")
-        self.valid_loader = None if valid_loader is None else _checked(valid_loader, "valid_loader")
+        if amp not in _AMP or accumulate < 1 or not (clip_norm is None or clip_norm > 0):
+            raise ValueError(
+                "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
+                f"got {amp!r}, {accumulate} and {clip_norm}."
+            )
+        self.train_loader, self.valid_loader = train_loader, valid_loader
+        self.classes = max(_check("train_loader", train_loader), _check("valid_loader", valid_loader))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
-        if metrics is None:
-            settings: dict[str, Any] = {"average": "micro", "validate_args": False}  # validating waits for the GPU
-            metrics = {"error_rate": ErrorRate(**settings), "accuracy": MulticlassAccuracy(**settings)}
+        if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
+            metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
+        elif metrics is None:
+            one, other = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
+            metrics = {"error_rate": 1 - one, "accuracy": other}
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
             raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
-        self.train_bn, self.progress = train_bn, progress
+        self.train_bn, self.progress, self.amp = train_bn, progress and not ranks.rank(), _AMP[amp]
+        self.clip_norm, self.accumulate, self.mix, self.compile = clip_norm, accumulate, mix, compile
+        self.after_epoch, self.checkpoint, self.checkpoint_batches = after_epoch, checkpoint, checkpoint_batches
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self.summed = getattr(self.loss_func, "reduction", "mean") == "sum"
         self.history, self.epoch = History(), 0
+        self.done = 0  # epochs of the latest fit
+        self._fits = 0  # calls of fit, also those passed over
+        self._seen: list[int] = []  # images of each batch of an epoch that is not over
+        self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
+        self._resuming: dict[str, Any] | None = None
         self.create_opt()
 
     def create_opt(self) -> None:
@@ -122,11 +153,9 @@ class Learner:
         groups: list[dict[str, Any]] = []
         self._group_of: list[int] = []  # optimizer group -> parameter group
         for i, group in enumerate(self.groups):
-            decayed = [p for p in group if id(p) not in plain]
-            undecayed = [p for p in group if id(p) in plain]
-            for settings in ({"params": decayed}, {"params": undecayed, "weight_decay": 0.0}):
-                if settings["params"]:
-                    groups.append(settings)
+            for decay in ({}, {"weight_decay": 0.0}):
+                if parameters := [p for p in group if (id(p) in plain) == bool(decay)]:
+                    groups.append({"params": parameters, **decay})
                     self._group_of.append(i)
         self.opt = self.opt_func(groups)
 
@@ -150,13 +179,24 @@ class Learner:
         """Train everything."""
         self.freeze_to(0)
 
+    def summary(self) -> str:
+        """A table of the layers that have parameters: kind, how many, which group, frozen or not. `print` it."""
+        return layer_table(self.model, self.groups)
+
+    # One file each, with their docstrings:
+    lr_find = lr_finder.lr_find
+    get_preds, tta, predict = prediction.get_preds, prediction.tta, prediction.predict
+
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:
         """Train at a constant rate (a `slice`: one per parameter group, see `slice_rates`) and momentum."""
-        rates = slice_rates(lr, len(self.groups))
+        self.set_rates(slice_rates(lr, len(self.groups)))
+        self._fit(epochs, None)
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Give each parameter group its rate, and the optimizer the momentum that it was made with."""
         for group, i in zip(self.opt.param_groups, self._group_of, strict=True):
             group["lr"] = rates[i]
             group.update({name: self.opt.defaults[name] for name in ("betas", "momentum") if name in self.opt.defaults})
-        self._fit(epochs, None)
 
     def fit_one_cycle(
         self,
@@ -216,56 +256,155 @@ class Learner:
         self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div)
 
     def _fit(self, epochs: int, scheduler: OneCycleLR | None) -> None:
+        number, self._fits, self.done = self._fits, self._fits + 1, 0
+        if self._resuming is None:
+            self._place = {"fit": number, "epochs": epochs}
+            self._note_place(scheduler, None)
+        elif number < self._resuming["fit"]:
+            return  # finished before the run ended
+        else:
+            state, self._resuming = self._resuming, None
+            if state["epochs"] != epochs:
+                raise ValueError(
+                    f"load: expected the calls of fit of the run that is resumed, in which call {number + 1} was for "
+                    f"{state['epochs']} epochs, got one for {epochs}. Make the same calls again."
+                )
+            self._restore(state)  # again, because a new cycle has set the optimizer's rates
+            if scheduler is not None:
+                scheduler.load_state_dict(state["scheduler"])
+        network = self.network()
         with _Display(self.progress, _whole(epochs) * len(self.train_loader)) as display:
-            for _ in range(epochs):
-                start = time.monotonic()
-                row = {"epoch": float(self.epoch), **self._train_epoch(scheduler, display)}
+            while self.done < epochs:
+                start, row = time.monotonic(), {"epoch": float(self.epoch)}
+                try:
+                    row |= self._train_epoch(network, scheduler, display)
+                finally:
+                    self._seen = []  # also where the epoch was interrupted: it is not continued here
                 if self.valid_loader is not None:
                     row |= {"valid_loss" if name == "loss" else name: value for name, value in self.validate().items()}
                 row["seconds"] = time.monotonic() - start
                 self.history.epochs.append(row)
-                self.epoch += 1
+                self.epoch, self.done = self.epoch + 1, self.done + 1
+                self._note_place(scheduler, self.train_loader)
                 display.epoch(row)
+                ends = [call(self) for call in self.after_epoch]  # all are called, whatever one says
+                if any(ends):
+                    self.done = self._place["done"] = epochs
+                if self.checkpoint is not None:
+                    self.save(self.checkpoint)
 
-    def _train_epoch(self, scheduler: OneCycleLR | None, display: _Display) -> dict[str, float]:
+    def _note_place(self, scheduler: OneCycleLR | None, loader: Loader) -> None:
+        """Remember for `save` where the training stands, and the loader in it."""
+        position = loader.state_dict() if hasattr(loader, "state_dict") else None
+        self._place |= {"done": self.done, "scheduler": scheduler and scheduler.state_dict(), "loader": position}
+
+    def _train_epoch(self, network: nn.Module, scheduler: OneCycleLR | None, display: _Display) -> dict[str, float]:
         """One pass over the training images; returns train_loss, the mean over them, and images_per_s."""
-        self.model.train()
-        for module in self.model.modules():  # batch-norm that is frozen should not move at all
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
-                module.eval()
-        if hasattr(self.train_loader, "set_epoch"):
-            self.train_loader.set_epoch(self.epoch)
-        first = len(self.history.losses)
-        sizes: list[int] = []
+        self.train_mode()
+        set_epoch(self.train_loader, self.epoch)
+        every = self.checkpoint_batches if self.checkpoint and hasattr(self.train_loader, "state_dict") else None
+        before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
         waiting: list[Tensor] = []  # losses still on the device
+        self.opt.zero_grad()
         start = fetched = time.monotonic()
-        for x, y, highest in self._batches(self.train_loader):
-            self.opt.zero_grad()
-            loss = self._loss(self.model(x), y, highest)
+        for x, y, _ in self.batches(self.train_loader, keep_empty=ranks.world() > 1):
+            loss = self.forward(network, x, y)
             waiting.append(loss.detach())
-            sizes.append(len(y))
+            self._seen.append(len(y))
             self._record_rates()
             if self.device.type == "cpu" or time.monotonic() - fetched > _REFRESH_S:
-                self._fetch(waiting, first)
+                self._fetch(waiting)
                 fetched = time.monotonic()
-                display.batch(self.history.losses[-1], sum(sizes) / (fetched - start), len(self.history.losses))
-            loss.backward()
-            self.opt.step()
+                speed, batches = (sum(self._seen) - before) / (fetched - start), len(self._seen)
+                display.batch(self.history.losses[-1], speed, self.done * len(self.train_loader) + batches)
+            self.backward(loss, len(y))
+            pending = (pending + 1) % self.accumulate
+            if not pending:
+                self.step(self.accumulate)
             if scheduler is not None and scheduler.last_epoch + 1 < scheduler.total_steps:
-                scheduler.step()
-        self.opt.zero_grad()
-        self._fetch(waiting, first)
-        mean = sum(map(math.prod, zip(self.history.losses[first:], sizes, strict=True))) / sum(sizes)
-        return {"train_loss": mean, "images_per_s": sum(sizes) / (time.monotonic() - start)}
+                with warnings.catch_warnings():  # that the first step waits, or was left out by the scaler, is known
+                    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                    scheduler.step()
+            number = len(self._seen)  # after the last batch comes validation first
+            if every and not pending and not number % every and number < len(self.train_loader):
+                self._fetch(waiting)
+                self._note_place(scheduler, self.train_loader)
+                self.save(self.checkpoint or "")
+        if pending:
+            self.step(pending)
+        self._fetch(waiting)
+        ranks.same_buffers(self.model)
+        seen, losses = sum(self._seen), self.history.losses[-len(self._seen) :]
+        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._seen, strict=True)))
+        sums = torch.tensor([total, seen, seen - before], dtype=torch.float64, device=self.device)
+        total, seen, new = ranks.total(sums).tolist()
+        return {"train_loss": total / seen, "images_per_s": new / (time.monotonic() - start)}
 
-    def _fetch(self, waiting: list[Tensor], first: int) -> None:
-        """Move losses from the device into the history, in one transfer; `first` is the epoch's first row there."""
+    def network(self) -> nn.Module:
+        """The model as training calls it: over all ranks, compiled."""
+        network = ranks.distributed(self.model)
+        return self.compile(network) if self.compile else network
+
+    def train_mode(self) -> None:
+        """The model in training mode, but for batch-norm that is frozen: that should not move at all."""
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
+
+    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch in training."""
+        if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
+            self.model.eval()
+            nothing = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
+            self.train_mode()
+            return nothing
+        mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
+        return self.loss_func(*self._activate(network, mixed, target))
+
+    def _activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            activations = network(x)
+        if not isinstance(activations, Tensor):
+            raise TypeError(
+                f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
+                "Build the model without auxiliary outputs."
+            )
+        known = y.device.type == "cpu" and not y.is_floating_point() and len(y)  # else one would wait for the GPU
+        highest = max(int(y.max()) if known else -1, self.classes - 1)
+        if activations.ndim > 1 and highest >= activations.shape[1]:
+            raise ValueError(
+                f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
+                f"{highest}. Build the model with num_classes={highest + 1}."
+            )
+        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=True)
+
+    def backward(self, loss: Tensor, images: int) -> None:
+        """Add the gradients of a batch, so that over the ranks every image counts the same."""
+        self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
+
+    def step(self, batches: int) -> None:
+        """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
+        self.scaler.unscale_(self.opt)
+        learning = [p for group in self.groups for p in group if p.grad is not None]
+        for parameter in learning if batches > 1 and not self.summed else ():
+            assert parameter.grad is not None, "chosen for having one"
+            parameter.grad /= batches
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(learning, self.clip_norm)
+        self.scaler.step(self.opt)
+        self.scaler.update()
+        self.opt.zero_grad()
+
+    def _fetch(self, waiting: list[Tensor]) -> None:
+        """Move losses from the device into the history, in one transfer."""
+        first = len(self.history.losses) + len(waiting) - len(self._seen)  # row of the epoch's first batch
         losses: list[float] = torch.stack(waiting).tolist() if waiting else []
         waiting.clear()
-        for loss in losses:
+        for batch, loss in enumerate(losses, len(self.history.losses)):
             self.history.losses.append(loss)
             if not math.isfinite(loss):
-                batch = len(self.history.losses) - 1
                 raise FloatingPointError(
                     f"Learner: expected a finite loss, got {loss} in epoch {self.epoch}, batch {batch - first}, at "
                     f"learning rate {self.history.lrs[batch][-1]:.3g}. Lower the rate or look for images that are not "
@@ -277,128 +416,148 @@ class Learner:
         self.history.lrs.append(tuple(rates.values()))
         self.history.moms.append(_momentum(self.opt.param_groups[0]))
 
-    def _batches(self, loader: Loader) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """(images, targets, highest target or -1 where asking for it would wait for the GPU), on the device."""
-        classes = len(getattr(getattr(loader, "samples", None), "classes", ()))
+    def batches(self, loader: Loader, keep_empty: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """(images on the device, targets, rows of the samples if the loader tells) of every batch.
+
+        Without the empty ones, unless several ranks have to keep step.
+        """
         empty = True
-        for x, y, *_ in loader:
-            if not len(y):
+        for batch in loader:
+            if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+                parts = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else ""
+                raise TypeError(
+                    "Learner: expected batches (images, targets, ...) of tensors from the loader, got "
+                    f"{type(batch).__name__} {parts}. Give a loader with targets."
+                )
+            x, y, *more = batch
+            if not len(y) and not keep_empty:
                 continue
             if not x.is_floating_point():
                 raise ValueError(
                     f"Learner: expected float images [B, C, H, W] from the loader, got {x.dtype} {list(x.shape)}. "
                     "Give the loader an augment."
                 )
-            looked_at = y.device.type == "cpu" or (empty and not classes)
-            highest = int(y.max()) if looked_at and not y.is_floating_point() else -1
             empty = False
             layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
             x = x.to(self.device, non_blocking=True, memory_format=layout)
-            yield x, y.to(self.device, non_blocking=True), max(highest, classes - 1)
+            yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
             raise ValueError(
                 "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
                 "again (a generator is used up after one epoch) and that has images which can be read."
             )
 
-    def _loss(self, activations: Tensor, y: Tensor, highest: int) -> Tensor:
-        """The loss, after a check of what would otherwise fail far from its cause."""
-        if not isinstance(activations, Tensor):
-            raise TypeError(
-                f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
-                "Build the model without auxiliary outputs."
-            )
-        if activations.ndim > 1 and highest >= activations.shape[1]:
-            raise ValueError(
-                f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
-                f"{highest}. Build the model with num_classes={highest + 1}."
-            )
-        return self.loss_func(activations, y)
-
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
         """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
         for metric in self.metrics.values():
             metric.reset()
-        total, images = torch.zeros((), device=self.device), 0
-        summed = getattr(self.loss_func, "reduction", "mean") == "sum"
-        for activations, y, highest in self._activations(loader):
-            total += self._loss(activations, y, highest) * (1 if summed else len(y))
-            images += len(y)
+        sums = torch.zeros(2, device=self.device)
+        for activations, y, _ in self.evaluate(loader):
+            sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
+            sums[1] += len(y)
+            if isinstance(self.loss_func, BinaryCrossEntropy):
+                y = self.loss_func.one_hot(y, activations.shape[1]).long()
+                activations = self.loss_func.decodes(activations.sigmoid()).long()
             for metric in self.metrics.values():
                 metric.update(activations, y)
-        return {"loss": total.item() / images} | {
-            name: float(metric.compute()) for name, metric in self.metrics.items()
-        }
+        loss, total = ranks.total(sums).tolist()
+        return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
 
-    def get_preds(self, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
-        """(probabilities float32 [N, classes], targets [N]) on the CPU for `loader`, default valid_loader, in order.
+    def evaluate(self, loader: Loader | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
+        self.model.eval()
+        for x, y, rows in self.batches(self.or_valid(loader)):
+            with torch.no_grad():
+                activations, y = self._activate(self.model, x, y)
+            yield activations, y, rows
 
-        Probabilities are the softmax of the activations, or their sigmoid where the loss is `nn.BCEWithLogitsLoss`.
-        """
-        binary = isinstance(self.loss_func, nn.BCEWithLogitsLoss)
-        batches = [(a.sigmoid() if binary else a.softmax(1), y) for a, y, _ in self._activations(loader)]
-        return torch.cat([p.float() for p, _ in batches]).cpu(), torch.cat([y for _, y in batches]).cpu()
-
-    def _activations(self, loader: Loader | None) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """(activations, targets, highest target) of every batch, in eval mode, without gradients."""
+    def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader
         if loader is None:
             raise ValueError("Learner: expected a loader, got none and there is no valid_loader. Give one.")
-        self.model.eval()
-        for x, y, highest in self._batches(loader):
-            with torch.no_grad():
-                activations = self.model(x)
-            yield activations, y, highest
+        return loader
+
+    def _state(self) -> dict[str, Any]:
+        """What decides how training goes on, but for its place and the loader's."""
+        return {
+            "model": self.model.state_dict(),
+            "buffers": dict(self.model.named_buffers()),  # also those that a state dict leaves out
+            "optimizer": self.opt.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(self.train_loader),
+        }
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state["buffers"][name])
+        self.opt.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"], self.train_loader)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Afterwards model, optimizer and random states are what they were before."""
+        state, modes = copy.deepcopy(self._state()), [(module, module.training) for module in self.model.modules()]
+        self.opt.zero_grad()
+        try:
+            yield
+        finally:
+            self.opt.zero_grad()
+            self._set_state(state)
+            for module, training in modes:
+                module.training = training
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write model, optimizer and number of epochs trained to `path`, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".unfinished")
-        state = {"model": self.model.state_dict(), "optimizer": self.opt.state_dict(), "epoch": self.epoch}
-        torch.save(state, unfinished)
-        unfinished.replace(path)
+        """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
+        state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
+        state |= {"random": ranks.gather(state["random"]), **self._place}
+        if not ranks.rank():
+            write_whole(state, path)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str], resume: bool = False) -> None:
         """Read what `save` wrote, for the same model and optimizer; never runs code from the file.
 
+        What follows is as if it had followed the `save`: bit for bit on a CPU, with a loader that is a pure function of
+        the epoch (`set_epoch`), that has a `state_dict`, or that draws from torch's generators.
+
+        Args:
+            resume: for a run that was ended from outside. Make the same calls of fit again: those that the run had
+                finished are passed over, and the one that it was in goes on where the file was written.
         Raises:
             FileNotFoundError: no such file. ValueError: not a file of `save`. RuntimeError: another model's.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if not isinstance(state, dict) or set(state) != {"model", "optimizer", "epoch"}:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not {"model", "optimizer", "scaler", "seen", "random", "fit"} <= set(state):
             raise ValueError(
                 f"load: expected a file that Learner.save wrote, got another, '{os.fspath(path)}'. "
                 "A bare state dict goes into classifier(weights=path)."
             )
-        self.model.load_state_dict(state["model"])
-        self.opt.load_state_dict(state["optimizer"])
-        self.epoch = state["epoch"]
+        self._restore(state)
+        self._resuming, self._fits = state if resume and state["fit"] >= 0 else None, 0
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        state = copy.deepcopy(state)
+        self._set_state({**state, "random": state["random"][ranks.rank() % len(state["random"])]})
+        self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
+        self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
+        if state["loader"] is not None and hasattr(self.train_loader, "load_state_dict"):
+            self.train_loader.load_state_dict(state["loader"])
 
 
-class _Display:
+class _Display(Progress):
     """One bar for a whole fit and a line per epoch on a terminal; elsewhere nothing."""
 
     def __init__(self, wanted: bool, batches: int) -> None:
         console = Console()
         self.shown = wanted and (console.is_terminal or console.is_jupyter)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=console, disable=not self.shown, transient=True)
-        self.task = self.bar.add_task("", total=batches)
-        self.metric, self.before = "", -1
-
-    def __enter__(self) -> _Display:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        super().__init__(*columns, console=console, disable=not self.shown, transient=True)
+        self.bar, self.metric = self.add_task("", total=batches), ""
 
     def batch(self, loss: float, images_per_s: float, done: int) -> None:
-        """Show the loss of batch number `done` of the history."""
-        self.before = done - 1 if self.before < 0 else self.before
         text = f"loss {loss:.4f}{self.metric} · {images_per_s:,.0f} images/s"
-        self.bar.update(self.task, completed=done - self.before, description=text)
+        self.update(self.bar, completed=done, description=text)
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Print the epoch's figures and keep its error rate beside the bar."""
@@ -406,10 +565,13 @@ class _Display:
         if self.shown:
             whole = ("epoch", "images_per_s", "seconds")
             line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
-            self.bar.console.print(line, highlight=False)
+            self.console.print(line, highlight=False)
 
 
-def _checked(loader: Loader, name: str) -> Loader:
+def _check(name: str, loader: Loader | None) -> int:
+    """How many classes the loader's samples have, as far as it tells; warns of those with one image or none."""
+    if loader is None:
+        return 0
     if not hasattr(loader, "__len__"):
         raise TypeError(
             f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
@@ -420,7 +582,16 @@ def _checked(loader: Loader, name: str) -> Loader:
             f"Learner: expected {name} to have batches, got none. "
             "Give more images, a smaller batch_size or drop_last=False."
         )
-    return loader
+    samples = getattr(loader, "samples", None)
+    counts: dict[str, int] = getattr(samples, "counts", dict)() if name == "train_loader" else {}
+    few = [f"{name} ({count})" for name, count in counts.items() if count < 2]
+    if few:
+        warnings.warn(
+            f"Learner: expected two images or more of each class to train, got fewer of {len(few)}: "
+            f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
+            stacklevel=3,
+        )
+    return len(getattr(samples, "classes", ()))
 
 
 def _momentum(settings: Mapping[str, Any]) -> float:
@@ -432,3 +603,8 @@ def _whole(epochs: int) -> int:
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"fit: expected a whole number of epochs, 1 or more, got {epochs!r}.")
     return epochs
+
+
+def set_epoch(loader: Loader, epoch: int) -> None:
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)

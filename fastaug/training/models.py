@@ -79,6 +79,24 @@ def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return [group for group in groups if group]
 
 
+def layer_table(model: nn.Module, groups: list[list[nn.Parameter]]) -> str:
+    """The layers that have parameters of their own: name, kind, number, group, and whether they learn."""
+    group_of = {id(parameter): i for i, group in enumerate(groups) for parameter in group}
+    rows = [("layer", "kind", "parameters", "group", "")]
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own:
+            learns = {parameter.requires_grad for parameter in own}
+            state = "trains" if learns == {True} else "frozen" if learns == {False} else "in part"
+            of = ",".join(map(str, sorted({group_of[id(parameter)] for parameter in own})))
+            rows.append((name or "-", type(module).__name__, f"{sum(p.numel() for p in own):,}", of, state))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    total = sum(p.numel() for p in model.parameters())
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return "\n".join([*lines, f"{total:,} parameters, {learning:,} train"])
+
+
 def model_statistics(model: nn.Module) -> Statistics:
     """(mean, std) per channel in [0, 1] units that the model's pretrained weights want their images normalised with.
 

@@ -1,0 +1,131 @@
+"""What a trained model gets wrong: the confusion matrix, the worst losses, figures per class."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from fastaug import plots
+from fastaug.training import prediction
+from fastaug.training.losses import BinaryCrossEntropy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastaug.training.learner import Learner, Loader
+
+
+class Loss(NamedTuple):
+    """One image of `top_losses`; its row in the samples, its file if it has one."""
+
+    loss: float
+    actual: str
+    predicted: str
+    probability: float
+    row: int
+    path: str
+
+
+@dataclass
+class Interpretation:
+    """What a model says of images whose classes are known; make it with `from_learner`.
+
+    Attributes:
+        probabilities: float32 [N, classes]. targets: int64 [N]. losses: float32 [N]. rows: int64 [N], of the samples.
+        predicted: int64 [N]; with BinaryCrossEntropy -1 where no class is above its threshold.
+    """
+
+    probabilities: Tensor
+    targets: Tensor
+    losses: Tensor
+    rows: Tensor
+    predicted: Tensor
+    classes: list[str]
+    loader: Any
+
+    @classmethod
+    def from_learner(cls, learn: Learner, loader: Loader | None = None) -> Self:
+        """Of `loader`, default valid_loader.
+
+        Raises:
+            ValueError: several classes per image, of which there is no confusion matrix.
+        """
+        loader = learn.or_valid(loader)
+        activations, targets, rows = prediction.activations_of(learn, loader)
+        if targets.ndim != 1:
+            raise ValueError(
+                f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
+            )
+        each = copy.copy(learn.loss_func)
+        if hasattr(each, "reduction"):
+            each.reduction = "none"
+            losses = each(activations, targets).reshape(len(targets), -1).mean(1)
+        else:
+            losses = torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
+        probabilities = prediction.probabilities(learn, activations)
+        binary = isinstance(learn.loss_func, BinaryCrossEntropy)
+        predicted = learn.loss_func.predicted(probabilities) if binary else probabilities.argmax(1)  # type: ignore
+        known = getattr(getattr(loader, "samples", None), "classes", None)
+        classes = list(known or map(str, range(probabilities.shape[1])))
+        return cls(probabilities, targets, losses, rows, predicted, classes, loader)
+
+    def confusion_matrix(self) -> Tensor:
+        """int64 [classes, classes], rows actual, columns predicted; without "none of these"."""
+        known = (self.predicted >= 0) & (self.targets >= 0)
+        return multiclass_confusion_matrix(self.predicted[known], self.targets[known], num_classes=len(self.classes))
+
+    def plot_confusion_matrix(self) -> Figure:
+        return plots.plot_confusion_matrix(self.confusion_matrix(), self.classes)
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """(actual, predicted, how often) of the wrong ones seen at least min_val times, the most frequent first."""
+        matrix = self.confusion_matrix().fill_diagonal_(0)
+        found = [(self.classes[i], self.classes[j], int(matrix[i, j])) for i, j in matrix.nonzero().tolist()]
+        return sorted((one for one in found if one[2] >= min_val), key=lambda one: -one[2])
+
+    def top_losses(self, k: int = 9) -> list[Loss]:
+        """The k images with the highest losses, the worst first. `probability` is that of the predicted class."""
+        paths = getattr(getattr(self.loader, "samples", None), "paths", None)
+        found = []
+        for i in self.losses.argsort(descending=True, stable=True)[:k].tolist():
+            row, guess = int(self.rows[i]), int(self.predicted[i])
+            probability, path = self.probabilities[i, guess if guess >= 0 else None].max(), paths[row] if paths else ""
+            found.append(Loss(float(self.losses[i]), self._name(int(self.targets[i])), self._name(guess),
+                              float(probability), row, path))  # fmt: skip
+        return found
+
+    def plot_top_losses(self, k: int = 9) -> Figure:
+        """Their pictures, presized, with predicted / actual / loss / probability.
+
+        Raises:
+            TypeError: the loader is not an ImageLoader.
+        """
+        found = self.top_losses(k)
+        loader = prediction.similar(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
+        loader = prediction.similar(loader, self.loader.samples.subset([one.row for one in found]))
+        images = [image for x, *_ in loader for image in x]
+        titles = [f"{one.predicted} / {one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
+        return plots.show_images(images, titles, heading="predicted / actual, loss / probability")
+
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """precision, recall, f1 and images of each class; 0 where there is nothing to divide by."""
+        matrix = self.confusion_matrix().double()
+        right, actual = matrix.diagonal(), torch.bincount(self.targets[self.targets >= 0], minlength=len(self.classes))
+        of_guesses, of_images = right / matrix.sum(0).clamp(min=1), right / actual.clamp(min=1)
+        f1 = 2 * of_guesses * of_images / (of_guesses + of_images).clamp(min=1e-12)
+        rows = torch.stack([of_guesses, of_images, f1, actual.double()], 1).tolist()
+        return {
+            name: dict(zip(("precision", "recall", "f1", "images"), row, strict=True))
+            for name, row in zip(self.classes, rows, strict=True)
+        }
+
+    def _name(self, index: int) -> str:
+        return prediction.NONE if index < 0 else self.classes[index]
+
+
+__all__ = ["Interpretation"]

@@ -1,0 +1,43 @@
+"""Losses that torch does not have in this form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
+    """One yes or no per class, for images of none of the classes or of several; the mean over images and classes.
+
+    Args:
+        threshold: a class counts as seen from this probability on; a number, or one per class.
+        reduction: "mean", or "sum" (with which other learning rates are right).
+    Targets are classes int [B], where -1 says "none of these", or float [B, classes] of zeros and ones.
+    Differs from: fastai's `BCEWithLogitsLossFlat` by taking classes too, and by thresholds of each class.
+    """
+
+    def __init__(self, threshold: float | Tensor = 0.5, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.threshold = threshold
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return super().forward(input, self.one_hot(target, input.shape[1]).to(input.dtype))
+
+    def one_hot(self, targets: Tensor, classes: int) -> Tensor:
+        """[B] or [B, classes] -> [B, classes] of zeros and ones; all zeros for -1."""
+        if targets.ndim == 2:
+            return targets
+        return (targets[:, None] == torch.arange(classes, device=targets.device)).long()
+
+    def decodes(self, probabilities: Tensor) -> Tensor:
+        """Which classes are seen, bool [B, classes]."""
+        return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
+
+    def predicted(self, probabilities: Tensor) -> Tensor:
+        """The most probable class that is seen, int64 [B]; -1: none of these."""
+        seen = self.decodes(probabilities)
+        best = probabilities.masked_fill(~seen, -1).argmax(1)
+        return torch.where(seen.any(1), best, -1)
+
+
+__all__ = ["BinaryCrossEntropy"]

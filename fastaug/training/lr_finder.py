@@ -1,0 +1,147 @@
+"""The learning-rate finder: a short training at rates that grow, undone afterwards, and four readings of its losses."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from fastaug.training import ranks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastaug.training.learner import Learner
+
+SMOOTHING = 0.98  # weight of the past in the moving average of the losses
+WORSE = 4.0  # the sweep ends where the smoothed loss is this many times the lowest
+FEWEST = 6  # points that must be left when the ends of the curve are cut off
+
+
+@dataclass(frozen=True)
+class FoundRates:
+    """The curve of a sweep, and the rates that it suggests.
+
+    Attributes:
+        lrs: the rates tried, growing.
+        losses: the loss at each, smoothed over the batches before (.98 of the past, corrected for the start).
+        num_it: batches that the sweep was to have.
+
+    The first tenth of num_it and the last five points are not looked at, unless fewer than FEWEST would be left: then
+    all are. (fastai fails there.)
+    """
+
+    lrs: list[float]
+    losses: list[float]
+    num_it: int = 100
+
+    def _looked_at(self) -> tuple[np.ndarray, np.ndarray]:
+        lrs, losses = np.array(self.lrs), np.array(self.losses)
+        inner = slice(self.num_it // 10, max(len(lrs) - 5, 0))
+        return (lrs[inner], losses[inner]) if len(lrs[inner]) >= FEWEST else (lrs, losses)
+
+    @property
+    def minimum(self) -> float:
+        """A tenth of the rate with the lowest loss."""
+        lrs, losses = self._looked_at()
+        return float(lrs[losses.argmin()]) / 10
+
+    @property
+    def steep(self) -> float:
+        """Where the loss falls fastest per unit of log(rate)."""
+        lrs, losses = self._looked_at()
+        return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))]) if len(lrs) > 1 else float(lrs[0])
+
+    @property
+    def valley(self) -> float:
+        """About the middle of the longest falling run: a third of it, and half a third (each cut to whole points)."""
+        lrs, losses = self._looked_at()
+        run = np.ones(len(losses), int)  # points of the longest falling sequence that ends here
+        for i in range(1, len(losses)):
+            run[i] += max((run[j] for j in range(i) if losses[i] < losses[j]), default=0)
+        end = int(run.argmax())
+        third = run[end] / 3
+        return float(lrs[max(end - run[end] + int(third) + int(third / 2), 0)])
+
+    @property
+    def slide(self) -> float:
+        """The last point of clear decrease: where the slope stops to differ from the one 15 points further on."""
+        lrs, losses = self._looked_at()
+        slope = np.gradient(losses) if len(losses) > 1 else np.zeros(1)
+        apart = min(15, len(lrs) - 1)
+        right, found = len(lrs) - 1, lrs[-1 - apart]
+        while right - apart >= 0 and abs(slope[right] - slope[right - apart]) > 0.005:
+            found = lrs[right - apart]
+            right -= 1
+        return float(found)
+
+    def plot(self) -> Figure:
+        """The curve with the four suggestions."""
+        from fastaug import plots
+
+        names = ("minimum", "steep", "valley", "slide")
+        return plots.plot_rates(self.lrs, self.losses, {name: getattr(self, name) for name in names})
+
+
+def lr_find(
+    learn: Learner, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True
+) -> FoundRates:
+    """Try rates from start_lr to end_lr, one mini-batch each, and say which are good: `.valley`, `.plot()`, …
+
+    The rate grows by a constant factor; the sweep ends after num_it batches, or where the smoothed loss is four times
+    its lowest (unless stop_div is False), or not finite. Afterwards weights, buffers, optimizer, random states and the
+    loader are what they were before, whether or not something failed.
+
+    Raises:
+        ValueError: bad rates. FloatingPointError: not even the first loss is finite.
+    Differs from: fastai, which leaves random states and the loader's epoch changed, and fails on few points.
+    Source: fastai 2.8, `LRFinder` and its suggestions; Smith, "Cyclical learning rates", 2017.
+    """
+    if not 0 < start_lr < end_lr < math.inf or num_it < 2:
+        raise ValueError(
+            f"lr_find: expected 0 < start_lr < end_lr and num_it of at least 2, got {start_lr}, {end_lr} and {num_it}."
+        )
+    lrs = [start_lr * (end_lr / start_lr) ** (i / num_it) for i in range(num_it)]
+    losses: list[float] = []
+    average, value = 0.0, math.nan
+    with learn.undone():
+        network = learn.network()
+        learn.train_mode()
+        for rate, (x, y, _) in zip(lrs, _batches(learn), strict=False):
+            learn.set_rates([rate] * len(learn.groups))
+            loss = learn.forward(network, x, y)
+            value = float(ranks.total(loss.detach() * ranks.share(len(y), learn.device, learn.summed))) / ranks.world()
+            if not math.isfinite(value):
+                break
+            average = SMOOTHING * average + (1 - SMOOTHING) * value
+            losses.append(average / (1 - SMOOTHING ** (len(losses) + 1)))
+            if stop_div and losses[-1] > WORSE * min(losses):
+                break
+            learn.backward(loss, len(y))
+            learn.step(1)
+    if not losses:
+        raise FloatingPointError(
+            f"lr_find: expected a finite loss, got {value} in the first batch, at learning rate {start_lr:.3g}. "
+            "Look for images that are not finite, or load() what you saved: the model may be spoilt."
+        )
+    return FoundRates(lrs[: len(losses)], losses, num_it)
+
+
+def _batches(learn: Learner) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Training batches without end, from a copy of the loader, whose own position stays; put back where it does not."""
+    loader, own = copy.copy(learn.train_loader), learn.train_loader
+    place = copy.deepcopy(own.state_dict()) if hasattr(own, "state_dict") else {}
+    try:
+        for epoch in itertools.count(learn.epoch):
+            if hasattr(loader, "set_epoch"):
+                loader.set_epoch(epoch)
+            yield from learn.batches(loader, keep_empty=ranks.world() > 1)
+    finally:
+        if any(own.state_dict()[name] != place[name] for name in place.keys() - {"quarantined"}):
+            own.load_state_dict(place)

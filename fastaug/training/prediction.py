@@ -1,0 +1,110 @@
+"""What a trained model says of images: probabilities, the same over augmented passes, and of one file."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastaug.samples import Samples
+from fastaug.training import ranks
+from fastaug.training.losses import BinaryCrossEntropy
+
+if TYPE_CHECKING:
+    from fastaug.loading.loader import ImageLoader
+    from fastaug.training.learner import Learner, Loader
+
+NONE = "none of these"
+
+
+def activations_of(learn: Learner, loader: Loader, everywhere: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """(activations float32 [N, classes], targets, rows int64 [N]) on the CPU, in the order of the rows.
+
+    Rows are those of the loader's samples; of a loader that cannot tell them they are counted. Of all ranks' shares,
+    unless every rank has all images (everywhere=False).
+    """
+    if hasattr(loader, "return_info"):
+        loader = copy.copy(loader)  # the original is not set to another epoch, nor made to yield anything else
+        loader.return_info = True
+    found = list(learn.evaluate(loader))
+    rows = [some for _, _, some in found if some is not None]
+    activations = torch.cat([a.float() for a, _, _ in found]).cpu()
+    targets = torch.cat([y for _, y, _ in found]).cpu()
+    mine = activations, targets, torch.cat(rows) if rows else torch.arange(len(activations))
+    everything = [torch.cat(parts) for parts in zip(*(ranks.gather(mine) if everywhere else [mine]), strict=True)]
+    order = everything[2].argsort(stable=True)
+    return everything[0][order], everything[1][order], everything[2][order]
+
+
+def probabilities(learn: Learner, activations: Tensor) -> Tensor:
+    """Softmax, or sigmoid where the loss is a binary one."""
+    return activations.sigmoid() if isinstance(learn.loss_func, nn.BCEWithLogitsLoss) else activations.softmax(1)
+
+
+def similar(loader: Any, samples: Samples | None = None, **changes: Any) -> ImageLoader:
+    """A loader of the same photos, or of `samples`, with some settings changed; one rank alone, every sample once."""
+    from fastaug.loading.loader import ImageLoader
+
+    if not isinstance(loader, ImageLoader):
+        raise TypeError(
+            f"Learner: expected an ImageLoader, whose files can be loaded again, got {type(loader).__name__}. "
+            "Use get_preds with a loader of your own."
+        )
+    same = ("batch_size", "presize", "augment", "device", "training", "seed", "mode", "on_error", "num_threads")
+    settings = {name: getattr(loader, name) for name in same}
+    settings |= {"shard": (0, 1), "drop_last": False, "return_info": True}
+    return ImageLoader(samples or loader.samples, **{**settings, **changes})
+
+
+def get_preds(learn: Learner, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
+    """(probabilities float32 [N, classes], targets [N]) on the CPU of `loader`, default valid_loader, of all ranks.
+
+    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one. They come in the
+    order of the samples, also from a loader that shuffles, without those of files that cannot be read.
+    """
+    activations, targets, _ = activations_of(learn, learn.or_valid(loader))
+    return probabilities(learn, activations), targets
+
+
+def tta(learn: Learner, loader: Loader | None = None, n: int = 4, beta: float = 0.25) -> tuple[Tensor, Tensor]:
+    """`get_preds` with test-time augmentation: the mean over n augmented passes, and a share beta of the plain one.
+
+    Raises:
+        ValueError: n < 1, beta outside 0..1, files that cannot be read. TypeError: the loader is no ImageLoader.
+    Source: fastai 2.8, `Learner.tta`.
+    """
+    if n < 1 or not 0 <= beta <= 1:
+        raise ValueError(f"tta: expected n of at least 1 and beta between 0 and 1, got {n} and {beta}.")
+    loader = learn.or_valid(loader)
+    augment = getattr(learn.train_loader, "augment", None)
+    augmented = similar(loader, training=True, augment=augment or getattr(loader, "augment", None))
+    passes = []
+    for epoch in range(n):
+        augmented.set_epoch(epoch)
+        activations, _, _ = activations_of(learn, augmented, everywhere=False)
+        passes.append(probabilities(learn, activations))
+    plain, targets = get_preds(learn, loader)
+    if any(len(one) != len(plain) for one in passes):
+        raise ValueError("tta: expected the same images in every pass, got files that could not be read. Remove them.")
+    return torch.stack(passes).mean(0).lerp(plain, beta), targets
+
+
+def predict(learn: Learner, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
+    """(class, its index, probabilities float32 [classes]) of one file, seen as the validation images are.
+
+    Raises:
+        BadFileError: it cannot be read. TypeError: the learner has no ImageLoader.
+    """
+    source = learn.valid_loader if learn.valid_loader is not None else learn.train_loader
+    samples = Samples([path], [0], getattr(getattr(source, "samples", None), "classes", [""]))
+    loader = similar(source, samples, training=False, batch_size=1, on_error="raise")
+    found = probabilities(learn, activations_of(learn, loader, everywhere=False)[0])
+    decide = learn.loss_func.predicted if isinstance(learn.loss_func, BinaryCrossEntropy) else None
+    index = int(decide(found)[0] if decide else found[0].argmax())
+    return (NONE if index < 0 else samples.classes[index]), index, found[0]
+
+
+__all__ = ["activations_of", "get_preds", "predict", "probabilities", "similar", "tta"]

@@ -1,0 +1,76 @@
+"""Several processes that train one model: `torchrun --nproc-per-node=N -m fastaug train`. Alone, they are no-ops."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def join(device: str | None) -> str | None:
+    """Under torchrun: join the other processes. Returns the device of this one."""
+    if "LOCAL_RANK" not in os.environ or dist.is_initialized():
+        return device
+    gpu = torch.cuda.is_available() and not (device or "").startswith("cpu")
+    if gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpu else "gloo")
+    return device
+
+
+def leave() -> None:
+    """Part from the other processes; without it torch warns at the end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over the ranks; on the device, without waiting for it."""
+    if world() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def mean(value: Tensor) -> Tensor:
+    return total(value) / world()
+
+
+def share(images: int, device: torch.device, summed: bool) -> Tensor | float:
+    """What to multiply this rank's loss by, so that the mean of the gradients is that of all images together."""
+    if world() == 1 or summed:
+        return float(world())
+    everywhere = total(torch.tensor(float(images), device=device))
+    return images * world() / everywhere.clamp(min=1)
+
+
+def gather(thing: Any) -> list[Any]:
+    """What every rank gives, in their order."""
+    if world() == 1:
+        return [thing]
+    things: list[Any] = [None] * world()
+    dist.all_gather_object(things, thing)
+    return things
+
+
+def distributed(model: nn.Module) -> nn.Module:
+    """The model with gradients averaged over the ranks, as far as parameters learn now."""
+    return nn.parallel.DistributedDataParallel(model) if world() > 1 else model
+
+
+def same_buffers(model: nn.Module) -> None:
+    """Give every rank the batch-norm statistics of the first."""
+    for buffer in model.buffers() if world() > 1 else ():
+        dist.broadcast(buffer, 0)

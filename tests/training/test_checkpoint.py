@@ -1,0 +1,210 @@
+"""Resuming: a run that was killed and goes on ends with the same weights, bit for bit; and keeping the best epoch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastaug.training import KeepBest, Learner
+from tests.training.common import Batches, differences, snapshot, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Killed(Exception):
+    pass
+
+
+def dies_after(batches: int) -> Callable[..., Any]:
+    """A hook that ends the run with the model's training step number `batches` + 1."""
+    left = [batches]
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        left[0] -= module.training
+        if left[0] < 0:
+            raise Killed
+
+    return hook
+
+
+def learner(path: Path | None = None, **arguments: Any) -> Learner:
+    loader = arguments.pop("loader", None) or Batches()
+    model = tiny(0.4)
+    torch.manual_seed(11)
+    return Learner(
+        loader, list(Batches(2)), model, checkpoint=path, device="cpu", amp=arguments.pop("amp", None), **arguments
+    )
+
+
+RUNS: dict[str, Callable[[Learner], None]] = {
+    "fit": lambda learn: learn.fit(4, slice(1e-3, 1e-2)),
+    "one cycle": lambda learn: learn.fit_one_cycle(4, 1e-2),
+    "fine_tune": lambda learn: learn.fine_tune(2, 1e-2, freeze_epochs=2),
+    "swept": lambda learn: (learn.fit_one_cycle(2, learn.lr_find(num_it=20).valley), learn.fit(2)),  # type: ignore
+}
+
+
+def without_times(learn: Learner) -> dict[str, Any]:
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in learn.history.epochs]
+    return {**snapshot(learn), "rows": rows}
+
+
+@pytest.mark.parametrize("killed_after", [0, 5, 6, 9, 14, 23])
+@pytest.mark.parametrize("run", RUNS)
+def test_a_killed_run_goes_on_to_the_same_weights(run: str, killed_after: int, tmp_path: Path) -> None:
+    path = tmp_path / "run.pth"
+    whole = learner()
+    RUNS[run](whole)
+    killed = learner(path, checkpoint_batches=2)
+    killed.save(path)
+    hook = killed.model.register_forward_pre_hook(dies_after(killed_after + 20 * (run == "swept")))
+    with pytest.raises(Killed):
+        RUNS[run](killed)
+    hook.remove()
+    torch.manual_seed(99)
+    resumed = learner(path, checkpoint_batches=2)
+    resumed.load(path, resume=True)
+    RUNS[run](resumed)
+    assert differences(without_times(whole), without_times(resumed)) == []
+    again = learner(path)
+    again.load(path, resume=True)
+    RUNS[run](again)  # everything is done: nothing happens
+    again.model.eval()
+    assert differences(without_times(whole), without_times(again)) == []
+
+
+def test_the_comparison_sees_a_run_that_was_not_resumed_exactly(tmp_path: Path) -> None:
+    whole, other = learner(), learner()
+    whole.fit_one_cycle(2, 1e-2)
+    other.fit_one_cycle(1, 1e-2)
+    other.save(tmp_path / "1.pth")
+    other.load(tmp_path / "1.pth")
+    other.fit_one_cycle(1, 1e-2)
+    assert "/model 6.weight" in differences(without_times(whole), without_times(other))
+
+
+def test_batches_after_the_last_checkpoint_are_repeated(tmp_path: Path) -> None:
+    killed = learner(tmp_path / "run.pth", checkpoint_batches=2)
+    killed.model.register_forward_pre_hook(dies_after(9))
+    with pytest.raises(Killed):
+        killed.fit(2)
+    resumed = learner()
+    resumed.load(tmp_path / "run.pth")
+    assert (resumed.epoch, len(resumed.history.losses)) == (1, 8)
+    assert resumed.train_loader.state_dict() == {"epoch": 1, "delivered": 2}
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_loader_of_torch_resumes_at_epoch_ends(shuffled: bool, tmp_path: Path) -> None:
+    images = torch.utils.data.TensorDataset(torch.rand(12, 3, 8, 8), torch.arange(12) % 3)
+
+    def make(path: Path | None = None) -> Learner:
+        generator = torch.Generator().manual_seed(2) if shuffled else None
+        loader = torch.utils.data.DataLoader(images, 4, shuffle=True, generator=generator)
+        return learner(path, loader=loader, checkpoint_batches=1)
+
+    whole, killed, resumed = make(), make(tmp_path / "run.pth"), make()
+    torch.manual_seed(7)
+    whole.fit_one_cycle(3, 1e-2)
+    killed.model.register_forward_pre_hook(dies_after(5))
+    torch.manual_seed(7)
+    with pytest.raises(Killed):
+        killed.fit_one_cycle(3, 1e-2)
+    resumed.load(tmp_path / "run.pth", resume=True)
+    resumed.fit_one_cycle(3, 1e-2)
+    assert differences(without_times(whole), without_times(resumed)) == []
+
+
+def test_other_calls_than_those_of_the_run(tmp_path: Path) -> None:
+    learn = learner(tmp_path / "run.pth")
+    learn.fit(2)
+    learn.load(tmp_path / "run.pth", resume=True)
+    with pytest.raises(ValueError, match=r"call 1 was for 2 epochs, got one for 3\. Make the same calls again"):
+        learn.fit(3)
+
+
+def test_load_goes_on_without_resume(tmp_path: Path) -> None:
+    whole, second = learner(), learner()
+    torch.manual_seed(11)
+    whole.fit(1)
+    whole.fit_one_cycle(2, 1e-2)
+    first = learner()
+    first.fit(1)
+    first.save(tmp_path / "1.pth")
+    second.load(tmp_path / "1.pth")
+    second.fit_one_cycle(2, 1e-2)
+    assert differences(without_times(whole), without_times(second)) == []
+
+
+# The best epoch
+
+
+def metric_learner(values: list[float], keep: KeepBest) -> Learner:
+    """A learner whose validation loss is what `values` say."""
+    learn = learner(after_epoch=[keep])
+    plain, left = learn.validate, iter(values)
+    learn.validate = lambda loader=None: {**plain(loader), "loss": next(left)}  # type: ignore[method-assign]
+    return learn
+
+
+def test_best_epoch_is_saved_and_patience_ends_the_fit(tmp_path: Path) -> None:
+    learn = metric_learner([3.0, 2.0, 2.5, 2.0, 1.0], KeepBest(tmp_path / "best.pth", patience=2))
+    learn.fit_one_cycle(5)
+    assert [row["valid_loss"] for row in learn.history.epochs] == [3, 2, 2.5, 2]
+    again = learner()
+    again.load(tmp_path / "best.pth")
+    assert again.epoch == 2
+    learn = metric_learner([3.0, 2.0, 2.5, 2.0, 1.0], KeepBest(patience=3))
+    learn.fit(3)
+    learn.fit(2)  # counts from its own start
+    assert learn.epoch == 5
+
+
+def test_a_metric_may_be_better_when_higher(tmp_path: Path) -> None:
+    saved: list[int] = []
+    for monitor, expected in (("accuracy", [0, 1]), ("error_rate", [0, 2])):
+        keep = KeepBest(tmp_path / "best.pth", monitor)
+        learn = learner(after_epoch=[keep])
+        rows = iter([0.5, 0.7, 0.4])
+        plain = learn.validate
+        learn.validate = lambda loader=None, p=plain, r=rows, m=monitor: {**p(loader), m: next(r)}  # type: ignore
+        learn.save = lambda path, learn=learn: saved.append(learn.epoch - 1)  # type: ignore[method-assign]
+        learn.fit(3)
+        assert saved == expected
+        saved.clear()
+
+
+def test_unknown_column() -> None:
+    with pytest.raises(ValueError, match="KeepBest: expected monitor to be one of epoch, train_loss"):
+        learner(after_epoch=[KeepBest(monitor="f1")]).fit(1)
+
+
+def test_an_early_end_is_the_end_also_after_resuming(tmp_path: Path) -> None:
+    learn = learner(tmp_path / "run.pth", after_epoch=[lambda learn: True])
+    learn.fit(3)
+    weights = copy.deepcopy(learn.model.state_dict())
+    again = learner()
+    again.load(tmp_path / "run.pth", resume=True)
+    again.fit(3)
+    assert differences(dict(weights), dict(again.model.state_dict())) == []
+
+
+def test_after_an_interruption_one_may_fit_again_and_save(tmp_path: Path) -> None:
+    learn = learner(opt_func=lambda groups: torch.optim.SGD(groups, lr=1.0))
+    hook = learn.model.register_forward_pre_hook(dies_after(8))
+    with pytest.raises(Killed):
+        learn.fit_one_cycle(3, 1e-3)
+    hook.remove()
+    learn.save(tmp_path / "interrupted.pth")
+    learn.fit(1, 1e-6)
+    assert learn.history.epochs[-1]["train_loss"] == pytest.approx(sum(learn.history.losses[-6:]) / 6)
+    again = learner(opt_func=lambda groups: torch.optim.SGD(groups, lr=1.0))
+    again.load(tmp_path / "interrupted.pth", resume=True)
+    again.fit_one_cycle(3, 1e-3)
+    assert again.epoch == 3
