@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
+import json
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 from torch import Tensor
 
+from fastaug import plots
 from fastaug.demo import MODEL as LITE0
 from fastaug.demo import run_demo
 from fastaug.loading.loader import ImageLoader
-from fastaug.results import save_results
+from fastaug.loading.stats import merge_stats
+from fastaug.results import RunLog, save_results
 from fastaug.samples import Samples
-from fastaug.training import Learner, classifier, lite0_weights, model_statistics
+from fastaug.training import Learner, classifier, lite0_weights, model_statistics, ranks
 from fastaug.transforms import aug_transforms
 
 app = typer.Typer(
@@ -30,6 +34,24 @@ app = typer.Typer(
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="cuda where there is one")]
+Folder = Annotated[Path, typer.Argument(help="Images, at any depth.", show_default=False)]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help=r"Regular expression for file names; its group 1 is the class, as in '(.+)_\d+\.jpg$'.",
+        show_default="the class is the parent folder",
+    ),
+]
+ModelName = Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="DEFAULT (downloaded once), none, lite0 (for timm:tf_efficientnet_lite0, from the installed package), "
+        "or a .pth or .safetensors file."
+    ),
+]
+Size = Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")]
+Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
@@ -72,63 +94,120 @@ def _fastaug(
 @one_line_errors
 def train(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Images, at any depth.", show_default=False)],
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help=r"Regular expression for file names; its group 1 is the class, as in '(.+)_\d+\.jpg$'.",
-            show_default="the class is the parent folder",
-        ),
-    ] = None,
+    folder: Folder,
+    pattern: Pattern = None,
     valid_fraction: Annotated[float, typer.Option(help="Share of each class that is kept for validation.")] = 0.2,
     seed: Seed = 42,
-    model: Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")] = "resnet34",
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="DEFAULT (downloaded once), none, lite0 (for timm:tf_efficientnet_lite0, from the installed package), "
-            "or a .pth or .safetensors file."
-        ),
-    ] = "DEFAULT",
+    model: ModelName = "resnet34",
+    weights: Weights = "DEFAULT",
     epochs: Annotated[int, typer.Option(min=1, help="With the whole model training.")] = 4,
     freeze_epochs: Annotated[int, typer.Option(min=0, help="Before that, with only the head training.")] = 1,
     base_lr: Annotated[float, typer.Option(help="Learning rate of the head while the rest is frozen.")] = 2e-3,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    size: Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")] = 224,
-    presize: Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")] = 460,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of each process.")] = 64,
+    size: Size = 224,
+    presize: Presize = 460,
     device: Device = None,
     train_bn: Annotated[
         bool, typer.Option(help="Batch-norm goes on learning in frozen layers; without it they train faster.")
     ] = True,
+    amp: Annotated[str | None, typer.Option(help="bf16 or fp16: mixed precision.", show_default="float32")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from checkpoint.pth in the output folder, with the same options.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fastaug-out"),
     debug: Debug = False,
 ) -> None:
     """Fine-tune a model on a folder of images.
 
-    Writes model.pth, settings.json, history.csv, history.json, curves.png and confusion.png.
+    Writes model.pth, settings.json, history.csv, history.json, curves.png and confusion.png; and checkpoint.pth after
+    each epoch. On several GPUs: torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in context.params.items()}
-    settings.pop("debug")
+    for name in ("debug", "resume"):
+        settings.pop(name)
+    checkpoint = out / "checkpoint.pth"
+    if resume and not checkpoint.is_file():
+        raise FileNotFoundError(f"train: expected '{checkpoint}' for --resume, found none. Leave out --resume.")
+    device = ranks.join(device)
+    try:
+        data = _Data(folder, pattern, valid_fraction, seed, model, weights, batch_size, size, presize, device)
+        learn, samples = _learner(data, train_bn=train_bn, amp=amp, checkpoint=checkpoint, after_epoch=[RunLog(out)])
+        if resume:
+            learn.load(checkpoint, resume=True)
+        learn.fine_tune(epochs, base_lr, freeze_epochs)
+        mean, std = model_statistics(learn.model)
+        matrix = save_results(learn, samples.classes, out, {**settings, "mean": mean, "std": std})
+        quarantined = [bad for loader in (learn.train_loader, learn.valid_loader) for bad in loader.quarantined]  # type: ignore[union-attr]
+        if not ranks.rank():
+            _print_summary(learn, quarantined, matrix, out)
+    finally:
+        ranks.leave()
+
+
+@app.command("lr-find")
+@one_line_errors
+def find_rate(
+    folder: Folder,
+    pattern: Pattern = None,
+    seed: Seed = 42,
+    model: ModelName = "resnet34",
+    weights: Weights = "DEFAULT",
+    frozen: Annotated[bool, typer.Option(help="With only the head training, as fine-tuning begins.")] = True,
+    batches: Annotated[int, typer.Option(min=2, help="From the lowest rate to the highest.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    size: Size = 224,
+    presize: Presize = 460,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("lr-find.png"),
+    debug: Debug = False,
+) -> None:
+    """Find a good learning rate for a folder of images: try many, a batch each, and draw the losses."""
+    data = _Data(folder, pattern, 0.2, seed, model, weights, batch_size, size, presize, device)
+    learn, _ = _learner(data)
+    if frozen:
+        learn.freeze()
+    found = learn.lr_find(num_it=batches)
+    plots.save_figure(found.plot(), out)
+    for name in ("valley", "slide", "steep", "minimum"):
+        typer.echo(f"{name:<8}{getattr(found, name):.2e}")
+    typer.echo(f"{len(found.lrs)} batches, picture: {out}")
+
+
+class _Data(NamedTuple):
+    """What to train on, and what to train."""
+
+    folder: Path
+    pattern: str | None
+    valid_fraction: float
+    seed: int
+    model: str
+    weights: str
+    batch_size: int
+    size: int
+    presize: int
+    device: str | None
+
+
+def _learner(data: _Data, **settings: Any) -> tuple[Learner, Samples]:
+    """The learner, and all samples, of which it keeps some for validation."""
+    folder, pattern = data.folder, data.pattern
     samples = Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
     if len(samples.classes) < 2:
         raise ValueError(
             f"train: expected two classes or more in '{folder}', got {', '.join(samples.classes)} alone. Put each "
             "class into its own folder, or give --pattern."
         )
-    train_samples, valid_samples = samples.split(valid_fraction, seed, stratify=True)
-    torch.manual_seed(seed)
-    network = classifier(model, len(samples.classes), _weights(weights, model))
-    mean, std = model_statistics(network)
-    augment = aug_transforms(size=size, min_scale=0.75, normalize=(mean, std))
+    train_samples, valid_samples = samples.split(data.valid_fraction, data.seed, stratify=True)
+    torch.manual_seed(data.seed)
+    network = classifier(data.model, len(samples.classes), _weights(data.weights, data.model))
+    augment = aug_transforms(size=data.size, min_scale=0.75, normalize=model_statistics(network))
     train_loader, valid_loader = (
-        ImageLoader(part, batch_size, presize, augment, device, training, seed)
+        ImageLoader(part, data.batch_size, data.presize, augment, data.device, training, data.seed)
         for part, training in ((train_samples, True), (valid_samples, False))
     )
-    typer.echo(f"{len(train_samples):,} images to train, {len(valid_samples):,} to validate: {samples}")
-    learn = Learner(train_loader, valid_loader, network, train_bn=train_bn, device=device)
-    learn.fine_tune(epochs, base_lr, freeze_epochs)
-    matrix = save_results(learn, samples.classes, out, {**settings, "mean": mean, "std": std})
-    _print_summary(learn, [*train_loader.quarantined, *valid_loader.quarantined], matrix, out)
+    if not ranks.rank():
+        typer.echo(f"{len(train_samples):,} images to train, {len(valid_samples):,} to validate: {samples}")
+    return Learner(train_loader, valid_loader, network, device=data.device, **settings), samples
 
 
 @app.command()
@@ -146,6 +225,73 @@ def demo(
     """
     options = [f"--out {out}", f"--seed {seed}", *([f"--device {device}"] if device else [])]
     run_demo(out, seed, device, command=" ".join(["fastaug demo", *options]), say=typer.echo)
+
+
+@app.command()
+@one_line_errors
+def bench(
+    folder: Annotated[Path, typer.Argument(help="Images, at any depth.", show_default=False)],
+    mode: Annotated[str, typer.Option(help="resize or direct.")] = "direct",
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    size: Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")] = 224,
+    presize: Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")] = 460,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Train this model (of torchvision, or timm:NAME) meanwhile.", show_default="none"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long, after the first batch.")] = 10.0,
+    num_threads: Annotated[int | None, typer.Option(min=1, show_default="the cores there are")] = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """How many images a second the loader reads, decodes, presizes and warps, and whether it or the model is the limit.
+
+    Without --model nothing is done with the batches.
+    """
+    samples = Samples.from_folder(folder)
+    augment = aug_transforms(size=size, min_scale=0.75)
+    batch_size = min(batch_size, len(samples))
+    loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)
+    step = _training_step(model, samples, loader.device)
+    seen, start, stats = 0, 0.0, []
+    while not seen or time.perf_counter() - start < seconds:
+        for x, y in loader:
+            step(x, y)
+            if not seen:
+                start = time.perf_counter()
+            seen += len(y)
+            if time.perf_counter() - start > seconds:
+                break
+        stats.append(loader.stats())
+    together = merge_stats(stats)
+    figures = {
+        "images": seen,
+        "images_per_s": together.images_per_s,
+        "first_batch_s": together.first_batch_s,
+        "waited_s": together.waited_s,
+        "warp_s": together.warp_s,
+        "model_s": together.model_s,
+        "limit": together.limit,
+        "quarantined": len(loader.quarantined),
+    }
+    typer.echo(json.dumps(figures, indent=2) if as_json else f"{seen:,} images, mode {mode}\n{together}")
+
+
+def _training_step(model: str | None, samples: Samples, device: torch.device) -> Callable[[Tensor, Tensor], None]:
+    if model is None:
+        return lambda x, y: None
+    network = classifier(model, len(samples.classes), None).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # or the waiting would be counted as somebody else's
+
+    return step
 
 
 def _weights(weights: str, model: str) -> str | dict[str, Tensor] | None:

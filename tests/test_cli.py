@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 import fastaug.cli
 from fastaug.cli import app
-from fastaug.training import classifier
+from fastaug.training import Learner, classifier
 
 TINY = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--epochs", "1",
         "--batch-size", "4", "--device", "cpu"]  # fmt: skip
-WRITTEN = {"model.pth", "settings.json", "history.csv", "history.json", "curves.png", "confusion.png"}
+WRITTEN = {"model.pth", "settings.json", "history.csv", "history.json", "curves.png", "confusion.png", "checkpoint.pth"}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +127,19 @@ def test_train_same_seed_same_result(trained: tuple[Result, Path], photos: Path,
     assert first == pytest.approx(again, rel=1e-5)
 
 
+@pytest.mark.parametrize("model", [[], ["--model", "timm:test_resnet"]])
+def test_bench_says_what_is_the_limit(photos: Path, model: list[str]) -> None:
+    options = ["--size", "32", "--presize", "40", "--batch-size", "4", "--seconds", "0.5", "--device", "cpu"]
+    result = run("bench", photos, *options, *model)
+    assert result.exit_code == 0, result.output
+    assert "decoding" in result.stdout
+    assert " is the limit: " in result.stdout
+    figures = json.loads(run("bench", photos, *options, *model, "--json").stdout)
+    assert figures["images"] >= 12
+    assert set(figures["images_per_s"]) == {"read", "decode", "draw", "warp"}
+    assert bool(figures["model_s"] > 0.1) == bool(model)
+
+
 def test_missing_folder() -> None:
     assert error_line("train", "no/such/folder", *TINY) == (
         "error: from_folder: expected a folder, got 'no/such/folder', which does not exist. Check the path.\n"
@@ -195,3 +208,49 @@ def test_python_m_fastaug() -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: from_folder: expected a folder")
     assert failed.stderr.count("\n") == 1
+
+
+def test_lr_find_suggests_rates_and_draws_them(photos: Path, tmp_path: Path) -> None:
+    options = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--device", "cpu"]
+    result = run("lr-find", photos, *options, "--batch-size", "4", "--batches", "12", "--out", tmp_path / "rates.png")
+    assert result.exit_code == 0, result.output
+    _, *suggestions, last = result.stdout.splitlines()
+    assert [line.split()[0] for line in suggestions] == ["valley", "slide", "steep", "minimum"]
+    assert all(1e-9 < float(line.split()[1]) <= 10 for line in suggestions)
+    assert last.endswith(f"picture: {tmp_path / 'rates.png'}")
+    with Image.open(tmp_path / "rates.png") as picture:
+        assert picture.width > 300
+
+
+def test_train_resumes_where_it_was_killed(trained: tuple[Result, Path], photos: Path, tmp_path: Path) -> None:
+    _, whole = trained
+    command = ["train", photos, *TINY, "--valid-fraction", "0.34", "--out", tmp_path]
+    assert "expected" in error_line(*command, "--resume")
+    saved: list[int] = []
+
+    def killed(learn: Learner, path: Path) -> None:
+        save(learn, path)
+        saved.append(learn.epoch)
+        raise KeyError("killed")
+
+    save = Learner.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "save", killed)
+        error_line(*command)
+    result = run(*command, "--resume")
+    assert result.exit_code == 0, result.output
+    assert saved == [1]
+    first, again = (torch.load(folder / "model.pth", weights_only=True) for folder in (whole, tmp_path))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_train_on_two_processes(photos: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "fastaug", "train", str(photos), *TINY, "--batch-size", "2", "--out", str(tmp_path)]
+    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == WRITTEN
+    assert done.stdout.count("images to train") == done.stdout.count("results: ") == 1
+    (row,) = json.loads((tmp_path / "history.json").read_text())["epochs"][-1:]
+    assert f"accuracy {row['accuracy']:.4f}" in done.stdout
