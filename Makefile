@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.filter_study
 	$(BIN)/python -m benchmarks.warp_cpu
 	$(BIN)/python -m benchmarks.decode_to_batch
+	$(BIN)/python -m benchmarks.loader_overhead
 
 clean:
 	rm -rf $(VENV) demo-out

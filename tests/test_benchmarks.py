@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("cv2")
 
-from benchmarks import common, decode_to_batch, fidelity, filter_study, warp_cpu
+from benchmarks import common, decode_to_batch, fidelity, filter_study, loader_overhead, warp_cpu
 
 KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
@@ -63,6 +63,23 @@ def test_timings_run(run, suite, ours):
     assert not report["refused"]
     assert ours in [row["name"] for row in report["rows"]]
     assert all(row["seconds"] for row in report["rows"])
+
+
+def test_loader_overhead_runs(run, monkeypatch):
+    monkeypatch.setattr(loader_overhead, "LISTED", (50, 500))
+    report = run(loader_overhead)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    assert [row["name"] for row in report["rows"][:2]] == [loader_overhead.LOADER, loader_overhead.BARE]
+
+
+def test_loader_overhead_refuses_wrong_order_and_wrong_channels(tmp_path):
+    files = decode_to_batch.scikit_image_jpegs(tmp_path)
+    colors, rows = decode_to_batch.mean_colors(files), torch.arange(len(files))
+    x = colors[:, None, None].expand(-1, common.PRESIZE, common.PRESIZE, 3).round().to(torch.uint8)
+    assert loader_overhead.wrong_colors([(x, rows)], colors) < 0.1
+    for wrong in (x.flip(0), x.flip(3), x // 2, x[:, 1:], x.float()):
+        assert loader_overhead.wrong_colors([(wrong, rows)], colors) > 1
 
 
 def test_fidelity_refuses_a_path_that_is_a_pixel_off():
