@@ -26,10 +26,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.models import layer_table, parameter_groups
 from fastaug.training import lr_finder, prediction, ranks
 from fastaug.training.checkpoint import random_state, set_random_state, write_whole
 from fastaug.training.losses import BinaryCrossEntropy
-from fastaug.training.models import layer_table, parameter_groups
 from fastaug.training.rates import slice_rates
 
 Loader = Any  # yields batches (images, targets, ...) and has a length
@@ -124,6 +124,8 @@ class Learner:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
+        if isinstance(self.loss_func, nn.Module):
+            self.loss_func.to(self.device)  # weights of classes
         if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
             metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
         elif metrics is None:
@@ -137,7 +139,6 @@ class Learner:
         self.clip_norm, self.accumulate, self.mix, self.compile = clip_norm, accumulate, mix, compile
         self.after_epoch, self.checkpoint, self.checkpoint_batches = after_epoch, checkpoint, checkpoint_batches
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        self.summed = getattr(self.loss_func, "reduction", "mean") == "sum"
         self.history, self.epoch = History(), 0
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
@@ -146,10 +147,15 @@ class Learner:
         self._resuming: dict[str, Any] | None = None
         self.create_opt()
 
+    @property
+    def summed(self) -> bool:
+        """Whether the loss is the sum over a batch, not the mean."""
+        return getattr(self.loss_func, "reduction", "mean") == "sum"
+
     def create_opt(self) -> None:
         """A fresh optimizer, which remembers nothing."""
         plain = {id(p) for module in self.model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
-        plain |= {id(p) for name, p in self.model.named_parameters() if name.endswith("bias")}
+        plain |= {id(p) for name, p in self.model.named_parameters() if name.endswith("bias") or p.ndim < 2}
         groups: list[dict[str, Any]] = []
         self._group_of: list[int] = []  # optimizer group -> parameter group
         for i, group in enumerate(self.groups):

@@ -11,8 +11,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fastaug.training import models
-from fastaug.training.models import classifier, lite0_weights, model_statistics, parameter_groups
+from fastaug import models
+from fastaug.models import classifier, lite0_weights, model_statistics, parameter_groups
 
 LITE0 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "weights" / "tf_efficientnet_lite0.pth"
 
