@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastaug.loading.header import read_header
+from fastaug.loading.header import read_header, scan_end
 
 # The presize filter, of `nvidia.dali.types`: antialiased when it shrinks, an ordinary interpolation when it enlarges.
 PRESIZE_FILTER = "INTERP_LANCZOS3"
@@ -47,7 +47,9 @@ EDGE_TOLERANCE_PX = 0.01
 # Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
 MAX_PIXELS = 2 * 89_478_485
 
-_JPEG = b"\xff\xd8"
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Bytes that decode to something, with or without restart markers; a picture that is complete does not need them.
+_MORE_DATA = b"".join(bytes(range(1, 250)) + bytes((0xFF, 0xD0 + k)) for k in range(8)) + bytes(range(1, 250))
 # JPEG 2000, as a file and as a bare code stream. A damaged one ends the process (SIGSEGV inside DALI 2.4's codec).
 _JPEG_2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
 # nvimgcodecStatus_t (nvimgcodec.h, 0.9): codes that speak about the file. Others speak about memory or the device.
@@ -134,9 +136,10 @@ class Decoder:
 
         Reads JPEG, PNG, BMP, TIFF, WebP and PNM; JPEG 2000 is refused, because a damaged one would end the process.
         Grayscale is repeated, CMYK converted, 16 bits scaled to 8, alpha dropped, the first page of several is read.
-        A truncated file is an error, never half an image (on the CPU). A bad file has the files near it decoded again;
-        without bad files nothing is decoded twice. DALI's codecs print their own
-        lines about a bad file to stderr.
+        A truncated file is an error, never half an image, and so is a JPEG whose data breaks off in its middle (on the
+        CPU). Other bytes inside the data of a JPEG make another picture, and nobody can tell. A bad file has the files
+        near it decoded again; without bad files nothing is decoded twice. DALI's codecs print their own lines about a
+        bad file to stderr.
 
         Args:
             encoded: N files, each the whole content: bytes, or a uint8 1-D numpy array (not copied).
@@ -269,7 +272,40 @@ class Decoder:
         self, files: list[np.ndarray], columns: np.ndarray | None = None
     ) -> tuple[list[Any], dict[int, str]]:
         """The files that can be decoded, and position -> reason of those that cannot."""
-        if columns is not None and columns[:, 1].all() and not any(map(self._refusal, files)):
+        images, bad = self._decode_columns(files, columns)
+        if self.stream is not None:
+            return images, bad
+        kept = []
+        for position, image in zip([i for i in range(len(files)) if i not in bad], images, strict=True):
+            if self._breaks_off(files[position], image):
+                bad[position] = "damaged or truncated image data"
+            else:
+                kept.append(image)
+        return kept, bad
+
+    def _breaks_off(self, file: np.ndarray, image: Any) -> bool:
+        """Whether the data of a JPEG ends before its picture does, which libjpeg fills up with one colour.
+
+        Looked into only where an edge of the picture has one colour and bytes follow what was read. The answer is
+        whether more data would have changed the picture.
+        """
+        if file[:2].tobytes() != _JPEG or not _has_plain_edge(np.asarray(image)):
+            return False
+        end = scan_end(file.data)
+        if end is None or not file[end + 2 :].any():
+            return False
+        start = file[:end].tobytes()
+        shorter, longer = (np.frombuffer(start + more + _JPEG_END, np.uint8) for more in (b"", _MORE_DATA))
+        try:
+            as_it_is, changed = map(np.asarray, self._decode_batch([shorter, longer]))
+        except (RuntimeError, MemoryError):
+            return True
+        return not np.array_equal(as_it_is, changed)
+
+    def _decode_columns(self, files: list[np.ndarray], columns: np.ndarray | None) -> tuple[list[Any], dict[int, str]]:
+        # libjpeg-turbo upsamples a single column in another way than many
+        several = columns is not None and (columns[:, 1] - columns[:, 0] > 1).all()
+        if columns is not None and several and not any(map(self._refusal, files)):
             try:
                 return self._decode_batch(files, columns), {}
             except (RuntimeError, MemoryError):
@@ -369,6 +405,16 @@ def _protect_forked_children() -> None:
     that collected its parent's garbage would wait for ever.
     """
     os.register_at_fork(after_in_child=gc.freeze)
+
+
+def _has_plain_edge(pixels: np.ndarray) -> bool:
+    """Whether the first or the last row or column of [H, W, 3] has one colour."""
+    height, width, _ = pixels.shape
+    (a, b), (c, d) = (
+        list(map(bytes, row)) for row in pixels[:: max(height - 1, 1), :: max(width - 1, 1)][[0, -1]][:, [0, -1]]
+    )
+    edges = ((a == b, pixels[0]), (c == d, pixels[-1]), (a == c, pixels[:, 0]), (b == d, pixels[:, -1]))
+    return any(same and bool((edge == edge[:1]).all()) for same, edge in edges)
 
 
 def _file_array(content: Any, position: int) -> np.ndarray:

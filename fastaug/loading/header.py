@@ -1,14 +1,18 @@
-"""The size of an image, read off its header: what DALI tells only after decoding. JPEG and PNG."""
+"""What the bytes of an image tell without decoding it: its size, of JPEG and PNG, and where a JPEG's data ends."""
 
 from __future__ import annotations
 
 import struct
 from typing import NamedTuple
 
+import numpy as np
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF: baseline, progressive, lossless …
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+# What may follow a scan, beside the end: tables, comments, applications' data, another scan.
+_BETWEEN_SCANS = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}
 _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
 
 
@@ -32,6 +36,46 @@ def read_header(content: bytes | memoryview) -> Header | None:
         return _read_jpeg(content) if content[:2] == _JPEG else None
     except (IndexError, struct.error):  # it ends too early
         return None
+
+
+def scan_end(content: bytes | memoryview) -> int | None:
+    """Where a decoder stops to read a JPEG's scans: at the end marker, or at one that does not belong there.
+
+    None where there is no such marker, or no scan before it. In a whole file little or nothing follows the end marker;
+    some cameras append a second picture or a film.
+    """
+    start = _find_scan(content)
+    if start is None:
+        return None
+    data = np.frombuffer(content, np.uint8)
+    marks = np.flatnonzero(data[start:-1] == 0xFF) + start
+    kinds = data[marks + 1]
+    real = (kinds != 0x00) & (kinds != 0xFF) & ((kinds & 0xF8) != 0xD0)  # not a stuffed byte, a filler, a restart
+    place = start
+    for mark, kind in zip(marks[real].tolist(), kinds[real].tolist(), strict=True):
+        if mark < place:
+            continue  # within the segment before
+        if kind not in _BETWEEN_SCANS or mark + 4 > len(content):
+            return int(mark)
+        place = mark + 2 + struct.unpack_from(">H", content, mark + 2)[0]
+    return None
+
+
+def _find_scan(content: bytes | memoryview) -> int | None:
+    """Where the first scan's header begins."""
+    place = 2
+    try:
+        while content[place] == 0xFF:
+            marker = content[place + 1]
+            if marker == 0xDA:
+                return place
+            if marker == 0xFF:
+                place += 1
+            else:
+                place += 2 if marker in _WITHOUT_LENGTH else 2 + struct.unpack_from(">H", content, place + 2)[0]
+    except (IndexError, struct.error):  # it ends too early
+        pass
+    return None
 
 
 def _read_jpeg(content: bytes | memoryview) -> Header | None:
