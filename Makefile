@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.warp_cpu
 	$(BIN)/python -m benchmarks.decode_to_batch
 	$(BIN)/python -m benchmarks.loader_overhead
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) demo-out

@@ -1,6 +1,4 @@
-"""What the benchmarks share: drawn transforms, peers, checks, timing in turns, results as JSON and the README's tables.
-
-    python -m benchmarks.common          # write the tables of results/*.json into README.md
+"""What the benchmarks share: drawn transforms, peers, checks, timing in turns, and results as JSON.
 
 A script makes a `Report`, checks every competitor with `Report.admit` before it measures it, adds rows, and ends with
 `Report.finish`: the table on the screen, the JSON, and the exit status (1 if an answer was wrong).
@@ -37,7 +35,7 @@ from fastaug import geometry
 from fastaug.transforms import Augment, Params
 
 HERE = Path(__file__).resolve().parent
-RESULTS, README = HERE / "results", HERE / "README.md"
+RESULTS = HERE / "results"
 PRESIZE, SIZE = 460, 224
 MEAN, STD = fa.IMAGENET
 PACKAGES = (
@@ -380,42 +378,3 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def out_path(arguments: argparse.Namespace) -> Path | None:
     return arguments.out or (None if arguments.tiny else RESULTS)
-
-
-# --- README --------------------------------------------------------------------------------------------------------
-
-
-def as_markdown(report: Mapping[str, Any]) -> str:
-    """A result file as Markdown."""
-    if "tables" not in report:  # of warp_gpu.py, which imports nothing of this
-        columns = list(dict.fromkeys(name for row in report["rows"] for name in row))
-        cells = [[str(row.get(name, "")) for name in columns] for row in report["rows"]]
-        rows = [columns, ["---"] * len(columns), *cells]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    load, changed = report["load_average"], " with changes" if report["changed_since"] else ""
-    parts = [
-        f"{report['device']}, {report['cores']} cores, {report['threads']} threads; {report['date']}, commit "
-        f"`{report['commit'][:7]}`{changed}; load average {load['before']:.1f} before, {load['after']:.1f} after; "
-        f"`{report['command']}`"
-    ]
-    for table in report["tables"]:
-        rows = [table["columns"], ["---", *["--:"] * (len(table["columns"]) - 1)], *table["rows"]]
-        parts.append(f"*{table['title']}*\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
-    lines = [f"- {target_line(target)}" for target in report["targets"]]
-    lines += [f"- {kind}: {e['name']} ({e['reason']})" for kind in ("missing", "refused") for e in report[kind]]
-    return "\n\n".join([*parts, "\n".join(lines)] if lines else parts)
-
-
-def fill_readme(readme: str, folder: Path) -> str:
-    """The text with everything between `<!-- results: SUITE -->` and `<!-- end -->` written anew from the JSON."""
-
-    def fill(match: re.Match[str]) -> str:
-        files = sorted(folder.glob(f"{match[1]}--*.json"))
-        bodies = [as_markdown(json.loads(file.read_text(encoding="utf-8"))) for file in files]
-        return "\n\n".join([f"<!-- results: {match[1]} -->", *(bodies or ["not measured"]), "<!-- end -->"])
-
-    return re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, readme, flags=re.DOTALL)
-
-
-if __name__ == "__main__":
-    README.write_text(fill_readme(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

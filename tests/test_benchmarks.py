@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("cv2")
 
-from benchmarks import common, decode_to_batch, fidelity, filter_study, loader_overhead, warp_cpu
+from benchmarks import common, decode_to_batch, fidelity, filter_study, loader_overhead, readme, warp_cpu
 
 KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
@@ -163,14 +163,40 @@ def test_readme_tables_come_from_the_results(tmp_path):
     report.target("something", 1.0, 2.0)
     report.finish(tmp_path)
     text = "before <!-- results: suite -->old<!-- end --> <!-- results: other --><!-- end --> after"
-    filled = common.fill_readme(text, tmp_path)
+    filled = readme.fill_readme(text, tmp_path)
     assert "old" not in filled
     assert "| ours | 1.0 |" in filled
     assert "goal ≥ 2: NOT MET" in filled
     assert "not measured" in filled.split("results: other")[1]
-    assert common.fill_readme(filled, tmp_path) == filled
+    assert readme.fill_readme(filled, tmp_path) == filled
 
 
-def test_the_readme_is_up_to_date():
-    text = common.README.read_text(encoding="utf-8")
-    assert common.fill_readme(text, common.RESULTS) == text
+def test_readme_shows_the_newest_result_and_links_the_others(tmp_path):
+    for date, device in (("2026-01-02", "new"), ("2025-12-31", "old")):
+        made = common.Report("suite", {})
+        made.table("title", ["", "dB"], [[device, "1.0"]])
+        body = made.as_dict() | {"date": date, "device": device}
+        (tmp_path / f"suite--{device}.json").write_text(json.dumps(body), encoding="utf-8")
+    shown = readme.section("suite", tmp_path)
+    assert "| new | 1.0 |" in shown
+    assert "| old |" not in shown
+    assert "[old, 2025-12-31](results/suite--old.json)" in shown
+
+
+def test_the_short_table_has_losses_in_bold_and_the_goals_that_were_missed(tmp_path):
+    report = common.Report("decode_to_batch", {"folder": "photos"})
+    for name, speed in (("fastaug, mode direct", 500.0), ("slow", 100.0), ("fast", 900.0)):
+        report.rows.append({"name": name, "images_per_s": common.spread([speed])})
+    report.target("direct / fast", 0.5, 0.7)
+    report.finish(tmp_path)
+    shown = readme.summary(tmp_path)
+    assert "| direct 500 | slow 100; fast **900** |" in shown
+    assert "direct / fast: 0.50, goal ≥ 0.7: NOT MET" in shown
+
+
+@pytest.mark.parametrize(
+    ("path", "fill"), [(readme.README, readme.fill_readme), (readme.TOP_README, readme.fill_top_readme)]
+)
+def test_the_readme_is_up_to_date(path, fill):
+    text = path.read_text(encoding="utf-8")
+    assert fill(text, common.RESULTS) == text

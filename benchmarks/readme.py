@@ -1,0 +1,155 @@
+"""The tables and plots of the result files: in benchmarks/README.md all of them, in README.md the short table.
+
+    python -m benchmarks.readme
+
+A section holds the newest result of its suite and links to those of other machines. No figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import HERE, RESULTS, target_line
+
+README, TOP_README = HERE / "README.md", HERE.parent / "README.md"
+Report = Mapping[str, Any]
+
+
+def results_of(suite: str, folder: Path) -> list[tuple[Path, Report]]:
+    """The result files of a suite, newest first."""
+    found = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob(f"{suite}--*.json"))]
+    return sorted(found, key=lambda entry: _told(entry[1], "date"), reverse=True)
+
+
+def _told(report: Report, key: str) -> str:
+    return str(report.get(key) or report.get("environment", {}).get(key, ""))
+
+
+def as_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_markdown(report: Report) -> str:
+    """A result file as Markdown."""
+    if "tables" not in report:  # of warp_gpu.py, which imports nothing of this
+        columns = list(dict.fromkeys(name for row in report["rows"] for name in row))
+        return as_table(columns, [[str(row.get(name, "")) for name in columns] for row in report["rows"]])
+    load, changed = report["load_average"], " with changes" if report["changed_since"] else ""
+    parts = [
+        f"{report['device']}, {report['cores']} cores, {report['threads']} threads; {report['date']}, commit "
+        f"`{report['commit'][:7]}`{changed}; load average {load['before']:.1f} before, {load['after']:.1f} after; "
+        f"`{report['command']}`"
+    ]
+    parts += [f"*{table['title']}*\n\n" + as_table(table["columns"], table["rows"]) for table in report["tables"]]
+    lines = [f"- {target_line(target)}" for target in report["targets"]]
+    lines += [f"- {kind}: {e['name']} ({e['reason']})" for kind in ("missing", "refused") for e in report[kind]]
+    return "\n\n".join([*parts, "\n".join(lines)] if lines else parts)
+
+
+def section(suite: str, folder: Path) -> str:
+    """The newest result of a suite, and where those of other machines are."""
+    newest, *others = results_of(suite, folder) or [None]
+    if newest is None:
+        return "not measured"
+    links = [f"[{_told(report, 'device')}, {_told(report, 'date')}](results/{path.name})" for path, report in others]
+    return as_markdown(newest[1]) + (f"\n\nOther results: {'; '.join(links)}" if links else "")
+
+
+def _fill(text: str, pattern: str, body: Callable[[str], str]) -> str:
+    """Everything between `<!-- results: NAME -->` and `<!-- end -->`, for the names that fit, written anew."""
+
+    def filled(match: re.Match[str]) -> str:
+        return f"<!-- results: {match[1]} -->\n\n{body(match[1])}\n\n<!-- end -->"
+
+    return re.sub(rf"<!-- results: ({pattern}) -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
+
+
+def fill_readme(readme: str, folder: Path) -> str:
+    """The text of benchmarks/README.md with the section of every suite that it names."""
+    return _fill(readme, r"\w+", lambda suite: section(suite, folder))
+
+
+# --- the short table ------------------------------------------------------------------------------------------------
+
+Line = tuple[str, str, str]  # what, fastaug, compared with
+
+
+def _medians(report: Report, key: str) -> dict[str, float]:
+    return {row["name"]: row[key]["median"] for row in report["rows"] if isinstance(row.get(key), dict)}
+
+
+def _listed(values: Mapping[str, float], digits: int, loses: Callable[[float], bool]) -> str:
+    """Competitors with their figures; in bold where they win."""
+    shown = {name: f"{value:,.{digits}f}" for name, value in values.items()}
+    return "; ".join(
+        f"{name} {f'**{shown[name]}**' if loses(value) else shown[name]}" for name, value in values.items()
+    )
+
+
+def _fidelity(report: Report) -> list[Line]:
+    mean: dict[str, list[float]] = {}
+    for row in report["rows"]:
+        if "path" in row:
+            mean.setdefault(row["path"], []).append(row["psnr_db"])
+    psnr = {name: sum(values) / len(values) for name, values in mean.items()}
+    ours = {name.removeprefix("fastaug, mode "): psnr.pop(name) for name in list(psnr) if name.startswith("fastaug")}
+    theirs = {name: value for name, value in psnr.items() if name.startswith(("fastai", "step by step"))}
+    photos = len(report["settings"]["photos"])
+    what = f"likeness to the scene (PSNR, dB), default transforms, {photos} photos"
+    best = max(ours.values())
+    return [(what, _listed(ours, 1, lambda _: False), _listed(theirs, 1, lambda value: value > best))]
+
+
+def _warp_cpu(report: Report) -> list[Line]:
+    times = {name: value for name, value in _medians(report, "times_fastaug").items() if not name.startswith("fastaug")}
+    return [("time of the augmentation alone, 460 → 224, antialiased", "1", _listed(times, 2, lambda value: value < 1))]
+
+
+def _decode_to_batch(report: Report) -> list[Line]:
+    speed = _medians(report, "images_per_s")
+    ours = {name.removeprefix("fastaug, mode "): speed.pop(name) for name in list(speed) if name.startswith("fastaug")}
+    best = max(ours.values())
+    what = f"images/s from JPEG files ({report['settings']['folder']}) to batches"
+    return [(what, _listed(ours, 0, lambda _: False), _listed(speed, 0, lambda value: value > best))]
+
+
+LINES: dict[str, Callable[[Report], list[Line]]] = {
+    "fidelity": _fidelity,
+    "warp_cpu": _warp_cpu,
+    "decode_to_batch": _decode_to_batch,
+}
+NO_GPU = "GPU: not measured. `benchmarks/gpu.sh` is the one call that measures it."
+
+
+def summary(folder: Path) -> str:
+    """The short table: of each suite the newest result, then the goals that it missed."""
+    lines, missed, devices = [], [], []
+    for suite, made in LINES.items():
+        for _, report in results_of(suite, folder)[:1]:
+            device = f"{report['device']}, {report['cores']} cores"
+            devices += [device] if device not in devices else []
+            lines += [[*line, str(1 + devices.index(device))] for line in made(report)]
+            missed += [f"- {target_line(target)}" for target in report["targets"] if target["met"] is False]
+    where = "; ".join(f"{i}: {device}" for i, device in enumerate(devices, 1))
+    parts = [as_table(["", "fastaug", "compared with", "on"], lines).replace("--:", "---"), f"On {where}."]
+    parts.append("Goals that were missed:\n\n" + "\n".join(missed) if missed else "No goal was missed.")
+    return "\n\n".join([*parts, *([] if any(results_of("warp_gpu", folder)) else [NO_GPU])])
+
+
+def fill_top_readme(readme: str, folder: Path) -> str:
+    """The text of README.md with the short table."""
+    return _fill(readme, "summary", lambda _: summary(folder))
+
+
+def main() -> None:
+    for path, fill in ((README, fill_readme), (TOP_README, fill_top_readme)):
+        path.write_text(fill(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
