@@ -17,7 +17,7 @@ FASTAI = [
     "plum-dispatch<2.10",
 ]
 FASTAI += ["beartype", "cloudpickle", "pandas", "scikit-learn", "requests"]
-BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12"]
+BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12", "psutil>=6", "spdl>=0.8"]
 TEST = [*BENCH, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*", "mypy>=1.15"]
 
 setup(

@@ -7,6 +7,7 @@ A script makes a `Report`, checks every competitor with `Report.admit` before it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -40,7 +41,7 @@ PRESIZE, SIZE = 460, 224
 MEAN, STD = fa.IMAGENET
 PACKAGES = (
     "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "opencv-python-headless", "fastai",
-    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda130", "spdl", "scikit-image",
 )  # fmt: skip
 BLOCK_PX = 8
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -225,6 +226,17 @@ def take_turns(
     return seconds
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its worker processes, those that have ended included."""
+    import psutil
+
+    own = psutil.Process()
+    times = [own.cpu_times()]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times += [child.cpu_times() for child in own.children(recursive=True)]
+    return sum(t.user + t.system for t in times) + times[0].children_user + times[0].children_system
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles."""
     q1, median, q3 = np.percentile(np.asarray(values, np.float64), [25, 50, 75]).tolist()
@@ -249,10 +261,11 @@ class Report:
     Args:
         suite: name of the script.
         settings: whatever decides the result.
+        device: "cpu" or "cuda"; names the result file.
     """
 
-    def __init__(self, suite: str, settings: Mapping[str, Any]):
-        self.suite, self.settings = suite, dict(settings)
+    def __init__(self, suite: str, settings: Mapping[str, Any], device: str = "cpu"):
+        self.suite, self.settings, self.device = suite, dict(settings), device
         self.rows: list[dict[str, Any]] = []
         self.tables: list[dict[str, Any]] = []
         self.targets: list[dict[str, Any]] = []
@@ -286,7 +299,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         return {
             "suite": self.suite,
-            **environment(),
+            **environment(self.device),
             "load_average": {"before": self._load, "after": os.getloadavg()[0]},
             "settings": self.settings,
             **{name: getattr(self, name) for name in ("rows", "targets", "missing", "refused", "tables")},
@@ -307,7 +320,7 @@ class Report:
             for entry in report[kind]:
                 console.print(f"{kind}: {entry['name']}: {entry['reason']}", markup=False)
         if out is not None:
-            path = out if out.suffix == ".json" else out / f"{self.suite}--{device_slug()}.json"
+            path = out if out.suffix == ".json" else out / f"{self.suite}--{device_slug(self.device)}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             console.print(f"written: {path}")
@@ -322,7 +335,7 @@ def target_line(target: Mapping[str, Any]) -> str:
     )
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
 
     def git(*arguments: str) -> str:
@@ -342,7 +355,7 @@ def environment() -> dict[str, Any]:
         "command": " ".join(
             ["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_without_folders, sys.argv[1:])]
         ),
-        "device": processor(),
+        "device": processor() if device == "cpu" else torch.cuda.get_device_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -362,9 +375,10 @@ def processor() -> str:
     return next(iter(names), platform.processor() or platform.machine())
 
 
-def device_slug() -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*| CPU", "", processor()).lower()).strip("-")
-    return f"{words}-{len(os.sched_getaffinity(0))}-cores"
+def device_slug(device: str = "cpu") -> str:
+    name = processor() if device == "cpu" else torch.cuda.get_device_name()
+    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*| CPU", "", name).lower()).strip("-")
+    return f"{words}-{len(os.sched_getaffinity(0))}-cores" if device == "cpu" else words
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -16,77 +16,26 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE
-from benchmarks.decode_to_batch import mean_colors, scikit_image_jpegs
+from benchmarks.loaders import Job, Passes, bare_dali, mean_colors, run_pass, scikit_image_jpegs, wrong_square_colors
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"
-BIAS_LEVELS = 12.0  # a square of the photo against the photo: the mean colour of a whole batch
 LISTED = (1_000, 1_000_000)
 
-Passes = Callable[[], Iterator[tuple[Tensor, Tensor]]]  # uint8 [B, 460, 460, 3], rows of the files
 
-
-def loader(files: Sequence[Path], batch: int, threads: int, seed: int) -> Passes:
-    rows = list(range(len(files)))
-    samples = fa.Samples([str(file) for file in files], rows, [str(row) for row in rows])
-    return partial(iter, fa.ImageLoader(samples, batch, PRESIZE, device="cpu", seed=seed, num_threads=threads))
-
-
-def bare_pipeline(files: Sequence[Path], batch: int, threads: int, seed: int) -> Passes:
-    from nvidia.dali import fn, pipeline_def, types
-    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
-
-    @pipeline_def(batch_size=batch, num_threads=threads, device_id=None, seed=seed)
-    def pipeline() -> Any:
-        paths = [str(file) for file in files]
-        encoded, row = fn.readers.file(files=paths, labels=list(range(len(paths))), random_shuffle=True, name="files")
-        images = fn.decoders.image(encoded, device="cpu")
-        shape = fn.cast(images.shape(), dtype=types.FLOAT)
-        height, width = shape[0], shape[1]
-        side = fn.reductions.min(fn.stack(height, width))
-        y0 = fn.random.uniform(range=[0.0, 1.0]) * (height - side)
-        x0 = fn.random.uniform(range=[0.0, 1.0]) * (width - side)
-        out = fn.resize(
-            images, size=[PRESIZE, PRESIZE], roi_start=fn.stack(y0, x0), roi_end=fn.stack(y0 + side, x0 + side),
-            interp_type=types.INTERP_LANCZOS3, antialias=True,
-        )  # fmt: skip
-        return out, row
-
-    iterator = DALIGenericIterator(
-        [pipeline()], ["x", "y"], reader_name="files", last_batch_policy=LastBatchPolicy.DROP, auto_reset=True
+def loader(job: Job) -> Passes:
+    rows = list(range(len(job.files)))
+    samples = fa.Samples([str(file) for file in job.files], rows, [str(row) for row in rows])
+    return partial(
+        iter, fa.ImageLoader(samples, job.batch, PRESIZE, device="cpu", seed=job.seed, num_threads=job.threads)
     )
-
-    def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
-        for (found,) in iterator:
-            yield found["x"], found["y"][:, 0]
-
-    return one_pass
-
-
-def wrong_colors(batches: Sequence[tuple[Tensor, Tensor]], colors: Tensor) -> float:
-    """How far the mean colours are from those of the files, as a share of what is allowed."""
-    x, rows = (torch.cat(part) for part in zip(*batches, strict=True))
-    if x.shape[1:] != (PRESIZE, PRESIZE, 3) or x.dtype != torch.uint8:
-        return float("inf")
-    apart = (x.double().mean((1, 2)) - colors[rows.long()]).mean(0).abs().max()
-    order = torch.corrcoef(torch.stack([x.double().mean((1, 2, 3)), colors[rows.long()].mean(1)]))[0, 1]
-    return max(float(apart) / BIAS_LEVELS, 0.0 if order > 0.8 else 2.0)
-
-
-def run_pass(passes: Passes, images: int) -> None:
-    seen = sum(len(x) for x, _ in passes())
-    if seen != images:
-        raise RuntimeError(f"expected {images} images in a pass, got {seen}")
 
 
 def many_listed(report: common.Report, file: Path, batch: int, threads: int) -> None:
@@ -133,10 +82,10 @@ def main() -> int:
         files = list(itertools.islice(itertools.cycle(found), images))
         colors = mean_colors(found).repeat(-(-images // len(found)), 1)[:images]
         ways: dict[str, Passes] = {}
-        for name, make in ((LOADER, loader), (BARE, bare_pipeline)):
+        for name, make in ((LOADER, loader), (BARE, bare_dali)):
             with report.peer(name):
-                passes = make(files, batch, arguments.threads, arguments.seed)
-                if report.admit(name, wrong_colors(list(passes()), colors), 1.0, "times what is allowed"):
+                passes = make(Job(files, batch, arguments.threads, arguments.seed))
+                if report.admit(name, wrong_square_colors(list(passes()), colors), 1.0, "times what is allowed"):
                     ways[name] = passes
         calls = {name: partial(run_pass, passes, images) for name, passes in ways.items()}
         # DALI's pipeline fills its queue between passes: a pass right before the timed one leaves it as it will be.

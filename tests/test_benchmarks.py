@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("cv2")
 
-from benchmarks import common, decode_to_batch, fidelity, filter_study, loader_overhead, readme, warp_cpu
+from benchmarks import common, decode_to_batch, fidelity, filter_study, loader_overhead, loaders, readme, warp_cpu
 
 KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
@@ -73,13 +73,13 @@ def test_loader_overhead_runs(run, monkeypatch):
     assert [row["name"] for row in report["rows"][:2]] == [loader_overhead.LOADER, loader_overhead.BARE]
 
 
-def test_loader_overhead_refuses_wrong_order_and_wrong_channels(tmp_path):
-    files = decode_to_batch.scikit_image_jpegs(tmp_path)
-    colors, rows = decode_to_batch.mean_colors(files), torch.arange(len(files))
+def test_wrong_square_colors_sees_wrong_order_and_wrong_channels(tmp_path):
+    files = loaders.scikit_image_jpegs(tmp_path)
+    colors, rows = loaders.mean_colors(files), torch.arange(len(files))
     x = colors[:, None, None].expand(-1, common.PRESIZE, common.PRESIZE, 3).round().to(torch.uint8)
-    assert loader_overhead.wrong_colors([(x, rows)], colors) < 0.1
+    assert loaders.wrong_square_colors([(x, rows)], colors) < 0.1
     for wrong in (x.flip(0), x.flip(3), x // 2, x[:, 1:], x.float()):
-        assert loader_overhead.wrong_colors([(wrong, rows)], colors) > 1
+        assert loaders.wrong_square_colors([(wrong, rows)], colors) > 1
 
 
 def test_fidelity_refuses_a_path_that_is_a_pixel_off():
@@ -117,13 +117,13 @@ def test_block_difference_sees_a_shift_a_channel_and_an_unwritten_row():
 
 
 def test_wrong_colors_sees_order_channels_and_normalisation(tmp_path):
-    files = decode_to_batch.scikit_image_jpegs(tmp_path)
-    colors, rows = decode_to_batch.mean_colors(files), torch.arange(len(files))
+    files = loaders.scikit_image_jpegs(tmp_path)
+    colors, rows = loaders.mean_colors(files), torch.arange(len(files))
     flat = (colors / 255)[:, :, None, None].expand(-1, 3, common.SIZE, common.SIZE)
     x = ((flat - torch.tensor(common.MEAN)[:, None, None]) / torch.tensor(common.STD)[:, None, None]).float()
-    assert decode_to_batch.wrong_colors(x, rows, colors) < 0.01
+    assert loaders.wrong_colors(x, rows, colors) < 0.01
     for wrong in (x.roll(1, 0), x.flip(1), flat.float(), x * torch.nan):
-        assert decode_to_batch.wrong_colors(wrong, rows, colors) > 1
+        assert loaders.wrong_colors(wrong, rows, colors) > 1
 
 
 def test_box_filters_integrate_their_kernels():
