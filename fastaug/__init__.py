@@ -1,5 +1,6 @@
 """fastaug: image files to augmented training batches, with one interpolation and one GPU kernel per batch."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastaug.color import IMAGENET, INCEPTION
@@ -23,7 +24,9 @@ from fastaug.transforms import (
 from fastaug.warp import warp
 
 if TYPE_CHECKING:
-    from fastaug.training import BinaryCrossEntropy, Interpretation, KeepBest, Learner, classifier, slice_rates
+    from fastaug.inference import Predictor, load_classifier
+    from fastaug.models import classifier
+    from fastaug.training import BinaryCrossEntropy, Interpretation, KeepBest, Learner, slice_rates
 
 __version__ = "0.1.0"
 
@@ -40,6 +43,7 @@ __all__ = [
     "KeepBest",
     "Learner",
     "Params",
+    "Predictor",
     "RandomDihedral",
     "RandomErasing",
     "RandomHorizontalFlip",
@@ -52,6 +56,7 @@ __all__ = [
     "aug_transforms",
     "classifier",
     "inverse_matrix",
+    "load_classifier",
     "slice_rates",
     "transform_boxes",
     "transform_points",
@@ -60,10 +65,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The trainer is imported when it is first used: torchvision and torchmetrics take seconds."""
-    if name in ("BinaryCrossEntropy", "Interpretation", "KeepBest", "Learner", "classifier", "slice_rates"):
-        from fastaug import training
+# Imported when they are first used: torchvision and torchmetrics take seconds.
+_LATER = {"Predictor": "inference", "load_classifier": "inference", "classifier": "models"}
+_LATER |= dict.fromkeys(("BinaryCrossEntropy", "Interpretation", "KeepBest", "Learner", "slice_rates"), "training")
 
-        return getattr(training, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(f"fastaug.{_LATER[name]}"), name)
     raise AttributeError(f"module 'fastaug' has no attribute {name!r}")

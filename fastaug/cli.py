@@ -17,6 +17,7 @@ from torch import Tensor
 from fastaug import plots
 from fastaug.demo import MODEL as LITE0
 from fastaug.demo import run_demo
+from fastaug.inference import load_classifier
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.stats import merge_stats
 from fastaug.results import RunLog, save_results
@@ -119,8 +120,9 @@ def train(
 ) -> None:
     """Fine-tune a model on a folder of images.
 
-    Writes model.pth, settings.json, history.csv, history.json, curves.png and confusion.png; and checkpoint.pth after
-    each epoch. On several GPUs: torchrun --nproc-per-node=N -m fastaug train FOLDER …
+    Writes model.safetensors (for `fastaug predict`), model.pth, settings.json, history.csv, history.json, curves.png
+    and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
+    torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in context.params.items()}
     for name in ("debug", "resume"):
@@ -142,6 +144,21 @@ def train(
             _print_summary(learn, quarantined, matrix, out)
     finally:
         ranks.leave()
+
+
+@app.command()
+@one_line_errors
+def predict(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a training.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Photos.", show_default=False)],
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Say what is on photos: a line each, with file, class and probability, between tabs."""
+    predictor = load_classifier(model, device)
+    probabilities = predictor.get_preds(files)
+    for file, index, row in zip(files, predictor.decide(probabilities).tolist(), probabilities, strict=True):
+        typer.echo(f"{file}\t{predictor.name(index)}\t{float(row[index] if index >= 0 else row.max()):.4f}")
 
 
 @app.command("lr-find")

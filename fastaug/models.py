@@ -39,7 +39,8 @@ def classifier(
         head: "linear" keeps the architecture and renews its last layer. "fastai" replaces pooling and head by average
             and max pooling concatenated, batch-norm, dropout .25, 512, ReLU, batch-norm, dropout .5, linear.
     Returns:
-        The model on the CPU, in training mode. `model_statistics(model)` says how to normalise its images.
+        The model on the CPU, in training mode. `model_statistics(model)` says how to normalise its images;
+        `model.built_as` remembers name, num_classes and head.
     Raises:
         ValueError: an unknown name, num_classes < 1, weights that do not fit, a head that the model cannot have.
         FileNotFoundError: no file at the path. RuntimeError: no download. ImportError: no timm.
@@ -56,7 +57,9 @@ def classifier(
         _load_body(model, weights, name)
         for path in _last_layers(model):  # some architectures start theirs for training from scratch: too large here
             cast(Any, model.get_submodule(path)).reset_parameters()
-    return _with_fastai_head(model, name, num_classes) if head == "fastai" else model
+    model = _with_fastai_head(model, name, num_classes) if head == "fastai" else model
+    cast(Any, model).built_as = {"name": name, "num_classes": num_classes, "head": head}
+    return model
 
 
 def parameter_groups(model: nn.Module) -> list[list[nn.Parameter]]:

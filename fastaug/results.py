@@ -23,6 +23,7 @@ def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Ma
     """Write everything about a finished training into `out` (made where missing).
 
     model.pth         the state dict; `model.load_state_dict(torch.load(path))` reads it
+    model.safetensors the model with its classes and preprocessing, for `fa.load_classifier(path)`
     settings.json     `settings` and the classes, in the order of the model's outputs
     history.csv       a row per epoch
     history.json      the same, and loss, rates and momentum of every batch
@@ -38,6 +39,7 @@ def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Ma
         return matrix
     out.mkdir(parents=True, exist_ok=True)
     torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
+    learn.export(out / "model.safetensors")
     write_json(out / "settings.json", {**settings, "classes": list(classes)})
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")

@@ -16,13 +16,23 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+import fastaug as fa
 import fastaug.cli
 from fastaug.cli import app
 from fastaug.training import Learner, classifier
 
 TINY = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--epochs", "1",
         "--batch-size", "4", "--device", "cpu"]  # fmt: skip
-WRITTEN = {"model.pth", "settings.json", "history.csv", "history.json", "curves.png", "confusion.png", "checkpoint.pth"}
+WRITTEN = {
+    "model.safetensors",
+    "model.pth",
+    "settings.json",
+    "history.csv",
+    "history.json",
+    "curves.png",
+    "confusion.png",
+    "checkpoint.pth",
+}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,6 +106,19 @@ def test_train_model_can_be_read_again(trained: tuple[Result, Path]) -> None:
     assert len(settings["mean"]) == len(settings["std"]) == 3
     model = classifier(settings["model"], len(settings["classes"]), None)
     model.load_state_dict(torch.load(out / "model.pth", weights_only=True))
+
+
+def test_predict_says_what_training_left(trained: tuple[Result, Path], photos: Path) -> None:
+    _, out = trained
+    files = sorted(photos.rglob("*.jpg"))[4:8]
+    result = run("predict", out / "model.safetensors", *files, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    predictor = fa.load_classifier(out / "model.safetensors", "cpu")
+    wanted = [predictor.predict(file) for file in files]
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert lines == [[str(f), name, f"{p.max():.4f}"] for f, (name, _, p) in zip(files, wanted, strict=True)]
+    assert "could not load" in error_line("predict", out / "model.safetensors", out / "settings.json")
+    assert "expected a file, got" in error_line("predict", out / "no.safetensors", files[0])
 
 
 def test_train_takes_classes_from_file_names_and_skips_bad_files(photos: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastaug import plots
+from fastaug.inference import NONE, most_probable, to_probabilities
 from fastaug.training import prediction
-from fastaug.training.losses import BinaryCrossEntropy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,11 +67,11 @@ class Interpretation:
             losses = each(activations, targets).reshape(len(targets), -1).mean(1)
         else:
             losses = torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
-        probabilities = prediction.probabilities(learn, activations)
-        binary = isinstance(learn.loss_func, BinaryCrossEntropy)
-        predicted = learn.loss_func.predicted(probabilities) if binary else probabilities.argmax(1)  # type: ignore
-        known = getattr(getattr(loader, "samples", None), "classes", None)
-        classes = list(known or map(str, range(probabilities.shape[1])))
+        limit = prediction.threshold(learn)
+        probabilities = to_probabilities(activations, limit)
+        predicted = most_probable(probabilities, limit)
+        known = getattr(getattr(loader, "samples", None), "classes", ())
+        classes = [*known, *map(str, range(len(known), probabilities.shape[1]))]
         return cls(probabilities, targets, losses, rows, predicted, classes, loader)
 
     def confusion_matrix(self) -> Tensor:
@@ -125,7 +125,7 @@ class Interpretation:
         }
 
     def _name(self, index: int) -> str:
-        return prediction.NONE if index < 0 else self.classes[index]
+        return NONE if index < 0 else self.classes[index]
 
 
 __all__ = ["Interpretation"]

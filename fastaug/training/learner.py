@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.inference import AMP
 from fastaug.models import layer_table, parameter_groups
 from fastaug.training import lr_finder, prediction, ranks
 from fastaug.training.checkpoint import random_state, set_random_state, write_whole
@@ -35,7 +36,6 @@ from fastaug.training.rates import slice_rates
 Loader = Any  # yields batches (images, targets, ...) and has a length
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 _REFRESH_S = 0.5
-_AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Learner:
         device: str | torch.device | None = None,
         progress: bool = True,
     ) -> None:
-        if amp not in _AMP or accumulate < 1 or not (clip_norm is None or clip_norm > 0):
+        if amp not in AMP or accumulate < 1 or not (clip_norm is None or clip_norm > 0):
             raise ValueError(
                 "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
                 f"got {amp!r}, {accumulate} and {clip_norm}."
@@ -135,7 +135,7 @@ class Learner:
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
             raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
-        self.train_bn, self.progress, self.amp = train_bn, progress and not ranks.rank(), _AMP[amp]
+        self.train_bn, self.progress, self.amp = train_bn, progress and not ranks.rank(), AMP[amp]
         self.clip_norm, self.accumulate, self.mix, self.compile = clip_norm, accumulate, mix, compile
         self.after_epoch, self.checkpoint, self.checkpoint_batches = after_epoch, checkpoint, checkpoint_batches
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
@@ -191,7 +191,7 @@ class Learner:
 
     # One file each, with their docstrings:
     lr_find = lr_finder.lr_find
-    get_preds, tta, predict = prediction.get_preds, prediction.tta, prediction.predict
+    get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
 
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:
         """Train at a constant rate (a `slice`: one per parameter group, see `slice_rates`) and momentum."""

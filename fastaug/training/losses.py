@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastaug.inference import most_probable
+
 
 class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     """One yes or no per class, for images of none of the classes or of several; the mean over images and classes.
@@ -35,9 +37,7 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
 
     def predicted(self, probabilities: Tensor) -> Tensor:
         """The most probable class that is seen, int64 [B]; -1: none of these."""
-        seen = self.decodes(probabilities)
-        best = probabilities.masked_fill(~seen, -1).argmax(1)
-        return torch.where(seen.any(1), best, -1)
+        return most_probable(probabilities, self.threshold)
 
 
 __all__ = ["BinaryCrossEntropy"]

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastaug.inference import AMP, Predictor, to_probabilities
 from fastaug.samples import Samples
 from fastaug.training import ranks
-from fastaug.training.losses import BinaryCrossEntropy
 
 if TYPE_CHECKING:
     from fastaug.loading.loader import ImageLoader
     from fastaug.training.learner import Learner, Loader
-
-NONE = "none of these"
 
 
 def activations_of(learn: Learner, loader: Loader, everywhere: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,9 +37,10 @@ def activations_of(learn: Learner, loader: Loader, everywhere: bool = True) -> t
     return everything[0][order], everything[1][order], everything[2][order]
 
 
-def probabilities(learn: Learner, activations: Tensor) -> Tensor:
-    """Softmax, or sigmoid where the loss is a binary one."""
-    return activations.sigmoid() if isinstance(learn.loss_func, nn.BCEWithLogitsLoss) else activations.softmax(1)
+def threshold(learn: Learner) -> float | Tensor | None:
+    """From which probability on a class counts as seen; None where the loss knows one class per image."""
+    binary = isinstance(learn.loss_func, nn.BCEWithLogitsLoss)
+    return getattr(learn.loss_func, "threshold", 0.0) if binary else None
 
 
 def similar(loader: Any, samples: Samples | None = None, **changes: Any) -> ImageLoader:
@@ -66,7 +65,7 @@ def get_preds(learn: Learner, loader: Loader | None = None) -> tuple[Tensor, Ten
     order of the samples, also from a loader that shuffles, without those of files that cannot be read.
     """
     activations, targets, _ = activations_of(learn, learn.or_valid(loader))
-    return probabilities(learn, activations), targets
+    return to_probabilities(activations, threshold(learn)), targets
 
 
 def tta(learn: Learner, loader: Loader | None = None, n: int = 4, beta: float = 0.25) -> tuple[Tensor, Tensor]:
@@ -85,7 +84,7 @@ def tta(learn: Learner, loader: Loader | None = None, n: int = 4, beta: float = 
     for epoch in range(n):
         augmented.set_epoch(epoch)
         activations, _, _ = activations_of(learn, augmented, everywhere=False)
-        passes.append(probabilities(learn, activations))
+        passes.append(to_probabilities(activations, threshold(learn)))
     plain, targets = get_preds(learn, loader)
     if any(len(one) != len(plain) for one in passes):
         raise ValueError("tta: expected the same images in every pass, got files that could not be read. Remove them.")
@@ -98,13 +97,31 @@ def predict(learn: Learner, path: str | os.PathLike[str]) -> tuple[str, int, Ten
     Raises:
         BadFileError: it cannot be read. TypeError: the learner has no ImageLoader.
     """
-    source = learn.valid_loader if learn.valid_loader is not None else learn.train_loader
-    samples = Samples([path], [0], getattr(getattr(source, "samples", None), "classes", [""]))
-    loader = similar(source, samples, training=False, batch_size=1, on_error="raise")
-    found = probabilities(learn, activations_of(learn, loader, everywhere=False)[0])
-    decide = learn.loss_func.predicted if isinstance(learn.loss_func, BinaryCrossEntropy) else None
-    index = int(decide(found)[0] if decide else found[0].argmax())
-    return (NONE if index < 0 else samples.classes[index]), index, found[0]
+    return predictor(learn).predict(path)
 
 
-__all__ = ["activations_of", "get_preds", "predict", "probabilities", "similar", "tta"]
+def export(learn: Learner, path: str | os.PathLike[str], architecture: str | None = None) -> None:
+    """Write the model with its classes and preprocessing into one safetensors file, for `fa.load_classifier(path)`.
+
+    Args:
+        path: such as "pets.safetensors"; its folder is made.
+        architecture: the name under which `fa.classifier` makes this model, if it was not made there.
+    Raises:
+        ValueError: a model that cannot be made again by its name. TypeError: the learner has no ImageLoader.
+    """
+    if not ranks.rank():
+        predictor(learn).save(path, architecture)
+
+
+def predictor(learn: Learner) -> Predictor:
+    """Model, classes and preprocessing of the validation images, without the rest of the learner."""
+    source = similar(learn.valid_loader if learn.valid_loader is not None else learn.train_loader)
+    if source.augment is None:
+        raise ValueError("Learner: expected a loader with an augment, got one without. Give the loader an augment.")
+    limit, amp = threshold(learn), next(name for name, dtype in AMP.items() if dtype == learn.amp)
+    plain = limit.tolist() if isinstance(limit, Tensor) else limit
+    settings = source.augment, source.presize, source.mode, plain, amp, learn.device
+    return Predictor(learn.model, source.samples.classes, *settings)
+
+
+__all__ = ["activations_of", "export", "get_preds", "predict", "predictor", "similar", "threshold", "tta"]
