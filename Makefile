@@ -31,6 +31,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.warp_cpu
 	$(BIN)/python -m benchmarks.decode_to_batch
 	$(BIN)/python -m benchmarks.loader_overhead
+	$(BIN)/python -m benchmarks.ideal_loader
+	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.readme
 
 clean:

@@ -97,9 +97,7 @@ def main() -> int:
     }  # fmt: skip
     report = common.Report("_".join(filter(None, ["decode_to_batch", arguments.name])), settings, arguments.device)
     with tempfile.TemporaryDirectory() as temporary:
-        found = (
-            common.photo_files(arguments.folder) if arguments.folder else loaders.scikit_image_jpegs(Path(temporary))
-        )
+        found = loaders.jpeg_files(arguments.folder, Path(temporary))
         job = loaders.Job(
             list(itertools.islice(itertools.cycle(found), images)), batch, arguments.threads, arguments.seed,
             arguments.device,

@@ -24,7 +24,7 @@ import torch
 import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE
-from benchmarks.loaders import Job, Passes, bare_dali, mean_colors, run_pass, scikit_image_jpegs, wrong_square_colors
+from benchmarks.loaders import Job, Passes, bare_dali, jpeg_files, mean_colors, run_pass, wrong_square_colors
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"
 LISTED = (1_000, 1_000_000)
@@ -78,7 +78,7 @@ def main() -> int:
     folder = arguments.folder.name if arguments.folder else "scikit-image"
     report = common.Report("loader_overhead", settings | {"folder": folder, "seed": arguments.seed})
     with tempfile.TemporaryDirectory() as temporary:
-        found = common.photo_files(arguments.folder) if arguments.folder else scikit_image_jpegs(Path(temporary))
+        found = jpeg_files(arguments.folder, Path(temporary))
         files = list(itertools.islice(itertools.cycle(found), images))
         colors = mean_colors(found).repeat(-(-images // len(found)), 1)[:images]
         ways: dict[str, Passes] = {}

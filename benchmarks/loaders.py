@@ -401,6 +401,11 @@ def fastest(made: dict[str, Passes], prefix: str, images: int, report: common.Re
     return {name: passes for name, passes in made.items() if name not in seconds or name == best}
 
 
+def jpeg_files(folder: Path | None, temporary: Path) -> list[Path]:
+    """Those below the folder; without one scikit-image's photos, written as JPEG to `temporary`."""
+    return common.photo_files(folder) if folder else scikit_image_jpegs(temporary)
+
+
 def scikit_image_jpegs(folder: Path) -> list[Path]:
     for path in common.scikit_image_photos(PHOTOS):
         Image.fromarray(common.open_rgb(path)).save(folder / f"{path.stem}.jpg", quality=90)

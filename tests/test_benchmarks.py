@@ -12,7 +12,18 @@ import torch
 
 pytest.importorskip("cv2")
 
-from benchmarks import common, decode_to_batch, fidelity, filter_study, loader_overhead, loaders, readme, warp_cpu
+from benchmarks import (
+    common,
+    decode_to_batch,
+    fidelity,
+    filter_study,
+    ideal_loader,
+    loader_overhead,
+    loaders,
+    readme,
+    scale,
+    warp_cpu,
+)
 
 KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
@@ -71,6 +82,42 @@ def test_loader_overhead_runs(run, monkeypatch):
     assert report.keys() == KEYS
     assert not report["refused"]
     assert [row["name"] for row in report["rows"][:2]] == [loader_overhead.LOADER, loader_overhead.BARE]
+
+
+def test_ideal_loader_runs(run, monkeypatch):
+    fast = {name: make for name, make in loaders.competitors((0,)).items() if name.startswith(("fastaug", "Pillow"))}
+    monkeypatch.setattr(loaders, "competitors", lambda workers: fast)
+    report = run(ideal_loader)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    assert [row["name"] for row in report["rows"]] == [ideal_loader.IDEAL, *fast]
+    assert report["rows"][0]["share_of_ideal"]["median"] == 1
+
+
+def test_training_that_sees_too_few_images_or_learns_nothing_is_refused():
+    step, passes = (
+        ideal_loader.training("shufflenet_v2_x0_5", "cpu"),
+        lambda: [(torch.ones(4, 3, 64, 64), torch.arange(4))],
+    )
+    ideal_loader.train(step, passes, 4)
+    with pytest.raises(RuntimeError, match="expected 5 images"):
+        ideal_loader.train(step, passes, 5)
+    with pytest.raises(RuntimeError, match="weights that change"):
+        ideal_loader.train(step, list, 0)
+
+
+def test_scale_runs(run):
+    report = run(scale)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    assert {row["what"] for row in report["rows"]} >= {"listed samples"}
+    assert all(row["ms_per_image"]["median"] > 0 for row in report["rows"])
+
+
+def test_scale_holds_what_is_compared_equal():
+    groups = scale.groups_of([1000, 2000], [1, 8], [1], [1], 256)
+    assert {setting.images for group in groups.values() for setting in group.values()} == {256}
+    assert [setting.listed for setting in groups["listed samples"].values()] == [1000, 2000]
 
 
 def test_wrong_square_colors_sees_wrong_order_and_wrong_channels(tmp_path):
