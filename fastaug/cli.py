@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -15,6 +16,7 @@ import typer
 from torch import Tensor
 
 from fastaug import plots
+from fastaug.color import IMAGENET
 from fastaug.demo import MODEL as LITE0
 from fastaug.demo import run_demo
 from fastaug.inference import load_classifier
@@ -53,6 +55,7 @@ Weights = Annotated[
 ]
 Size = Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")]
 Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
+Mode = Annotated[str, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
@@ -190,6 +193,66 @@ def find_rate(
     typer.echo(f"{len(found.lrs)} batches, picture: {out}")
 
 
+@app.command()
+@one_line_errors
+def show(
+    folder: Folder,
+    pattern: Pattern = None,
+    images: Annotated[int, typer.Option(min=1, help="Photos.")] = 9,
+    seed: Seed = 42,
+    size: Size = 224,
+    presize: Presize = 460,
+    mode: Mode = "resize",
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("show.png"),
+    debug: Debug = False,
+) -> None:
+    """Look at a batch of training: each photo, and beside it what the model would get of it."""
+    samples = _samples(folder, pattern)
+    images = min(images, len(samples))
+    augment = aug_transforms(size=size, min_scale=0.75, normalize=None)
+    with ImageLoader(samples, images, presize, augment, device, seed=seed, mode=mode, return_info=True) as loader:
+        x, y, info = next(iter(loader))
+    some = samples.subset(info.indices.tolist())
+    with ImageLoader(some, images, presize, None, device, training=False) as loader:
+        plain, _ = next(iter(loader))
+    pairs = [image for pair in zip(plain, x, strict=True) for image in pair]
+    titles = [title for target in y.tolist() for title in (samples.classes[target], "augmented")]
+    columns = 2 * math.ceil(math.sqrt(images / 2))
+    plots.save_figure(plots.show_images(pairs, titles, columns), out)
+    typer.echo(f"{len(y)} photos of {samples}, picture: {out}")
+
+
+@app.command()
+@one_line_errors
+def summary(
+    folder: Folder,
+    pattern: Pattern = None,
+    row: Annotated[int, typer.Option(min=0, help="Which photo, in the order of the paths.")] = 0,
+    seed: Seed = 42,
+    model: Annotated[
+        str | None, typer.Option(help="Also through this model (random weights), with its layers.", show_default="none")
+    ] = None,
+    size: Size = 224,
+    presize: Presize = 460,
+    mode: Mode = "resize",
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Walk one photo through every step of training and print what comes of it; where a step fails, which and why.
+
+    Exit code 1 if a step failed.
+    """
+    samples = _samples(folder, pattern)
+    network = classifier(model, len(samples.classes), None) if model else None
+    augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network) if network else IMAGENET)
+    loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=mode)
+    walk = Learner(loader, None, network, device=device).summary(row) if network else loader.summary(row)
+    typer.echo(str(walk))
+    if walk.failed:
+        raise typer.Exit(1)
+
+
 class _Data(NamedTuple):
     """What to train on, and what to train."""
 
@@ -205,13 +268,16 @@ class _Data(NamedTuple):
     device: str | None
 
 
+def _samples(folder: Path, pattern: str | None) -> Samples:
+    return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
+
+
 def _learner(data: _Data, **settings: Any) -> tuple[Learner, Samples]:
     """The learner, and all samples, of which it keeps some for validation."""
-    folder, pattern = data.folder, data.pattern
-    samples = Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
+    samples = _samples(data.folder, data.pattern)
     if len(samples.classes) < 2:
         raise ValueError(
-            f"train: expected two classes or more in '{folder}', got {', '.join(samples.classes)} alone. Put each "
+            f"train: expected two classes or more in '{data.folder}', got {', '.join(samples.classes)} alone. Put each "
             "class into its own folder, or give --pattern."
         )
     train_samples, valid_samples = samples.split(data.valid_fraction, data.seed, stratify=True)
@@ -248,7 +314,7 @@ def demo(
 @one_line_errors
 def bench(
     folder: Annotated[Path, typer.Argument(help="Images, at any depth.", show_default=False)],
-    mode: Annotated[str, typer.Option(help="resize or direct.")] = "direct",
+    mode: Mode = "direct",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     size: Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")] = 224,
     presize: Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")] = 460,

@@ -70,6 +70,15 @@ def show_images(
     return figure
 
 
+def denormalized(images: Tensor, normalize: tuple[Sequence[float], Sequence[float]] | None) -> Tensor:
+    """Images [B, 3, H, W] back in [0, 1], on the CPU: times std, plus mean. None: they were not normalised."""
+    images = images.detach().cpu().float()
+    if normalize is None:
+        return images
+    mean, std = (images.new_tensor(values)[:, None, None] for values in normalize)
+    return images * std + mean
+
+
 def plot_curves(history: History) -> Figure:
     """The loss of each batch and of each epoch; beside it, where there was validation, its accuracy or other metrics.
 
@@ -225,4 +234,5 @@ def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(image.float().clamp(0, 1) if image.is_floating_point() else image)
 
 
-__all__ = ["plot_bars", "plot_confusion_matrix", "plot_curves", "plot_rates", "save_figure", "show_images"]
+__all__ = ["denormalized", "plot_bars", "plot_confusion_matrix", "plot_curves", "plot_rates"]
+__all__ += ["save_figure", "show_images"]

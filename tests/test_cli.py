@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -277,3 +278,33 @@ def test_train_on_two_processes(photos: Path, tmp_path: Path) -> None:
     assert done.stdout.count("images to train") == done.stdout.count("results: ") == 1
     (row,) = json.loads((tmp_path / "history.json").read_text())["epochs"][-1:]
     assert f"accuracy {row['accuracy']:.4f}" in done.stdout
+
+
+def test_show_draws_photos_beside_what_the_model_gets(photos: Path, tmp_path: Path) -> None:
+    options = ["--size", "32", "--presize", "40", "--images", "4", "--device", "cpu", "--out", tmp_path / "a" / "b.png"]
+    for mode in ("resize", "direct"):
+        result = run("show", photos, *options, "--mode", mode)
+        assert result.exit_code == 0, result.output
+        assert result.stdout == f"4 photos of Samples(12 images, 2 classes: dark, light), picture: {tmp_path}/a/b.png\n"
+        with Image.open(tmp_path / "a" / "b.png") as picture:
+            assert picture.width > 300
+    assert "expected mode to be" in error_line("show", photos, *options, "--mode", "fast")
+
+
+def test_summary_walks_a_photo_and_says_where_it_fails(photos: Path, tmp_path: Path) -> None:
+    options = ["--size", "32", "--presize", "40", "--device", "cpu"]
+    result = run("summary", photos, *options, "--row", "7")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("sample ")
+    assert str(photos / "light" / "light_photo_1.jpg") in result.stdout
+    assert "float32 [1, 3, 32, 32], " in result.stdout
+    assert "model" not in result.stdout
+    result = run("summary", photos, *options, "--model", "timm:test_resnet")
+    assert re.search(r"^model +ResNet: float32 \[1, 2\]", result.stdout, re.MULTILINE)
+    assert re.search(r"^[\d,]+ parameters, [\d,]+ train$", result.stdout, re.MULTILINE)
+    assert "expected a row 0..11" in error_line("summary", photos, *options, "--row", "12")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bad.jpg").write_bytes(b"no photo")
+    failed = run("summary", tmp_path, *options)
+    assert failed.exit_code == 1
+    assert re.search(r"^decode +FAILED: ValueError: ", failed.stdout, re.MULTILINE)

@@ -25,6 +25,7 @@ from fastaug.loading.decode import Decoded, Decoder
 from fastaug.loading.header import read_header
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
 from fastaug.loading.stats import Clock, LoaderStats
+from fastaug.loading.summary import Summary, summarize
 from fastaug.rng import SampleUniforms
 from fastaug.samples import Samples
 from fastaug.transforms import Augment, Params
@@ -276,6 +277,31 @@ class ImageLoader:
     def stats(self) -> LoaderStats:
         """Where the time of the latest epoch went; `print` it. Its `limit` says whether the model or the loader is."""
         return self._clock.stats()
+
+    def summary(self, row: int = 0) -> Summary:
+        """Walk one sample through every step of the next epoch: `print` it.
+
+        It says path, bytes, decoded size, the crop of the presize, what each operator drew, the matrices, the output's
+        shape and range, and the target; where a step fails, which one and why (`.failed`, `.reason`). The loader stays
+        where it is.
+
+        Args:
+            row: of the samples.
+        Raises:
+            ValueError: no such row.
+        """
+        return summarize(self, row)[0]
+
+    def _load_one(self, row: int) -> _Batch:
+        """A batch of one sample, as the next epoch has it."""
+        decoders, readers = DecoderPool(self.device, 1), ThreadPoolExecutor(1, "fastaug-read")
+        stages = dict.fromkeys(("read", "draw", "decode", "presize"), 1)
+        try:
+            sources = _Sources(decoders, readers, Clock(stages), self._epoch, threading.Event())
+            return self._load(sources, np.array([row], np.int64))
+        finally:
+            readers.shutdown()
+            decoders.close()
 
     def close(self) -> None:
         """End every iteration: the threads, and what was prefetched. Iterating again is possible."""

@@ -27,8 +27,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from fastaug.inference import AMP
-from fastaug.models import layer_table, parameter_groups
-from fastaug.training import lr_finder, prediction, ranks
+from fastaug.models import parameter_groups
+from fastaug.training import looks, lr_finder, prediction, ranks
 from fastaug.training.checkpoint import random_state, set_random_state, write_whole
 from fastaug.training.losses import BinaryCrossEntropy
 from fastaug.training.rates import slice_rates
@@ -185,12 +185,9 @@ class Learner:
         """Train everything."""
         self.freeze_to(0)
 
-    def summary(self) -> str:
-        """A table of the layers that have parameters: kind, how many, which group, frozen or not. `print` it."""
-        return layer_table(self.model, self.groups)
-
     # One file each, with their docstrings:
     lr_find = lr_finder.lr_find
+    show_batch, summary = looks.show_batch, looks.summary
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
 
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ def lr_find(
     with learn.undone():
         network = learn.network()
         learn.train_mode()
-        for rate, (x, y, _) in zip(lrs, _batches(learn), strict=False):
+        for rate, (x, y, _) in zip(lrs, training_batches(learn), strict=False):
             learn.set_rates([rate] * len(learn.groups))
             loss = learn.forward(network, x, y)
             value = float(ranks.total(loss.detach() * ranks.share(len(y), learn.device, learn.summed))) / ranks.world()
@@ -133,7 +133,7 @@ def lr_find(
     return FoundRates(lrs[: len(losses)], losses, num_it)
 
 
-def _batches(learn: Learner) -> Iterator[tuple[Tensor, Tensor, Any]]:
+def training_batches(learn: Learner) -> Generator[tuple[Tensor, Tensor, Any], None, None]:
     """Training batches without end, from a copy of the loader, whose own position stays; put back where it does not."""
     loader, own = copy.copy(learn.train_loader), learn.train_loader
     place = copy.deepcopy(own.state_dict()) if hasattr(own, "state_dict") else {}

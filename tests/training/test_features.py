@@ -230,7 +230,7 @@ def test_layer_table() -> None:
     learn = learner(model=tiny(), train_bn=False)
     learn.freeze()
     learn.model[1].bias.requires_grad_(True)
-    assert learn.summary().splitlines() == [
+    assert learn.summary().table.splitlines() == [
         "layer  kind         parameters  group",
         "0      Conv2d       112         0      frozen",
         "1      BatchNorm2d  8           0      in part",
