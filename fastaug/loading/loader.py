@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from fastaug import geometry
 from fastaug.loading.background import DecoderPool, prefetch
@@ -116,7 +117,7 @@ class _Sources:
     stopped: threading.Event
 
 
-class ImageLoader:
+class ImageLoader(IterableDataset[Any]):
     """Batches of augmented images, decoded and presized by DALI and warped once.
 
     Args:
@@ -154,6 +155,9 @@ class ImageLoader:
             this loader, nor by one that its `state_dict` is loaded into.
 
     Iterating again starts the next epoch; `set_epoch` names one.
+
+    It is an IterableDataset of whole batches: what insists on a DataLoader gets `DataLoader(loader, batch_size=None)`,
+    without workers, since the loader has threads of its own.
 
     While it is iterated there are num_threads threads of DALI, as many that read, up to DECODERS that drive DALI, and
     LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads + DECODERS) photos at full size.
@@ -322,6 +326,13 @@ class ImageLoader:
         self.__dict__.update(state, _clock=Clock(), _iterations=weakref.WeakSet())
 
     def __iter__(self) -> Generator[Any, None, None]:
+        worker = get_worker_info()
+        if worker is not None:
+            raise RuntimeError(
+                f"ImageLoader: expected to be iterated in the process that trains, got a DataLoader with "
+                f"{worker.num_workers} worker(s), each of which would load everything. Use DataLoader(loader, "
+                "batch_size=None, num_workers=0), or the loader itself."
+            )
         iteration = self._iterate()
         self._iterations.add(iteration)
         return iteration
