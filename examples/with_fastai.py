@@ -2,9 +2,7 @@
 
 import sys
 
-from fastai.data.core import DataLoaders
-from fastai.metrics import accuracy
-from fastai.vision.learner import vision_learner
+from fastai.vision.all import DataLoaders, accuracy, vision_learner
 from torch.nn.functional import cross_entropy
 from torchvision import models
 

@@ -16,6 +16,9 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.model, self.lr = model, lr
 
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.set_epoch(self.current_epoch)  # also where a checkpoint left off
+
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
         return cross_entropy(self.model(x), y)

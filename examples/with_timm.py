@@ -79,8 +79,8 @@ def main(
         loader.set_epoch(epoch)
         loss = train_one_epoch(epoch, model, loader, optimizer, scheduler, loss_scaler, model_ema)
         scheduler.step(epoch + 1)
-        top1 = validate(model, valid_loader)
-        print(f"epoch {epoch}: loss {loss:.3f}, {top1:.1%} right, averaged weights {validate(model_ema, valid_loader):.1%}")
+        top1, averaged = validate(model, valid_loader), validate(model_ema, valid_loader)
+        print(f"epoch {epoch}: loss {loss:.3f}, {top1:.1%} right, averaged weights {averaged:.1%}")
     return top1
 
 

@@ -1,8 +1,8 @@
 """fastaug in a loop with the shape of torchvision's reference scripts. Run with FOLDER as the only argument.
 
-The references (references/classification/train.py in torchvision's repository) are not in torchvision's wheel. This is a
-train_one_epoch and an evaluate with their arguments, made of torch and torchvision alone, to show what changes there: the
-data loaders and the transforms, and nothing else.
+The references (references/classification/train.py in torchvision's repository) are not in torchvision's wheel. This is
+a train_one_epoch and an evaluate with their arguments, made of torch and torchvision alone, to show what changes there:
+the data loaders and the transforms, and nothing else.
 """
 
 import sys

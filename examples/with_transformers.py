@@ -1,9 +1,11 @@
 """fastaug in Hugging Face's Trainer. Run: python examples/with_transformers.py FOLDER, one subfolder for each class."""
 
+import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import (
     AutoModelForImageClassification,
@@ -12,23 +14,48 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
     Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 
 import fastaug as fa
 
 
+class AsDicts:
+    """A loader's (x, y) as what the models of transformers take."""
+
+    def __init__(self, loader: fa.ImageLoader):
+        self.loader, self.set_epoch = loader, loader.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for x, y in self.loader:
+            yield {"pixel_values": x, "labels": y}
+
+
 class PhotoTrainer(Trainer):
     """A Trainer whose data sets are fastaug's loaders: they are iterated as they are."""
 
-    def get_train_dataloader(self) -> fa.ImageLoader:
-        return self.train_dataset
+    def get_train_dataloader(self) -> AsDicts:
+        return AsDicts(self.train_dataset)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> fa.ImageLoader:
-        return eval_dataset or self.eval_dataset
+    def get_eval_dataloader(self, eval_dataset: fa.ImageLoader | None = None) -> AsDicts:
+        return AsDicts(eval_dataset or self.eval_dataset)
 
-    def _prepare_inputs(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        return {"pixel_values": batch[0], "labels": batch[1]}
+
+class SaveLoader(TrainerCallback):
+    """Writes into each checkpoint where the loader stands."""
+
+    def __init__(self, loader: fa.ImageLoader):
+        self.loader = loader
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **unused: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / "loader.json").write_text(json.dumps(self.loader.state_dict()), encoding="utf-8")
 
 
 def accuracy(predicted: EvalPrediction) -> dict[str, float]:
@@ -49,15 +76,19 @@ def main(
     epochs: int = 3,
     lr: float = 5e-5,
     model_name: str | None = "microsoft/resnet-34",
+    resume_from: str | None = None,
     **arguments: Any,
 ) -> float:
-    """Train, and return the share of the validation photos that are classified rightly. model_name=None: a tiny one."""
+    """Train, and return the share of the validation photos that are classified rightly.
+
+    model_name=None is a tiny model; resume_from is a checkpoint's folder; arguments are for TrainingArguments.
+    """
     settings = TrainingArguments(
         num_train_epochs=epochs,
         learning_rate=lr,
         eval_strategy="epoch",
         report_to=[],
-        ignore_data_skip=True,  # the loader resumes by itself, see docs/how-to/huggingface.md
+        ignore_data_skip=True,  # the loader goes on by itself
         **arguments,
     )
     train, valid = fa.Samples.from_folder(folder).split(valid_fraction=0.2, seed=42)
@@ -73,12 +104,18 @@ def main(
             model_name, num_labels=classes, ignore_mismatched_sizes=True
         )
     trainer = PhotoTrainer(
-        model, settings, train_dataset=loader, eval_dataset=valid_loader, compute_metrics=accuracy
+        model,
+        settings,
+        train_dataset=loader,
+        eval_dataset=valid_loader,
+        compute_metrics=accuracy,
+        callbacks=[SaveLoader(loader)],
     )
-    trainer.train()
+    if resume_from:
+        loader.load_state_dict(json.loads((Path(resume_from) / "loader.json").read_text(encoding="utf-8")))
+    trainer.train(resume_from_checkpoint=resume_from)
     return trainer.evaluate()["eval_accuracy"]
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main(sys.argv[1])

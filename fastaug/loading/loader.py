@@ -214,6 +214,7 @@ class ImageLoader(IterableDataset[Any]):
         self._epoch = 0  # of the next iteration
         self._delivered = 0  # batches of that epoch already delivered
         self._resuming = False  # whether the next iteration continues that epoch
+        self._named = False  # whether set_epoch asked for that epoch, even if nothing of it is left
         self._clock = Clock()
         self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
         if training and len(self) == 0:
@@ -234,6 +235,7 @@ class ImageLoader(IterableDataset[Any]):
         """Make the next iteration this epoch, from its start, or from where a loaded state stands in it."""
         if not self._resuming or epoch != self._epoch:
             self._epoch, self._delivered, self._resuming = int(epoch), 0, False
+        self._named = True
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, in plain numbers, strings and lists: batches delivered, not batches prefetched."""
@@ -247,6 +249,8 @@ class ImageLoader(IterableDataset[Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next iteration continue, bit for bit, where `state_dict` was taken.
 
+        After the last batch of an epoch that is the next epoch, unless `set_epoch` names the one that is over: then
+        nothing is left of it.
         A state from the start of an epoch may be loaded with another batch size or another number of ranks, and a state
         of one rank by all of them.
 
@@ -265,6 +269,7 @@ class ImageLoader(IterableDataset[Any]):
             if self.samples.paths[row] == path:  # it may have been replaced by another one
                 self._bad[row] = reason
         self._epoch, self._delivered, self._resuming = int(state["epoch"]), int(state["delivered"]), True
+        self._named = False
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to be continued in the middle of an epoch."""
@@ -338,9 +343,12 @@ class ImageLoader(IterableDataset[Any]):
         return iteration
 
     def _iterate(self) -> Generator[Any, None, None]:
-        if self._delivered and not self._resuming:  # an epoch that was left early is over
+        # Over is an epoch that was left early, and one of which a loaded state has all batches: those who count them do
+        # not ask for the end, so their state is from before it.
+        over = not self._named and self._delivered >= len(self) if self._resuming else self._delivered > 0
+        if over:
             self._epoch, self._delivered = self._epoch + 1, 0
-        self._resuming = False
+        self._resuming = self._named = False
         epoch, first = self._epoch, self._delivered
         indices = self._epoch_indices(epoch)
         bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
