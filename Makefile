@@ -45,4 +45,5 @@ $(READY): setup.py
 	@echo "Setting up $(VENV): about 6 GB, mostly torch; a few minutes, once."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps fastai==2.8.12  # it requires spaCy, which its vision part does not use
 	touch $(READY)

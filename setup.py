@@ -18,7 +18,9 @@ FASTAI = [
 ]
 FASTAI += ["beartype", "cloudpickle", "pandas", "scikit-learn", "requests"]
 BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12", "psutil>=6", "spdl>=0.8"]
-TEST = [*BENCH, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*", "mypy>=1.15"]
+# The training loops that the examples plug into; and fastai, without its own requirements, see the Makefile.
+LOOPS = ["lightning>=2.5", "accelerate>=1.10", "transformers>=5", "torchdata>=0.11", *FASTAI]
+TEST = [*BENCH, *LOOPS, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*", "mypy>=1.15"]
 
 setup(
     name="fastaug",
