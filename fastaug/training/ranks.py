@@ -44,10 +44,6 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def mean(value: Tensor) -> Tensor:
-    return total(value) / world()
-
-
 def share(images: int, device: torch.device, summed: bool) -> Tensor | float:
     """What to multiply this rank's loss by, so that the mean of the gradients is that of all images together."""
     if world() == 1 or summed:

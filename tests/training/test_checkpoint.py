@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,14 @@ def test_best_epoch_is_saved_and_patience_ends_the_fit(tmp_path: Path) -> None:
     learn.fit(3)
     learn.fit(2)  # counts from its own start
     assert learn.epoch == 5
+
+
+def test_an_epoch_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    learn = metric_learner([math.nan, 3.0, math.nan, 2.0], KeepBest(tmp_path / "best.pth", patience=2))
+    learn.fit(4)
+    again = learner()
+    again.load(tmp_path / "best.pth")
+    assert again.epoch == 4
 
 
 def test_a_metric_may_be_better_when_higher(tmp_path: Path) -> None:

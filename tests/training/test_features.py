@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from fastaug.samples import Samples
-from fastaug.training import BinaryCrossEntropy, Learner
+from fastaug.training import BinaryCrossEntropy, Interpretation, Learner
 from tests.training.common import Batches, differences, snapshot, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,6 +140,18 @@ def test_compile_is_used_in_training() -> None:
     assert calls == [True] * 6
 
 
+def test_a_compiled_model_trains_to_the_same_weights() -> None:
+    compiled, plain_one = learner(compile=functools.partial(torch.compile, backend="aot_eager")), learner()
+    for learn in (compiled, plain_one):
+        learn.freeze()
+        learn.lr_find(1e-3, 1e-1, num_it=4)
+        learn.fit(1, 0.05)
+        learn.unfreeze()
+        learn.fit_one_cycle(1, 0.05)
+    assert close(compiled.model.state_dict(), plain_one.model.state_dict())
+    assert compiled.model.state_dict().keys() == plain_one.model.state_dict().keys()
+
+
 @pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix])
 def test_images_are_mixed_in_training_only(mix: Any) -> None:
     seen: list[tuple[torch.Size, bool]] = []
@@ -158,6 +171,14 @@ def test_label_smoothing_is_the_losss() -> None:
     smooth = -(0.9 * a.log_softmax(1)[torch.arange(8), y] + 0.1 * a.log_softmax(1).mean(1)).mean()
     assert losses[1] == pytest.approx(smooth.item(), rel=1e-5)
     assert losses[0] != pytest.approx(smooth.item(), rel=1e-4)
+    learn = learner(loss_func=nn.CrossEntropyLoss(label_smoothing=0.1), mix=v2.MixUp(num_classes=3))
+    report = Interpretation.from_learner(learn)
+    assert report.losses.mean().item() == pytest.approx(smooth.item(), rel=1e-5)
+    before = snapshot(learn)
+    assert learn.lr_find(1e-4, 1.0, num_it=10).losses[0] > 0
+    assert differences(before, snapshot(learn)) == []
+    learn.fit(2, 0.05)
+    assert learn.validate()["loss"] < losses[1]
 
 
 @pytest.mark.parametrize("bad", [{"amp": "fp8"}, {"accumulate": 0}, {"clip_norm": 0.0}])

@@ -371,6 +371,10 @@ def test_nan_names_epoch_batch_and_rate() -> None:
 def test_targets_that_the_model_has_no_output_for() -> None:
     with pytest.raises(ValueError, match=r"targets 0\.\.2 for 3 outputs, got 3\. Build the model with num_classes=4"):
         Learner([(torch.rand(2, 3, 8, 8), torch.tensor([0, 3]))], None, tiny(), device="cpu").fit(1)
+    with pytest.warns(UserWarning, match=r"as many outputs as the samples have classes, 2, got 3\. .* num_classes=2"):
+        Learner(EpochLoader(2), None, tiny(), device="cpu").validate([(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))])
+    with pytest.raises(ValueError, match=r"the same classes in both loaders, got 3 \(0, 1, 2, …\) and 4 "):
+        Learner(EpochLoader(3), EpochLoader(4), tiny(), device="cpu")
     with pytest.raises(ValueError, match="num_classes=5"):  # its samples have five classes, though no batch shows it
         Learner(EpochLoader(5), None, tiny(), device="cpu").fit(1)
 
