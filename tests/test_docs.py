@@ -1,0 +1,97 @@
+"""Every Python block of README.md and docs/ runs as it stands, but for the model and the sizes.
+
+The blocks of a page run in order and in one namespace, in a folder that holds `photos/`, twelve images of each of two
+classes. A block that cannot run has `<!-- not run: why -->` on the line above it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from fastaug.models import classifier
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^( *)```(?:python|py)\b[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*$")
+SMALLER = {
+    r"\bbatch_size=\d+": "batch_size=8",
+    r"\bpresize=\d+": "presize=40",
+    r"(?<!pre)\bsize=\d+": "size=32",
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """The lines on which the blocks that run begin, counted from 0, and their code."""
+    return [
+        (text[: found.start(2)].count("\n"), dedent(found[2]))
+        for found in BLOCK.finditer(text)
+        if not NOT_RUN.search(text[: found.start()])
+    ]
+
+
+def run_page(text: str, name: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for line, code in blocks(text):
+        for written, small in SMALLER.items():
+            code = re.sub(written, small, code)
+        exec(compile("\n" * line + code, name, "exec"), namespace)  # the empty lines: errors name the page's line
+
+
+def tiny_classifier(name: str, num_classes: int, weights: object = None, head: Any = "linear") -> nn.Module:
+    return classifier("timm:test_resnet", num_classes, None, head)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    random = np.random.default_rng(0)
+    for i in range(24):
+        file = tmp_path / "photos" / ("cat", "dog")[i % 2] / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastaug.models.classifier", tiny_classifier)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page.read_text("utf-8"))], ids=lambda page: page.stem
+)
+def test_code_of_the_page_runs(page: Path, folder: Path) -> None:
+    run_page(page.read_text("utf-8"), str(page.relative_to(ROOT)))
+
+
+def test_the_readme_has_code() -> None:
+    assert len(blocks((ROOT / "README.md").read_text("utf-8"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("# Page\n\n```python\na = 1\n```\n\n```python\nassert a == 2\n```\n", AssertionError),
+        ("```py\nunknown\n```\n", NameError),
+        ("- item\n\n  ```python\n  unknown\n  ```\n", NameError),
+        ("```python\nassert dict(size=224, presize=460) != dict(size=32, presize=40)\n```\n", AssertionError),
+        ("<!-- not run: -->\n```python\nunknown\n```\n", NameError),
+    ],
+    ids=["second block", "py", "indented", "smaller", "no reason"],
+)
+def test_wrong_code_is_found(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run_page(text, "page.md")
+
+
+def test_a_block_with_a_reason_is_not_run() -> None:
+    assert blocks("<!-- not run: takes hours -->\n\n```python\nunknown\n```\n\n```python\na = 1\n```\n") == [
+        (7, "a = 1\n")
+    ]
