@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
@@ -30,6 +28,7 @@ from fastaug.inference import AMP
 from fastaug.models import parameter_groups
 from fastaug.training import looks, lr_finder, prediction, ranks
 from fastaug.training.checkpoint import random_state, set_random_state, write_whole
+from fastaug.training.display import Display
 from fastaug.training.losses import BinaryCrossEntropy
 from fastaug.training.rates import slice_rates
 
@@ -282,7 +281,7 @@ class Learner:
             if scheduler is not None:
                 scheduler.load_state_dict(state["scheduler"])
         network = self.network()
-        with _Display(self.progress, _whole(epochs) * len(self.train_loader)) as display:
+        with Display(self.progress, _whole(epochs) * len(self.train_loader)) as display:
             while self.done < epochs:
                 start, row = time.monotonic(), {"epoch": float(self.epoch)}
                 try:
@@ -307,7 +306,7 @@ class Learner:
         position = loader.state_dict() if hasattr(loader, "state_dict") else None
         self._place |= {"done": self.done, "scheduler": scheduler and scheduler.state_dict(), "loader": position}
 
-    def _train_epoch(self, network: nn.Module, scheduler: OneCycleLR | None, display: _Display) -> dict[str, float]:
+    def _train_epoch(self, network: nn.Module, scheduler: OneCycleLR | None, display: Display) -> dict[str, float]:
         """One pass over the training images; returns train_loss, the mean over them, and images_per_s."""
         self.train_mode()
         set_epoch(self.train_loader, self.epoch)
@@ -558,30 +557,6 @@ class Learner:
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
         if state["loader"] is not None and hasattr(self.train_loader, "load_state_dict"):
             self.train_loader.load_state_dict(state["loader"])
-
-
-class _Display(Progress):
-    """One bar for a whole fit and a line per epoch on a terminal; elsewhere nothing."""
-
-    def __init__(self, wanted: bool, batches: int) -> None:
-        console = Console()
-        self.shown = wanted and (console.is_terminal or console.is_jupyter)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        super().__init__(*columns, console=console, disable=not self.shown, transient=True)
-        self.bar, self.metric = self.add_task("", total=batches), ""
-
-    def batch(self, loss: float, images_per_s: float, done: int) -> None:
-        text = f"loss {loss:.4f}{self.metric} · {images_per_s:,.0f} images/s"
-        self.update(self.bar, completed=done, description=text)
-
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """Print the epoch's figures and keep its first metric beside the bar."""
-        whole = ("epoch", "images_per_s", "seconds")
-        metrics = [name for name in row if name not in (*whole, "train_loss", "valid_loss")]
-        self.metric = f" · {metrics[0]} {row[metrics[0]]:.4f}" if metrics else ""
-        if self.shown:
-            line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
-            self.console.print(line, highlight=False)
 
 
 def _check(name: str, loader: Loader | None) -> list[str]:

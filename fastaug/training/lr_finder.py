@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from fastaug.training import ranks
+from fastaug.training.display import Display
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +112,8 @@ def lr_find(
     lrs = [start_lr * (end_lr / start_lr) ** (i / num_it) for i in range(num_it)]
     losses: list[float] = []
     average, value = 0.0, math.nan
-    with learn.undone():
+    seen, start = 0, time.monotonic()
+    with learn.undone(), Display(learn.progress, num_it) as display:
         network = learn.network()
         learn.train_mode()
         for rate, (x, y, _) in zip(lrs, training_batches(learn), strict=False):
@@ -121,6 +124,8 @@ def lr_find(
                 break
             average = SMOOTHING * average + (1 - SMOOTHING) * value
             losses.append(average / (1 - SMOOTHING ** (len(losses) + 1)))
+            seen += len(y)
+            display.batch(losses[-1], seen / (time.monotonic() - start), len(losses))
             if stop_div and losses[-1] > WORSE * min(losses):
                 break
             learn.backward(loss, len(y))

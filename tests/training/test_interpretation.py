@@ -113,6 +113,14 @@ def test_interpretation_of_any_loader() -> None:
         Interpretation.from_learner(learn)
 
 
+def test_an_output_without_a_class_has_its_number_for_a_name(photos: Samples) -> None:
+    learn = learner(Samples(photos.paths, [min(target, 1) for target in photos.targets], ["dark", "bright"]))
+    with pytest.warns(UserWarning, match="as many outputs as the samples have classes, 2, got 3"):
+        report = Interpretation.from_learner(learn)
+    assert report.classes == ["dark", "bright", "2"]
+    assert report.confusion_matrix().shape == (3, 3)
+
+
 def test_none_of_these_is_left_out_of_the_matrix(photos: Samples) -> None:
     learn = learner(photos, loss_func=BinaryCrossEntropy(threshold=torch.tensor([0.0, 0.999, 0.0])))
     learn.loss_func.threshold = torch.tensor([0.4, 0.999, 0.4])

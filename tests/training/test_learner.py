@@ -349,7 +349,12 @@ def test_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().out)
     assert "error_rate" in shown
     assert re.search(r"loss \d\.\d{4}.* images/s +\d:\d\d:\d\d", shown)  # and the time left
-    learner(progress=False).fit(1)
+    learner().lr_find(num_it=7)
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().out)
+    assert re.search(r"7/7 loss \d\.\d{4} · [\d,]+ images/s", shown)
+    quiet = learner(progress=False)
+    quiet.fit(1)
+    quiet.lr_find(num_it=2)
     assert capsys.readouterr().out == ""
 
 

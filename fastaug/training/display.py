@@ -1,0 +1,35 @@
+"""What a training shows while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display(Progress):
+    """One bar for a whole fit or sweep, and a line per epoch, on a terminal; elsewhere nothing."""
+
+    def __init__(self, wanted: bool, batches: int) -> None:
+        console = Console()
+        self.shown = wanted and (console.is_terminal or console.is_jupyter)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        super().__init__(*columns, console=console, disable=not self.shown, transient=True)
+        self.bar, self.metric = self.add_task("", total=batches), ""
+
+    def batch(self, loss: float, images_per_s: float, done: int) -> None:
+        text = f"loss {loss:.4f}{self.metric} · {images_per_s:,.0f} images/s"
+        self.update(self.bar, completed=done, description=text)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Print the epoch's figures and keep its first metric beside the bar."""
+        whole = ("epoch", "images_per_s", "seconds")
+        metrics = [name for name in row if name not in (*whole, "train_loss", "valid_loss")]
+        self.metric = f" · {metrics[0]} {row[metrics[0]]:.4f}" if metrics else ""
+        if self.shown:
+            line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
+            self.console.print(line, highlight=False)
+
+
+__all__ = ["Display"]
