@@ -6,6 +6,8 @@ Nothing is opened here, so a million samples cost a path string and an int each.
 from __future__ import annotations
 
 import csv as csv_module
+import glob
+import json
 import math
 import operator
 import os
@@ -15,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from fastaug.sources import Member, members, read_bytes
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jp2")
 
@@ -168,6 +172,54 @@ class Samples:
         return cls._from_names(paths, names)
 
     @classmethod
+    def from_tar(
+        cls,
+        archives: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        target: str = "cls",
+        classes: Sequence[str] | None = None,
+    ) -> Samples:
+        """The images in tar archives of WebDataset's layout.
+
+        There, members whose names agree up to the first dot belong together. Every archive is indexed once, by its
+        headers; the images are then read with one seek each, in any order. The index may be kept with `to_csv`. A
+        sample's path is `archive.tar//name@offset+size`.
+
+        Args:
+            archives: a path, a pattern such as "train-*.tar" (its archives come sorted), or a list of paths. Not
+                compressed.
+            target: where an image's class is: "cls" or another extension, the text of the member beside the image;
+                "json:label", a field of the JSON beside it; or "folder", the folder within the archive.
+            classes: the class names, if the archives hold indices into them. None: the archives hold names, which are
+                sorted, as numbers if all of them are numbers.
+        Raises:
+            FileNotFoundError: no such archive. ValueError: a damaged or compressed one, an image without a class, two
+            images of one sample, no images at all.
+        Source: the WebDataset format (`webdataset`, `base_plus_ext`).
+        """
+        paths, names = [], []
+        for archive in _archives(archives):
+            found, labels = _tar_images(archive, target)
+            paths += found
+            names += labels
+        if not paths:
+            raise ValueError(
+                f"from_tar: expected images in {archives!r}, got none. Looked for {', '.join(IMAGE_EXTENSIONS)}."
+            )
+        if classes is None:
+            return cls._from_names(paths, names)
+        wrong = next((name for name in names if not (name.isascii() and name.isdigit())), None)
+        if wrong is not None:
+            raise ValueError(f"from_tar: expected indices into classes, got {wrong!r}. Leave out classes=.")
+        return cls(paths, map(int, names), classes)
+
+    def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
+        """Write a file that `from_csv` reads: a row per image, its path and the name of its class."""
+        with open(csv, "w", newline="", encoding="utf-8") as table:
+            writer = csv_module.writer(table)
+            writer.writerow([path, target])
+            writer.writerows((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
+
+    @classmethod
     def from_dataset(cls, ds: Any) -> Samples:
         """What a data set of torchvision's kind holds: `ds.samples`, pairs of path and target, and `ds.classes`.
 
@@ -274,6 +326,67 @@ class Samples:
 
     def __repr__(self) -> str:
         return f"Samples({len(self):,} images, {len(self.classes):,} classes: {_shortened(self.classes)})"
+
+
+def _archives(archives: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Paths of the archives; of a pattern those that there are, sorted."""
+    if not isinstance(archives, str | os.PathLike):
+        return [os.fspath(archive) for archive in archives]
+    name = os.fspath(archives)
+    if os.path.exists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(glob.glob(name))
+    if not found:
+        raise FileNotFoundError(f"from_tar: expected archives, got none for {name!r}. Check the pattern.")
+    return found
+
+
+def _tar_images(archive: str, target: str) -> tuple[list[str], list[str]]:
+    """Paths of an archive's images and the names of their classes."""
+    extension, _, field = target.partition(":")
+    images: dict[str, Member] = {}
+    labels: dict[str, Member] = {}
+    for member in members(archive):
+        folder, name = os.path.split(member.name)
+        stem, _, ending = name.partition(".")
+        key = os.path.join(folder, stem)
+        if not stem:
+            continue  # a hidden file
+        if f".{ending.lower()}" in IMAGE_EXTENSIONS:
+            if key in images:
+                raise ValueError(
+                    f"from_tar: expected one image per sample, got {images[key].name!r} and {member.name!r} in "
+                    f"{archive!r}. Write one of them under another name."
+                )
+            images[key] = member
+        elif ending == extension:
+            labels[key] = member
+    if target == "folder":
+        names = [os.path.basename(os.path.dirname(member.name)) for member in images.values()]
+    else:
+        names = [_tar_label(image, labels.get(key), field) for key, image in images.items()]
+    unnamed = next((image.name for image, name in zip(images.values(), names, strict=True) if not name), None)
+    if unnamed is not None:
+        raise ValueError(
+            f"from_tar: expected a class for every image, got none for {unnamed!r} in {archive!r}. Say where it is "
+            'with target="cls", "json:FIELD" or "folder".'
+        )
+    return [member.path for member in images.values()], names
+
+
+def _tar_label(image: Member, label: Member | None, field: str) -> str:
+    """The class in the member beside an image; "" where there is none."""
+    content = read_bytes(label.path) if label is not None else ""
+    if isinstance(content, str):
+        return ""
+    try:
+        text = content.decode().strip()
+        return str(json.loads(text).get(field, "")) if field else text
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {image.name!r} in "
+            f"{image.archive!r}, got something else: {error}. Correct it, or name another target."
+        ) from None
 
 
 def _image_files(root: str | os.PathLike[str], caller: str) -> list[str]:

@@ -29,6 +29,7 @@ from fastaug.loading.stats import Clock, LoaderStats
 from fastaug.loading.summary import Summary, summarize
 from fastaug.rng import SampleUniforms
 from fastaug.samples import Samples
+from fastaug.sources import read_bytes
 from fastaug.transforms import Augment, Params
 from fastaug.warp.reference import columns_read
 
@@ -393,7 +394,7 @@ class ImageLoader(IterableDataset[Any]):
             position = uniforms("presize", 2) if self.training else torch.full((len(indices), 2), 0.5)
             params = self._draw(uniforms)
         with sources.clock.stage("read", len(indices)):
-            contents = list(sources.readers.map(_read_file, [self.samples.paths[i] for i in indices]))
+            contents = list(sources.readers.map(read_bytes, [self.samples.paths[i] for i in indices]))
         plan = _Plan(contents, position, params, *self._columns(contents, position, params))
         size = sources.decoders.chunk_size
         rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
@@ -585,15 +586,6 @@ def _out_size(params: Params) -> tuple[int, int]:
 def _may_be_shrunk(size: tuple[int, int], params: Params) -> bool:
     """Whether a photo is so large that its footprint may be above SHRINK_BEYOND. Cheaper to know than the footprint."""
     return min(size) > SHRINK_BEYOND * min(_out_size(params))
-
-
-def _read_file(path: str) -> bytes | str:
-    """The file's bytes, or the reason why there are none."""
-    try:
-        with open(path, "rb") as file:
-            return file.read() or "the file is empty"
-    except OSError as error:
-        return error.strerror or type(error).__name__
 
 
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:

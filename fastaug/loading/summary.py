@@ -13,6 +13,7 @@ from fastaug import geometry
 from fastaug.loading.decode import Decoder
 from fastaug.loading.header import read_header
 from fastaug.rng import SampleUniforms
+from fastaug.sources import read_bytes
 from fastaug.transforms import Drawn, Operator
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ def range_of(images: Tensor) -> str:
 
 
 def _read(path: str) -> tuple[str, bytes]:
-    from fastaug.loading.loader import _read_file
 
-    content = _read_file(path)
+    content = read_bytes(path)
     if isinstance(content, str):
         raise OSError(f"{path}: {content}")
     return f"{len(content):,} bytes", content
