@@ -64,4 +64,6 @@ def test_two_ranks_are_one(case: str, together: tuple[dict[str, Any], dict[str, 
 def test_the_ranks_rely_on_each_other(together: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path) -> None:
     """A rank alone with its half of the batch ends elsewhere: the test above can tell."""
     half = train("uneven", str(tmp_path), part=1, parts=2)
-    assert not agree(together[0]["uneven"]["model"], half["model"])
+    assert half["gradients"].keys() == together[0]["uneven"]["gradients"].keys() == half["model"].keys()
+    for key in ("model", "gradients"):
+        assert not agree(together[0]["uneven"][key], half[key])

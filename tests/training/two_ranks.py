@@ -45,6 +45,7 @@ def train(case: str, folder: str, part: int = 0, parts: int = 1) -> dict[str, An
     torch.manual_seed(part)  # only the first rank's weights may count
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     learn = Learner(loader, loader, model, device="cpu", opt_func=lambda g: torch.optim.SGD(g, lr=1.0), **settings)
+    gradients = gradients_of(learn, parts > 1)
     learn.fit(1, 0.02)
     if frozen:
         learn.freeze()
@@ -52,7 +53,19 @@ def train(case: str, folder: str, part: int = 0, parts: int = 1) -> dict[str, An
     learn.fit_one_cycle(2, 0.05)
     learn.save(f"{folder}/{case}-{parts}.pth")
     rows = [{k: v for k, v in row.items() if k not in ("images_per_s", "seconds")} for row in learn.history.epochs]
-    return {"model": model.state_dict(), "rows": rows, "preds": learn.get_preds(), "found": found.losses}
+    return {"model": model.state_dict(), "rows": rows, "preds": learn.get_preds(), "found": found.losses,
+            "gradients": gradients}  # fmt: skip
+
+
+def gradients_of(learn: Learner, several: bool) -> dict[str, Tensor]:
+    """Those of all batches added up, before any step."""
+    network = learn.network()
+    learn.train_mode()
+    for x, y, _ in learn.batches(learn.train_loader, keep_empty=several):
+        learn.backward(learn.forward(network, x, y), len(y))
+    found = {name: p.grad.clone() for name, p in learn.model.named_parameters() if p.grad is not None}
+    learn.opt.zero_grad()
+    return found
 
 
 def main(folder: str) -> None:
