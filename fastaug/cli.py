@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import math
 import time
@@ -13,6 +14,8 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from fastaug import plots
@@ -20,6 +23,7 @@ from fastaug.color import IMAGENET
 from fastaug.demo import MODEL as LITE0
 from fastaug.demo import run_demo
 from fastaug.inference import load_classifier
+from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.stats import merge_stats
 from fastaug.results import RunLog, save_results
@@ -37,7 +41,13 @@ app = typer.Typer(
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="cuda where there is one")]
-Folder = Annotated[Path, typer.Argument(help="Images, at any depth.", show_default=False)]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of images, at any depth; a .tar archive, or a pattern of such; or a .csv list as of check.",
+        show_default=False,
+    ),
+]
 Pattern = Annotated[
     str | None,
     typer.Option(
@@ -269,6 +279,10 @@ class _Data(NamedTuple):
 
 
 def _samples(folder: Path, pattern: str | None) -> Samples:
+    if folder.suffix == ".csv":
+        return Samples.from_csv(folder)
+    if folder.suffix == ".tar" or glob.has_magic(folder.name):
+        return Samples.from_tar(folder)
     return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
 
 
@@ -312,8 +326,38 @@ def demo(
 
 @app.command()
 @one_line_errors
+def check(
+    folder: Folder,
+    pattern: Pattern = None,
+    num_threads: Annotated[int | None, typer.Option(min=1, show_default="the cores there are")] = None,
+    clean: Annotated[
+        Path | None, typer.Option(help="Write the good files and their classes into this .csv.", show_default="none")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the bad files as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Find the files that cannot be read or decoded, before a training does; exit code 1 if there are any."""
+    samples = _samples(folder, pattern)
+    bar = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
+    with Progress(*bar, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(samples))
+        bad = bad_files(samples, num_threads, lambda count: progress.advance(task, count))
+    if clean is not None:
+        samples.subset([row for row in range(len(samples)) if row not in bad]).to_csv(clean)
+    if as_json:
+        listed = [{"path": samples.paths[row], "reason": reason} for row, reason in bad.items()]
+        typer.echo(json.dumps({"files": len(samples), "bad": listed}, indent=2))
+    else:
+        for row, reason in bad.items():
+            typer.echo(f"{samples.paths[row]}: {reason}")
+        typer.echo(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))
+    raise typer.Exit(bool(bad))
+
+
+@app.command()
+@one_line_errors
 def bench(
-    folder: Annotated[Path, typer.Argument(help="Images, at any depth.", show_default=False)],
+    folder: Folder,
     mode: Mode = "direct",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     size: Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")] = 224,
@@ -332,7 +376,7 @@ def bench(
 
     Without --model nothing is done with the batches.
     """
-    samples = Samples.from_folder(folder)
+    samples = _samples(folder, None)
     augment = aug_transforms(size=size, min_scale=0.75)
     batch_size = min(batch_size, len(samples))
     loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)

@@ -1,0 +1,147 @@
+"""The bad files of a data set, found before a training finds them: every file is read and decoded as the loader does.
+
+That happens in another process. A damaged file may end a process inside a codec; here it is then named, and the search
+goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import IO, Any, cast
+
+from fastaug.samples import Samples
+from fastaug.sources import read_bytes
+
+ENDS_THE_PROCESS = "decoding it ends the process"
+
+
+def bad_files(
+    samples: Samples, num_threads: int | None = None, done: Callable[[int], None] = lambda count: None
+) -> dict[int, str]:
+    """row of the samples -> reason, for each file that the loader cannot deliver, in the order of the rows.
+
+    Args:
+        samples: what to look at.
+        num_threads: None: the cores that this process may use.
+        done: called with how many more files have been looked at, for a progress bar.
+    Raises:
+        RuntimeError: the other process cannot even begin.
+    """
+    threads = num_threads or len(os.sched_getaffinity(0))
+    found: dict[int, str] = {}
+    left = list(range(len(samples)))
+    while left:
+        left, at_once = _run(samples.paths, left, threads, False, found, done)
+        suspects, left = left[:at_once], left[at_once:]
+        while suspects:  # alone, so that it is known which one was being decoded when the process ended
+            suspects, _ = _run(samples.paths, suspects, 1, True, found, done)
+            if suspects:
+                found[suspects.pop(0)] = ENDS_THE_PROCESS
+                done(1)
+    return dict(sorted(found.items()))
+
+
+def _run(
+    paths: list[str],
+    rows: list[int],
+    threads: int,
+    one_by_one: bool,
+    found: dict[int, str],
+    done: Callable[[int], None],
+) -> tuple[list[int], int]:
+    """Look at some rows in another process.
+
+    Returns:
+        The rows that it did not finish, in order, and how many of the first of them it may have begun.
+    """
+    left = dict.fromkeys(rows)
+    command = [sys.executable, "-m", "fastaug.loading.check", str(threads), str(int(one_by_one))]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        stdin, stdout = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
+        sender = threading.Thread(target=_send, args=(stdin, paths, rows), daemon=True)
+        sender.start()
+        try:
+            at_once = stdout.readline()
+            for line in stdout:
+                reasons: dict[str, str | None] = json.loads(line)
+                for row, reason in reasons.items():
+                    left.pop(int(row))
+                    if reason is not None:
+                        found[int(row)] = reason
+                done(len(reasons))
+        finally:
+            process.kill()
+            process.wait()
+            sender.join()
+        if not at_once:
+            errors.seek(0)
+            raise RuntimeError(f"check: expected a process that decodes, got: {errors.read()[-2000:].strip()}")
+    return list(left), int(at_once)
+
+
+def _send(stream: IO[str], paths: list[str], rows: list[int]) -> None:
+    try:
+        with stream:
+            stream.writelines(json.dumps([row, paths[row]]) + "\n" for row in rows)
+    except BrokenPipeError:  # the other process has ended
+        pass
+
+
+def _work(threads: int, one_by_one: bool, output: IO[str]) -> None:
+    """The other process: rows and paths come in, a line with the reasons goes out for each chunk."""
+    import torch
+
+    from fastaug.loading.background import DecoderPool
+
+    pool = DecoderPool(torch.device("cpu"), threads)
+    lock = threading.Lock()
+
+    def look(decoder: Any, chunk: list[tuple[int, str]]) -> None:
+        reasons: dict[int, str | None] = dict.fromkeys(row for row, _ in chunk)
+        encoded = {}
+        for row, path in chunk:
+            content = read_bytes(path)
+            if isinstance(content, str):
+                reasons[row] = content
+            else:
+                encoded[row] = content
+        readable = list(encoded)
+        _, bad = decoder.decode(list(encoded.values()))
+        reasons |= {readable[position]: reason for position, reason in bad}
+        with lock:
+            print(json.dumps(reasons), file=output, flush=True)
+
+    size = 1 if one_by_one else pool.chunk_size
+    print(size * pool.count, file=output, flush=True)
+    for chunks in _grouped(map(json.loads, sys.stdin), size * 64):
+        pool.map(look, [chunks[first : first + size] for first in range(0, len(chunks), size)])
+    pool.close()
+
+
+def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+if __name__ == "__main__":
+    # Whatever else is printed, by a codec too, goes to stderr.
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    _work(int(sys.argv[1]), bool(int(sys.argv[2])), results)
+
+__all__ = ["bad_files"]
