@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -16,6 +17,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -237,6 +239,38 @@ def cpu_seconds() -> float:
     return sum(t.user + t.system for t in times) + times[0].children_user + times[0].children_system
 
 
+def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
+    """Memory that a call needs at its peak, beyond what was in use before it; on a CPU looked at a thousand times a
+    second, so that a peak of a shorter call may be missed."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    import psutil
+
+    with contextlib.suppress(OSError, AttributeError):  # what was freed earlier must not hide what is needed now
+        ctypes.CDLL(None).malloc_trim(0)
+    process, over = psutil.Process(), threading.Event()
+    before = most = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.001):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    kept = call()
+    most = max(most, process.memory_info().rss)
+    over.set()
+    watcher.join()
+    del kept
+    return most - before
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles."""
     q1, median, q3 = np.percentile(np.asarray(values, np.float64), [25, 50, 75]).tolist()
@@ -286,7 +320,8 @@ class Report:
         try:
             yield
         except ImportError as error:
-            self.missing.append({"name": name, "reason": str(error)})
+            entry = {"name": name, "reason": str(error)}
+            self.missing += [entry] if entry not in self.missing else []
 
     def target(self, what: str, value: float | None, goal: float, at_least: bool = True) -> None:
         """A goal and whether it was met; None: it could not be measured."""

@@ -14,6 +14,7 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,10 +25,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 import fastaug as fa
-from benchmarks import common
+from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
 from fastaug import geometry
 from fastaug.loading.decode import Decoder
@@ -40,7 +42,16 @@ MARGIN = 0.025  # of the square's side: what is nearer to its edge is not scored
 SAME_WITHIN = 0.4  # block means against the truth, in those of the truth one pixel off
 STEPWISE, FASTAI = "step by step (Kornia, bilinear)", "fastai's recipe"
 TWO_WARPS = "warp at 460, crop to 224 (Kornia, bilinear)"
+TORCHVISION = "step by step (torchvision v2)"
+TORCHVISION_PLAIN = "step by step (torchvision v2, no antialias)"
+DALI = "presize Lanczos + DALI warp_affine"  # it cannot tilt: by magnitude only
 RESIZE, DIRECT = "fastaug, mode resize", "fastaug, mode direct"
+MAGNITUDES: dict[str, tuple[float, ...]] = {
+    "rotation": (0, 5, 10, 20, 30, 45),
+    "zoom": (1, 1.25, 1.5, 2, 3),
+    "shrink": (1, 1.5, 2, 3, 4, 6, 8, 10),
+}
+MAGNITUDE_SHORT = 500  # pixels, for rotation and zoom
 
 
 @dataclass(frozen=True)
@@ -75,26 +86,64 @@ def make_views(
             factor = min(scene.shape[:2]) // short
             if factor < 2:
                 continue
-            scene_cut, photo = _photograph(scene, short, factor)
             seed += 1
             params = common.draw_whole_crops(augment, draws, seed)
             position = torch.rand(draws, 2, generator=torch.Generator().manual_seed(seed))
-            sizes = torch.tensor(photo.shape[:2]).expand(draws, 2)
-            x0, y0, side = geometry.presize_box(sizes, position)
-            target = torch.full_like(side, PRESIZE)
-            presize = geometry.box_matrix(x0, y0, side, side, target, target)
-            decoded, _ = decoder.decode([_png(photo)] * draws)
-            lanczos = decoder.presize(decoded, torch.stack([x0, y0], 1), side, PRESIZE)
-            whole = params.matrix.double() @ presize
-            scored = common.inside_photo(params.matrix, PRESIZE, PRESIZE, margin=MARGIN * PRESIZE)
-            for i in range(draws):
-                corner = int(x0[i]), int(y0[i])
-                yield View(
-                    path.stem, short, torch.from_numpy(photo), corner, params[i : i + 1], presize[i : i + 1],
-                    lanczos[i : i + 1], _triangle(photo, corner, short), _truth(scene_cut, factor, whole[i], samples),
-                    scored[i : i + 1],
-                )  # fmt: skip
+            yield from views_of(scene, path.stem, short, factor, params, position, decoder, samples)
     decoder.close()
+
+
+def magnitude_views(files: Sequence[Path], kind: str, value: float, samples: int) -> Iterator[View]:
+    """The files that are large enough under one transform alone: the middle of the photo, rotated, zoomed or shrunk."""
+    short = round(SIZE * value) if kind == "shrink" else MAGNITUDE_SHORT
+    params = fixed_params(**({} if kind == "shrink" else {kind: value}))
+    decoder = Decoder("cpu")
+    for path in files:
+        scene = common.open_rgb(path)
+        # A photo that is shrunk enough is its own scene: the truth averages over many of its pixels.
+        if (factor := min(scene.shape[:2]) // short) >= (1 if kind == "shrink" and value >= 4 else 2):
+            yield from views_of(scene, path.stem, short, factor, params, torch.full((1, 2), 0.5), decoder, samples)
+    decoder.close()
+
+
+def fixed_params(rotation: float = 0.0, zoom: float = 1.0) -> Params:
+    """Of one presized image, the whole of it: rotated by degrees and enlarged about its middle."""
+    augment = common.default_augment(max_lighting=0, normalize=None)
+    drawn = augment.draw(1, (PRESIZE, PRESIZE)).drawn
+    values = {
+        "RandomHorizontalFlip": {"flipped": 0.0},
+        "RandomPerspective": {"tilt_x": 0.0, "tilt_y": 0.0},
+        "RandomRotation": {"degrees": rotation},
+        "RandomZoom": {"zoom": zoom, "x": 0.5, "y": 0.5},
+        "RandomResizedCrop": {"scale": 1.0, "x": 0.5, "y": 0.5},
+    }
+    for name, given in values.items():
+        drawn[name].update({key: torch.full_like(drawn[name][key], value) for key, value in given.items()})
+    return augment.compose(drawn, 1, (PRESIZE, PRESIZE))
+
+
+def views_of(
+    scene: np.ndarray, name: str, short: int, factor: int, params: Params, position: Tensor, decoder: Decoder,
+    samples: int,
+) -> Iterator[View]:  # fmt: skip
+    """A photo of the scene, `factor` times smaller, under each of the transforms; position: of its square, [B, 2]."""
+    scene_cut, photo = _photograph(scene, short, factor)
+    draws = len(params)
+    sizes = torch.tensor(photo.shape[:2]).expand(draws, 2)
+    x0, y0, side = geometry.presize_box(sizes, position)
+    target = torch.full_like(side, PRESIZE)
+    presize = geometry.box_matrix(x0, y0, side, side, target, target)
+    decoded, _ = decoder.decode([_png(photo)] * draws)
+    lanczos = decoder.presize(decoded, torch.stack([x0, y0], 1), side, PRESIZE)
+    whole = params.matrix.double() @ presize
+    scored = common.inside_photo(params.matrix, PRESIZE, PRESIZE, margin=MARGIN * PRESIZE)
+    for i in range(draws):
+        corner = int(x0[i]), int(y0[i])
+        yield View(
+            name, short, torch.from_numpy(photo), corner, params[i : i + 1], presize[i : i + 1],
+            lanczos[i : i + 1], _triangle(photo, corner, short), _truth(scene_cut, factor, whole[i], samples),
+            scored[i : i + 1],
+        )  # fmt: skip
 
 
 def _photograph(scene: np.ndarray, short: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +225,35 @@ def two_warps(view: View) -> Tensor:
     return common.kornia_warp(common.kornia_warp(_floats(view.triangle), matrix, PRESIZE), crop, SIZE)
 
 
+def torchvision_steps(antialias: bool) -> Path_:
+    """Its functions on uint8, one after the other; the presize with or without antialias, too."""
+
+    def run(view: View) -> Tensor:
+        x0, y0 = view.square
+        square = view.photo[y0 : y0 + view.short, x0 : x0 + view.short].permute(2, 0, 1)
+        presized = torchvision_functional().resize(square, [PRESIZE, PRESIZE], antialias=antialias)
+        way = peers.torchvision_steps(presized.permute(1, 2, 0)[None], _pool(), antialias)
+        return common.denormalised(way.run(view.params))
+
+    return run
+
+
+def torchvision_functional() -> Any:
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
+def dali(view: View) -> Tensor:
+    """Its warp, which has no antialias, from the same presized photo as ours."""
+    return peers.dali_warp(view.lanczos, 1).run(view.params)
+
+
 @cache
 def _fastai() -> tuple[Any, Any]:
     import warnings
@@ -202,6 +280,8 @@ def paths(report: common.Report) -> dict[str, Path_]:
         _fastai()
         found[FASTAI] = fastai_recipe
     return found | {
+        TORCHVISION_PLAIN: torchvision_steps(False),
+        TORCHVISION: torchvision_steps(True),
         TWO_WARPS: two_warps,
         "presize triangle + one bilinear warp": resized("bilinear", "triangle"),
         "presize Lanczos + one bilinear warp": resized("bilinear", "lanczos"),
@@ -217,6 +297,16 @@ def paths(report: common.Report) -> dict[str, Path_]:
 def psnr_db(output: Tensor, view: View) -> float:
     error = (output.double() - view.truth)[view.scored[:, None].expand_as(view.truth)]
     return float(-10 * torch.log10(error.square().mean()))
+
+
+def similarity(output: Tensor, view: View) -> float:
+    """Structural similarity, by scikit-image with the settings of Wang et al. 2004; mean over what is scored."""
+    images = [image[0].permute(1, 2, 0).double().clamp(0, 1).numpy() for image in (output, view.truth)]
+    _, everywhere = structural_similarity(
+        *images, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        full=True,
+    )  # fmt: skip
+    return float(everywhere.mean(-1)[view.scored[0].numpy()].mean())
 
 
 def kept_detail(output: Tensor, view: View) -> float:
@@ -258,7 +348,8 @@ def score(ways: dict[str, Path_], views: Sequence[View]) -> list[dict[str, Any]]
             rows.append(
                 {
                     "path": name, "photo": view.name, "short": view.short, "psnr_db": psnr_db(output, view),
-                    "detail": kept_detail(output, view), "invented": beyond["photo" if "direct" in name else "square"],
+                    "ssim": similarity(output, view), "detail": kept_detail(output, view),
+                    "invented": beyond["photo" if "direct" in name else "square"],
                 }
             )  # fmt: skip
     return rows
@@ -276,11 +367,11 @@ def advantages(rows: Sequence[dict[str, Any]], name: str, over: str) -> tuple[np
 
 
 def summarise(report: common.Report, rows: list[dict[str, Any]], names: Sequence[str]) -> None:
-    report.rows = rows
+    report.rows += rows
     lines = []
     for name in names:
         mine = [row for row in rows if row["path"] == name]
-        columns = {key: np.array([row[key] for row in mine]) for key in ("psnr_db", "detail", "invented")}
+        columns = {key: np.array([row[key] for row in mine]) for key in ("psnr_db", "ssim", "detail", "invented")}
         over = [advantages(rows, name, other)[0].mean() if other in names else None for other in (FASTAI, STEPWISE)]
         worst = advantages(rows, name, STEPWISE)[0].min() if STEPWISE in names else None
         q1, q3 = np.percentile(columns["psnr_db"], [25, 75])
@@ -288,13 +379,14 @@ def summarise(report: common.Report, rows: list[dict[str, Any]], names: Sequence
             [
                 name, f"{columns['psnr_db'].mean():.1f} ({q1:.1f} to {q3:.1f})",
                 *("" if value is None else f"{value:+.1f}" for value in (*over, worst)),
-                f"{columns['detail'].mean():.2f}", f"{100 * columns['invented'].mean():.1f} %",
+                f"{columns['ssim'].mean():.4f}", f"{columns['detail'].mean():.2f}",
+                f"{100 * columns['invented'].mean():.1f} %",
             ]
         )  # fmt: skip
     report.table(
         f"{len({row['photo'] for row in rows})} photos, {len(rows) // len(names)} views, fastai's default transforms",
         ["path", "PSNR, dB (middle half)", "over fastai", "over step by step", "worst view over step by step",
-         "fine detail kept", "invented pixels"], lines,
+         "SSIM", "fine detail kept", "invented pixels"], lines,
     )  # fmt: skip
     shorts = sorted({row["short"] for row in rows})
     report.table(
@@ -319,6 +411,24 @@ def summarise(report: common.Report, rows: list[dict[str, Any]], names: Sequence
         report.target(f"{name}: least dB over step by step, of any photo", least, 0.0)
 
 
+def by_magnitude(report: common.Report, ways: dict[str, Path_], files: Sequence[Path], samples: int) -> None:
+    """PSNR under one transform alone, by how strong it is."""
+    for kind, values in MAGNITUDES.items():
+        mean: dict[str, list[str]] = {name: [] for name in ways}
+        for value in values:
+            rows = score(ways, list(magnitude_views(files, kind, value, samples)))
+            for row in rows:
+                report.rows.append({"magnitude": kind, "value": value} | row)
+            for name in ways:
+                found = [row["psnr_db"] for row in rows if row["path"] == name]
+                mean[name].append(f"{np.mean(found):.1f}" if found else "")
+        unit = {"rotation": "°", "zoom": " ×", "shrink": " ×"}[kind]
+        report.table(
+            f"PSNR by {kind} alone, dB", ["path", *(f"{value:g}{unit}" for value in values)],
+            [[name, *cells] for name, cells in mean.items()],
+        )  # fmt: skip
+
+
 def write_sheet(path: Path, ways: dict[str, Path_], views: Sequence[View], side: int = 44) -> None:
     """Enlarged details, a row per view: truth and paths, the square with the finest detail."""
     import matplotlib
@@ -326,7 +436,7 @@ def write_sheet(path: Path, ways: dict[str, Path_], views: Sequence[View], side:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [name for name in (STEPWISE, FASTAI, RESIZE, DIRECT) if name in ways]
+    shown = [name for name in (STEPWISE, TORCHVISION, FASTAI, RESIZE, DIRECT) if name in ways]
     figure, axes = plt.subplots(
         len(views), len(shown) + 1, figsize=(2.4 * (len(shown) + 1), 2.65 * len(views)), squeeze=False
     )
@@ -352,6 +462,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, help="folder of large photos; default: scikit-image's")
     parser.add_argument("--short-sides", type=int, nargs="+", default=SHORT_SIDES)
     parser.add_argument("--draws", type=int, default=4, help="transforms for each photo and short side")
+    parser.add_argument("--magnitude-photos", type=int, default=4, help="how many photos are looked at by magnitude")
     parser.add_argument("--sheet", type=Path, help="PNG of enlarged details of scikit-image's photos")
     arguments = parser.parse_args()
     draws, shorts, samples = arguments.draws, tuple(arguments.short_sides), TRUTH_SAMPLES
@@ -366,6 +477,10 @@ def main() -> int:
     ways = check(report, paths(report), views[0])
     if ways:
         summarise(report, score(ways, views), list(ways))
+        with report.peer(DALI):
+            view = next(magnitude_views(files[:1], "rotation", 10, samples))
+            ways = check(report, ways | {DALI: dali}, view)
+            by_magnitude(report, ways, files[: arguments.magnitude_photos], samples)
     if arguments.sheet and ways:
         mine = make_views(common.scikit_image_photos(SCIKIT_IMAGE), (375,), 2, arguments.seed, samples)
         write_sheet(arguments.sheet, ways, list(itertools.islice(mine, 1 if arguments.tiny else 3)))

@@ -77,22 +77,36 @@ def train(step: Callable[[Tensor, Tensor], None], passes: Passes, images: int) -
 def measure(
     report: common.Report, ways: dict[str, Passes], step: Callable[[Tensor, Tensor], None], images: int, repeats: int
 ) -> None:
-    calls = {name: partial(train, step, passes, images) for name, passes in ways.items()}
+    used: dict[str, list[float]] = {name: [] for name in ways}
+
+    def timed_pass(name: str) -> None:
+        start = common.cpu_seconds()
+        train(step, ways[name], images)
+        used[name].append(common.cpu_seconds() - start)
+
+    calls = {name: partial(timed_pass, name) for name in ways}
     # See decode_to_batch.py: DALI works ahead between passes.
-    before = {name: calls[name] if name.startswith("DALI") else partial(time.sleep, PAUSE_S) for name in calls}
-    calls[IDEAL]()
+    before = {
+        name: partial(train, step, passes, images) if name.startswith("DALI") else partial(time.sleep, PAUSE_S)
+        for name, passes in ways.items()
+    }
+    train(step, ways[IDEAL], images)
     timed = common.take_turns(calls, repeats, before=before)
     lines = []
     for name, each in timed.items():
         speed = common.spread([images / seconds for seconds in each])
         share = common.ratios(timed[IDEAL], each)
-        report.rows.append({"name": name, "images_per_s": speed, "share_of_ideal": share, "seconds": each})
-        lines.append([name, common.with_spread(speed, 0), common.with_spread({k: 100 * v for k, v in share.items()})])
+        more = common.spread([1e3 * (a - b) / images for a, b in zip(used[name], used[IDEAL], strict=True)])
+        report.rows.append(
+            {"name": name, "images_per_s": speed, "share_of_ideal": share, "more_cpu_ms": more, "seconds": each}
+        )
+        percent = common.with_spread({k: 100 * v for k, v in share.items()}, 0)
+        lines.append([name, common.with_spread(speed, 0), percent, common.with_spread(more)])
     settings = report.settings
     report.table(
         f"{settings['model']}, batch {settings['batch']}, {images} images a pass, {settings['threads']} threads, "
         f"{repeats} passes; middle half in brackets",
-        ["", "images/s", "% of the ideal rate"], lines,
+        ["", "images/s", "% of the ideal rate", "CPU ms an image, beyond the ideal's"], lines,
     )  # fmt: skip
     if settings["device"] != "cpu" and loaders.RESIZE in timed:
         kept = common.ratios(timed[IDEAL], timed[loaders.RESIZE])["median"]
@@ -105,7 +119,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--images", type=int, default=256, help="images a pass; the files are repeated or cut")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--model", help="of torchvision; default: resnet50, on a CPU shufflenet_v2_x0_5")
     arguments = parser.parse_args()

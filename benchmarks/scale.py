@@ -9,9 +9,11 @@ processes of their own are held to their cores, one for each rank, and start eac
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
+import queue
 import sys
 import tempfile
 import time
@@ -104,11 +106,21 @@ def run(files: Sequence[Path], settings: Sequence[Setting], passes: int) -> np.n
     for process in processes:
         process.start()
     try:
-        return np.array([results.get(timeout=WAIT_S) for _ in processes]).max(0)
+        return np.array([told_by(processes, results) for _ in processes]).max(0)
     finally:
         for process in processes:
             process.join(timeout=30)
             process.kill()
+
+
+def told_by(processes: Sequence[Any], results: Any) -> Any:
+    """What the next process has to tell; an error as soon as one of them has failed."""
+    for _ in range(WAIT_S):
+        with contextlib.suppress(queue.Empty):
+            return results.get(timeout=1)
+        if any(process.exitcode for process in processes):
+            raise RuntimeError("a process of this benchmark has failed; its error is above")
+    raise TimeoutError(f"no process of this benchmark has told anything for {WAIT_S} s")
 
 
 def compare(
@@ -151,7 +163,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="JPEG files; default: scikit-image's photos")
     parser.add_argument("--listed", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256, 1024], help="batch sizes")
-    parser.add_argument("--images", type=int, default=1024, help="images a pass")
+    parser.add_argument("--images", type=int, default=512, help="images a pass")
     parser.add_argument("--rounds", type=int, default=2, help="times that the processes are started")
     parser.add_argument("--passes", type=int, default=3, help="of each setting in a process")
     arguments = parser.parse_args()
@@ -193,7 +205,7 @@ def groups_of(
     batch, every = min(64, images // 2), len(os.sched_getaffinity(0))
     passes, enough = images // batch, 2 * images
     return {
-        "listed samples": {f"{n:,}": Setting(n, batch, passes, every) for n in listed},
+        "listed samples": {f"{n:,}": Setting(n, batch, min(images, *listed) // batch, every) for n in listed},
         "batch size": {f"{n:,}": Setting(enough, n, max(images // n, 1), every) for n in sizes},
         "cores": {f"{n}": Setting(enough, batch, passes, n) for n in cores},
         "ranks": {

@@ -17,6 +17,7 @@ from benchmarks import (
     decode_to_batch,
     fidelity,
     filter_study,
+    growth,
     ideal_loader,
     loader_overhead,
     loaders,
@@ -48,13 +49,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
     return run_suite
 
 
-def test_fidelity_runs_and_every_path_beats_step_by_step(run, tmp_path):
+def test_fidelity_runs_and_every_path_beats_step_by_step(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fidelity, "MAGNITUDES", {"rotation": (10,), "zoom": (1.5,), "shrink": (4,)})
     report = run(fidelity, "--sheet", str(tmp_path / "sheet.png"))
     assert report.keys() == KEYS
     assert report["suite"] == "fidelity"
     assert not report["refused"]
     mean = {name: db for name, db, *_ in report["tables"][0]["rows"]}
-    assert {fidelity.STEPWISE, fidelity.RESIZE, fidelity.DIRECT} <= mean.keys()
+    assert {fidelity.STEPWISE, fidelity.TORCHVISION, fidelity.RESIZE, fidelity.DIRECT} <= mean.keys()
+    by_kind = {row["magnitude"] for row in report["rows"] if "magnitude" in row}
+    assert by_kind == {"rotation", "zoom", "shrink"}
     assert all(target["value"] > 4 for target in report["targets"] if "step by step" in target["what"])
     assert 0 < (tmp_path / "sheet.png").stat().st_size < 400_000
 
@@ -82,6 +86,55 @@ def test_loader_overhead_runs(run, monkeypatch):
     assert report.keys() == KEYS
     assert not report["refused"]
     assert [row["name"] for row in report["rows"][:2]] == [loader_overhead.LOADER, loader_overhead.BARE]
+
+
+def test_growth_runs_and_refuses_swapped_channels(run, monkeypatch):
+    right = growth.kornia
+
+    def swapped(images, count):
+        return lambda: right(images, count)().flip(1)
+
+    monkeypatch.setattr(growth, "kornia", swapped)
+    report = run(growth, status=1)
+    assert report.keys() == KEYS
+    assert [entry["name"] for entry in report["refused"]] == [growth.KORNIA]
+    assert {(row["name"], row["count"]) for row in report["rows"]} >= {(growth.OURS, 1), (growth.OURS, 8)}
+
+
+def test_growth_adds_one_augmentation_at_a_time():
+    orders = [growth.ordered(count) for count in range(1, 9)]
+    assert [len(order) for order in orders] == list(range(1, 9))
+    assert orders[4] == ["flip", "rotation", "perspective", "zoom", "crop"]
+
+
+def test_peak_bytes_sees_what_a_call_allocates():
+    assert 60e6 < common.peak_bytes(lambda: torch.ones(20_000_000)) < 200e6
+
+
+def test_cpu_seconds_count_this_process():
+    start = common.cpu_seconds()
+    sum(range(5_000_000))
+    assert common.cpu_seconds() > start
+
+
+def test_a_fixed_transform_turns_about_the_middle():
+    matrix = fidelity.fixed_params(rotation=30.0, zoom=2.0).matrix[0].double()
+    middle = matrix @ torch.tensor([230.0, 230, 1], dtype=torch.float64)
+    assert (middle[:2] / middle[2] - 112).abs().max() < 1e-3
+    assert abs(float(torch.linalg.det(matrix[:2, :2])) - (2 * 224 / 460) ** 2) < 1e-3
+
+
+def test_similarity_sees_a_shift():
+    view = next(fidelity.make_views(common.scikit_image_photos(["hubble_deep_field.jpg"]), [375], 1, seed=0, samples=4))
+    assert fidelity.similarity(view.truth, view) == pytest.approx(1)
+    assert fidelity.similarity(view.truth.roll(1, 3), view) < 0.95
+
+
+def test_a_process_that_fails_is_told(monkeypatch):
+    monkeypatch.setattr(scale, "WAIT_S", 20)
+    settings = [scale.Setting(listed=16, batch=8, batches=2, cores=1)]
+    with pytest.raises(RuntimeError, match="has failed"):
+        scale.run([Path("no such file")], settings, passes=1)
 
 
 def test_ideal_loader_runs(run, monkeypatch):
@@ -150,7 +203,7 @@ def test_a_warp_that_is_wrong_is_not_timed(run, monkeypatch):
 
     monkeypatch.setattr(warp_cpu, "ours", swapped)
     report = run(warp_cpu, status=1)
-    assert [entry["name"] for entry in report["refused"]] == [warp_cpu.OURS_BILINEAR]
+    assert {entry["name"] for entry in report["refused"]} == {warp_cpu.OURS_BILINEAR}
     assert warp_cpu.OURS_BILINEAR not in [row["name"] for row in report["rows"]]
 
 
