@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,8 +103,15 @@ class _Plan:
     contents: list[bytes | str]  # of the files, or the reason why there is none
     position: Tensor  # [B, 2], where the square of the presize lies
     params: Params | None  # for presized images
+    presize: int  # the side that they were drawn for: it may be set to another one meanwhile
     sizes: list[tuple[int, int] | None]  # (height, width), as far as known
     columns: np.ndarray | None  # int64 [B, 2]: to be decoded; (0, 0) where sizes is None
+
+    def presize_matrix(self, sizes: Tensor, rows: list[int]) -> Tensor:
+        """Decoded pixels -> presized pixels of some rows, whose photos have these sizes, float64 [N, 3, 3]."""
+        x0, y0, side = geometry.presize_box(sizes, self.position[rows])
+        target = torch.full_like(side, self.presize)
+        return geometry.box_matrix(x0, y0, side, side, target, target)
 
 
 @dataclass
@@ -125,7 +132,8 @@ class ImageLoader(IterableDataset[Any]):
         samples: what to load.
         batch_size: images per batch.
         presize: side of the square that photos are resized to before the warp, pixels. Larger than the final size, to
-            leave margin for rotation and crop.
+            leave margin for rotation and crop. It may be set to another one at any time; batches that are on their way
+            keep theirs.
         augment: an `Augment`, or None for the presized uint8 images themselves.
         device: "cuda" or "cpu"; None: "cuda" where there is one.
         training: True: the largest square at a random position, a new permutation each epoch, random draws, incomplete
@@ -145,6 +153,8 @@ class ImageLoader(IterableDataset[Any]):
         num_threads: for DALI and for reading; None: the cores that this process may use.
         prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
         max_bad_share: of this rank's samples; with more bad files than that BadFileError is raised after all.
+        schedule: for progressive resizing, a function of the epoch that returns (size, presize); each epoch starts with
+            setting `augment.size` and `presize` to them. A resumed run has the right ones by itself.
     Yields:
         x on `device`: the augment's dtype [B, 3, size, size], or uint8 [B, presize, presize, 3] without one;
         y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
@@ -185,6 +195,7 @@ class ImageLoader(IterableDataset[Any]):
         num_threads: int | None = None,
         prefetch_batches: int = PREFETCH_BATCHES,
         max_bad_share: float = MAX_BAD_SHARE,
+        schedule: Callable[[int], tuple[int | tuple[int, int], int]] | None = None,
     ):
         for name, number in (("batch_size", batch_size), ("presize", presize), ("prefetch_batches", prefetch_batches)):
             if number < 1:
@@ -199,6 +210,8 @@ class ImageLoader(IterableDataset[Any]):
             raise ValueError(
                 "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
             )
+        if schedule is not None and augment is None:
+            raise ValueError("ImageLoader: schedule needs an augment, whose size it sets. Pass augment too.")
         if on_error not in ("skip", "raise"):
             raise ValueError(f"ImageLoader: expected on_error to be 'skip' or 'raise', got {on_error!r}.")
         self.samples, self.batch_size, self.presize, self.augment = samples, batch_size, presize, augment
@@ -209,6 +222,7 @@ class ImageLoader(IterableDataset[Any]):
         self.shard = _shard(shard)
         self.drop_last = training if drop_last is None else drop_last
         self.return_info, self.prefetch_batches, self.max_bad_share = return_info, prefetch_batches, max_bad_share
+        self.schedule = schedule
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
         self._bad: dict[int, str] = {}  # row of the samples -> reason
@@ -344,12 +358,7 @@ class ImageLoader(IterableDataset[Any]):
         return iteration
 
     def _iterate(self) -> Generator[Any, None, None]:
-        # Over is an epoch that was left early, and one of which a loaded state has all batches: those who count them do
-        # not ask for the end, so their state is from before it.
-        over = not self._named and self._delivered >= len(self) if self._resuming else self._delivered > 0
-        if over:
-            self._epoch, self._delivered = self._epoch + 1, 0
-        self._resuming = self._named = False
+        self._begin_epoch()
         epoch, first = self._epoch, self._delivered
         indices = self._epoch_indices(epoch)
         bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
@@ -381,6 +390,17 @@ class ImageLoader(IterableDataset[Any]):
             readers.shutdown()
             decoders.close()
 
+    def _begin_epoch(self) -> None:
+        """Decide which epoch the next iteration is, and set the sizes that it has by the schedule."""
+        # Over is an epoch that was left early, and one of which a loaded state has all batches: those who count them do
+        # not ask for the end, so their state is from before it.
+        over = not self._named and self._delivered >= len(self) if self._resuming else self._delivered > 0
+        if over:
+            self._epoch, self._delivered = self._epoch + 1, 0
+        self._resuming = self._named = False
+        if self.schedule is not None and self.augment is not None:
+            self.augment.size, self.presize = self.schedule(self._epoch)
+
     def _epoch_indices(self, epoch: int) -> np.ndarray:
         n = len(self.samples)
         order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
@@ -392,46 +412,45 @@ class ImageLoader(IterableDataset[Any]):
         with sources.clock.stage("draw", len(indices)):
             uniforms = SampleUniforms(self.seed, sources.epoch, indices)
             position = uniforms("presize", 2) if self.training else torch.full((len(indices), 2), 0.5)
-            params = self._draw(uniforms)
+            presize = self.presize
+            params = self._draw(uniforms, presize)
         with sources.clock.stage("read", len(indices)):
             contents = list(sources.readers.map(read_bytes, [self.samples.paths[i] for i in indices]))
-        plan = _Plan(contents, position, params, *self._columns(contents, position, params))
+        plan = _Plan(contents, position, params, presize, [None] * len(indices), None)
+        self._find_columns(plan)
         size = sources.decoders.chunk_size
         rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
         chunks = sources.decoders.map(partial(self._load_chunk, sources, plan), rows)
-        return self._gather(indices, chunks, position, params)
+        return self._gather(indices, chunks, plan)
 
-    def _draw(self, uniforms: SampleUniforms) -> Params | None:
+    def _draw(self, uniforms: SampleUniforms, presize: int) -> Params | None:
         """What happens to the presized images: independent of their pixels and sizes, so it is drawn first."""
         if self.augment is None:
             return None
-        frame = (self.presize, self.presize)
+        frame = (presize, presize)
         if self.training:
             return self.augment.draw(uniforms.batch, frame, uniforms=uniforms)
         return self.augment.plain(uniforms.batch, frame)
 
-    def _columns(
-        self, contents: list[bytes | str], position: Tensor, params: Params | None
-    ) -> tuple[list[tuple[int, int] | None], np.ndarray | None]:
-        """What the headers tell of the photos' sizes, and which columns of them the warp will read.
+    def _find_columns(self, plan: _Plan) -> None:
+        """Note what the headers tell of the photos' sizes, and which columns of them the warp will read.
 
-        Returns:
-            (height, width) or None of each, and the `columns` of `Decoder.decode`; only with mode="direct" on a CPU.
+        Only with mode="direct" on a CPU.
         """
-        nothing = [None] * len(contents)
+        params = plan.params
         if self.mode == "resize" or self.device.type == "cuda":
-            return list(nothing), None
+            return
         assert params is not None, "checked when the loader was made"
-        headers = [read_header(content) if isinstance(content, bytes) else None for content in contents]
+        headers = [read_header(content) if isinstance(content, bytes) else None for content in plan.contents]
         sizes = [(header.height, header.width) if header and header.orientation == 1 else None for header in headers]
         columns = np.array([(0, size[1] if size else 0) for size in sizes], np.int64).reshape(-1, 2)
         # The others need all columns, or are shrunk first, for which the neighbourhood is needed too.
         wide = [i for i, size in enumerate(sizes) if size and size[0] < size[1] and not _may_be_shrunk(size, params)]
         if wide:
             known = [size for i in wide if (size := sizes[i])]
-            whole = params.matrix[wide].double() @ self._presize_matrix(torch.tensor(known), position[wide])
+            whole = params.matrix[wide].double() @ plan.presize_matrix(torch.tensor(known), wide)
             columns[wide] = columns_read(whole, known, _out_size(params)).numpy()
-        return list(sizes), columns
+        plan.sizes, plan.columns = list(sizes), columns
 
     def _load_chunk(self, sources: _Sources, plan: _Plan, decoder: Decoder, rows: range) -> _Chunk:
         """Decode some rows of a batch, and presize them, or shrink those that are far too large."""
@@ -450,7 +469,7 @@ class ImageLoader(IterableDataset[Any]):
             chunk = _Chunk(good, bad, shapes, [(0, width) for _, width in shapes], [], None)
             if self.mode == "resize":
                 with sources.clock.stage("presize", len(good)):
-                    chunk.images = self._presized(decoder, decoded, plan.position[good])
+                    chunk.images = self._presized(decoder, decoded, plan, good)
             else:
                 chunk.images = decoder.tensors(decoded)
                 self._note_columns(chunk, plan)
@@ -468,10 +487,10 @@ class ImageLoader(IterableDataset[Any]):
                 assert chunk.sizes[i] == (size[0], last - first), f"decoded {chunk.sizes[i]}, its header says {size}"
                 chunk.sizes[i], chunk.columns[i] = size, (first, last)
 
-    def _presized(self, decoder: Decoder, decoded: Decoded, position: Tensor) -> list[Tensor]:
+    def _presized(self, decoder: Decoder, decoded: Decoded, plan: _Plan, rows: list[int]) -> list[Tensor]:
         """The squares of the photos, resized."""
-        x0, y0, side = geometry.presize_box(torch.as_tensor(decoder.sizes(decoded)), position)
-        return list(decoder.presize(decoded, torch.stack([x0, y0], 1), side, self.presize))
+        x0, y0, side = geometry.presize_box(torch.as_tensor(decoder.sizes(decoded)), plan.position[rows])
+        return list(decoder.presize(decoded, torch.stack([x0, y0], 1), side, plan.presize))
 
     def _shrink(self, sources: _Sources, decoder: Decoder, chunk: _Chunk, plan: _Plan) -> None:
         """Replace the photos that are far larger than needed by smaller ones."""
@@ -480,7 +499,7 @@ class ImageLoader(IterableDataset[Any]):
         if not large:
             return
         rows = [chunk.rows[i] for i in large]
-        presize = self._presize_matrix(torch.tensor([chunk.sizes[i] for i in large]), plan.position[rows])
+        presize = plan.presize_matrix(torch.tensor([chunk.sizes[i] for i in large]), rows)
         height, width = _out_size(plan.params)
         footprints = geometry.smallest_footprint(plan.params.matrix[rows].double() @ presize, width, height).tolist()
         smaller = {
@@ -494,18 +513,12 @@ class ImageLoader(IterableDataset[Any]):
             for i, image in zip(smaller, shrunk, strict=True):
                 chunk.images[i] = image
 
-    def _presize_matrix(self, sizes: Tensor, position: Tensor) -> Tensor:
-        """Decoded pixels -> presized pixels, float64 [N, 3, 3]."""
-        x0, y0, side = geometry.presize_box(sizes, position)
-        target = torch.full_like(side, self.presize)
-        return geometry.box_matrix(x0, y0, side, side, target, target)
-
-    def _gather(self, indices: np.ndarray, chunks: list[_Chunk], position: Tensor, params: Params | None) -> _Batch:
+    def _gather(self, indices: np.ndarray, chunks: list[_Chunk], plan: _Plan) -> _Batch:
         """One batch of what is good."""
         rows = [row for chunk in chunks for row in chunk.rows]
         images = [image for chunk in chunks for image in chunk.images]
         sizes = torch.tensor([size for chunk in chunks for size in chunk.sizes], dtype=torch.int64).reshape(-1, 2)
-        presize = self._presize_matrix(sizes, position[rows])
+        presize = plan.presize_matrix(sizes, rows)
         targets = self._targets[indices[rows]]
         batch = _Batch(
             indices[rows],
@@ -519,8 +532,8 @@ class ImageLoader(IterableDataset[Any]):
             applied=None,
             ready=[chunk.ready for chunk in chunks if chunk.ready],
         )
-        if params is not None:
-            batch.params = params[torch.tensor(rows, dtype=torch.int64)]
+        if plan.params is not None:
+            batch.params = plan.params[torch.tensor(rows, dtype=torch.int64)]
             batch.matrix = batch.params.matrix.double() @ presize
             columns = [pair for chunk in chunks for pair in chunk.columns]
             applied = batch.matrix @ torch.linalg.inv(self._to_images(images, sizes, columns, presize))

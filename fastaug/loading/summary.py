@@ -59,7 +59,8 @@ def summarize(loader: ImageLoader, row: int = 0) -> tuple[Summary, Any]:
     """The walk of a sample through a loader, and its batch (x, y), None where a step failed."""
     loader, walk = copy.copy(loader), Summary()
     loader._bad, loader.return_info = {}, False  # of the copy: a bad file is looked at again
-    loader._epoch += bool(loader._delivered and not loader._resuming)  # an epoch that was left early is over
+    loader.augment = copy.deepcopy(loader.augment)  # a schedule sets its size
+    loader._begin_epoch()
     samples, epoch = loader.samples, loader._epoch
     if not 0 <= row < len(samples):
         raise ValueError(f"summary: expected a row 0..{len(samples) - 1} of the samples, got {row}.")
