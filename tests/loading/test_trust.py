@@ -89,7 +89,8 @@ def test_goes_on_bit_for_bit_through_json(crowd: fa.Samples, mode: str, done: in
     state = json.loads(json.dumps(interrupted.state_dict()))
     resumed = make(crowd, **arguments, prefetch_batches=1, num_threads=1)
     resumed.load_state_dict(state)
-    same_batches(list(resumed) + list(resumed), expected[done:])
+    rest = list(resumed) + ([] if done == 5 else list(resumed))  # of an epoch that was over there is nothing left
+    same_batches(rest, expected[done:])
 
 
 KILLED = """
