@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#9aa5b1"
 MOST_CLASSES_WITH_NUMBERS = 40  # above, the numbers in the cells of a confusion matrix could not be read
 LABEL_LENGTH = 24  # longer class names are cut
+LETTERS_PER_INCH = 15  # of a title
 
 
 def show_images(
@@ -39,7 +40,7 @@ def show_images(
 
     Args:
         images: a batch or a list of images, uint8 [H, W, 3] or float [3, H, W] in [0, 1]; values outside are clipped.
-        titles: one per image, or none.
+        titles: one per image, or none; lines that are wider than the image are cut.
         columns: images per row; None: as square as it gets.
         inches: width of one image; the picture has 120 pixels per inch.
         heading: one line above all.
@@ -64,7 +65,9 @@ def show_images(
     for axes, image in zip(grid, pixels, strict=False):
         axes.imshow(image, interpolation="nearest")
     for axes, title in zip(grid, titles, strict=False):
-        axes.set_title(title, fontsize=9, pad=3)
+        axes.set_title(
+            "\n".join(_cut(line, int(LETTERS_PER_INCH * inches)) for line in title.split("\n")), fontsize=9, pad=3
+        )
     if heading:
         figure.suptitle(heading, fontsize=11)
     return figure
@@ -150,7 +153,7 @@ def plot_confusion_matrix(matrix: Tensor | np.ndarray, classes: Sequence[str]) -
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     text_pt = min(10.0, max(2.0, 0.6 * 72 * (side - 1.6) / number))
-    names = [name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…" for name in classes]
+    names = [_cut(name, LABEL_LENGTH) for name in classes]
     axes.set_xticks(range(number), names, rotation=90, fontsize=text_pt)
     axes.set_yticks(range(number), names, fontsize=text_pt)
     axes.set_xlabel("predicted")
@@ -211,6 +214,10 @@ def _figure(width: float, height: float) -> Figure:
     except ImportError as error:
         raise ImportError("plots: expected matplotlib, found none. Run: pip install 'fastaug[plots]'") from error
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _label_curves(axes: Axes, what: str, epochs: int) -> None:

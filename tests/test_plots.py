@@ -26,6 +26,11 @@ def lines(axes) -> dict[str, list[tuple[float, float]]]:
     return {line.get_label(): [tuple(point) for point in line.get_xydata().tolist()] for line in axes.get_lines()}
 
 
+def test_titles_wider_than_their_image_are_cut() -> None:
+    figure = plots.show_images(torch.rand(2, 3, 5, 7), ["a" * 20 + "\n" + "b" * 80, "c"], inches=2.0)
+    assert [each.get_title() for each in figure.get_axes()] == ["a" * 20 + "\n" + "b" * 29 + "…", "c"]
+
+
 def test_show_images_shows_each_image_in_its_place() -> None:
     floats = torch.rand(3, 3, 5, 7)
     figure = plots.show_images(floats, ["a", "b", "c"], columns=2, heading="above")

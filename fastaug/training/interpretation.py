@@ -100,7 +100,7 @@ class Interpretation:
         return found
 
     def plot_top_losses(self, k: int = 9) -> Figure:
-        """Their pictures, presized, with predicted / actual / loss / probability.
+        """Their pictures, presized, each below the predicted class, the actual one, loss and probability.
 
         Raises:
             TypeError: the loader is not an ImageLoader.
@@ -109,8 +109,8 @@ class Interpretation:
         loader = prediction.similar(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
         loader = prediction.similar(loader, self.loader.samples.subset([one.row for one in found]))
         images = [image for x, *_ in loader for image in x]
-        titles = [f"{one.predicted} / {one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
-        return plots.show_images(images, titles, heading="predicted / actual, loss / probability")
+        titles = [f"{one.predicted}\n{one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
+        return plots.show_images(images, titles, heading="predicted, actual, loss / probability")
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """precision, recall, f1 and images of each class; 0 where there is nothing to divide by."""

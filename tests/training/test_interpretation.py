@@ -87,7 +87,7 @@ def test_most_confused_comes_sorted() -> None:
 def test_pictures(photos: Samples) -> None:
     report = Interpretation.from_learner(learner(photos))
     axes = [one for one in report.plot_top_losses(2).get_axes() if one.get_title()]
-    assert axes[0].get_title().startswith("light / grey\n")
+    assert axes[0].get_title().startswith("light\ngrey\n")
     pixels = axes[0].get_images()[0].get_array()
     assert pixels.mean() == pytest.approx(225, abs=3)  # that of row 3
     assert "5 of 6 right" in report.plot_confusion_matrix().get_axes()[0].get_title()
