@@ -26,6 +26,7 @@ import functools
 import gc
 import os
 import re
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -152,7 +153,7 @@ class Decoder:
             TypeError: something else than encoded bytes.
             RuntimeError: a failure that is not a file's (memory, device), or the decoder is closed.
         """
-        files = [_file_array(content, position) for position, content in enumerate(encoded)]
+        files = [_even_chunks(_file_array(content, position)) for position, content in enumerate(encoded)]
         images: list[Any] = []
         bad: list[tuple[int, str]] = []
         with self._running():
@@ -427,6 +428,20 @@ def _file_array(content: Any, position: int) -> np.ndarray:
         f"decode: expected the content of file {position} as bytes or a uint8 1-D array, got {got}. "
         "Read it first: np.fromfile(path, np.uint8)."
     )
+
+
+def _even_chunks(file: np.ndarray) -> np.ndarray:
+    """A WebP file with the byte that pads an odd chunk counted to the chunk: nvImageCodec 0.9 does not skip it."""
+    if file[8:16].tobytes() != b"WEBPVP8X":
+        return file
+    mended = bytearray(file.tobytes())
+    place = 12
+    while place + 8 < len(mended):
+        (size,) = struct.unpack_from("<I", mended, place + 4)
+        if size % 2 and place + 8 + size + 1 < len(mended):
+            struct.pack_into("<I", mended, place + 4, size + 1)
+        place += 8 + size + size % 2
+    return np.frombuffer(mended, np.uint8)
 
 
 def _reason(error: Exception, file: np.ndarray) -> str | None:

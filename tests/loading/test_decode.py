@@ -95,18 +95,37 @@ def test_the_comparison_rejects_a_presize_that_is_off_by_part_of_a_pixel(cat, sh
         ("JPEG", "RGB", {"quality": 90}),
         ("JPEG", "RGB", {"quality": 90, "subsampling": 0}),
         ("JPEG", "RGB", {"quality": 90, "progressive": True}),
+        ("JPEG", "RGB", {"subsampling": "4:2:2"}),
+        ("JPEG", "RGB", {"subsampling": "4:1:1"}),
+        ("JPEG", "RGB", {"keep_rgb": True}),
+        ("JPEG", "RGB", {"restart_marker_blocks": 3, "optimize": True}),
         ("JPEG", "L", {}),
+        ("JPEG", "L", {"progressive": True}),
+        ("MPO", "RGB", {}),
         ("PNG", "RGB", {}),
         ("PNG", "L", {}),
         ("PNG", "LA", {}),
         ("PNG", "RGBA", {}),
         ("PNG", "P", {}),
+        ("PNG", "P", {"transparency": 3}),
         ("PNG", "1", {}),
         ("WEBP", "RGB", {"quality": 90}),
+        ("WEBP", "RGB", {"lossless": True}),
         ("WEBP", "RGBA", {"lossless": True}),
         ("BMP", "RGB", {}),
+        ("BMP", "P", {}),
+        ("BMP", "L", {}),
+        ("BMP", "1", {}),
         ("TIFF", "RGB", {}),
+        ("TIFF", "L", {}),
+        ("TIFF", "RGBA", {}),
+        ("TIFF", "CMYK", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", "RGB", {"compression": "jpeg"}),
         ("PPM", "RGB", {}),
+        ("PPM", "L", {}),
+        ("PPM", "1", {}),
     ],
 )
 def test_decodes_what_pillow_decodes(decoder, cat, kind, mode, options):
@@ -120,10 +139,46 @@ def test_cmyk_jpeg(decoder, cat):
     assert_levels(decode_one(decoder, content), pillow_rgb(content), worst=8, mean=0.5)
 
 
-def test_16_bits_are_scaled_to_8(decoder, cat):
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_8(decoder, cat, kind):
     gray = np.array(cat.convert("L")).astype(np.uint16) * 257
     expected = np.repeat((gray // 257).astype(np.uint8)[..., None], 3, axis=2)
-    assert_levels(decode_one(decoder, encode(Image.fromarray(gray), "PNG")), expected, worst=1, mean=0.5)
+    assert_levels(decode_one(decoder, encode(Image.fromarray(gray), kind)), expected, worst=1, mean=0.5)
+
+
+def test_a_tiff_with_a_palette_is_within_a_level(decoder, cat):
+    content = encode(cat.convert("P"), "TIFF")  # its palette has 16 bits
+    assert_levels(decode_one(decoder, content), pillow_rgb(content), worst=1, mean=1)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("TIFF", {})])
+def test_of_several_pictures_the_first(decoder, cat, kind, options):
+    content = encode(cat, kind, save_all=True, append_images=[cat.rotate(90)], **options)
+    assert_levels(decode_one(decoder, content), pillow_rgb(content), 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "ICO", "TGA"])
+def test_other_formats_are_refused_by_name(decoder, cat, kind):
+    good, bad = decoder.decode([encode(cat, kind), encode(cat, "PNG")])
+    assert len(good) == 1
+    assert [(position, reason.partition(";")[0]) for position, reason in bad] == [
+        (0, "not an image format that DALI reads")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_other_formats(decoder, cat, kind, orientation):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    contents = [
+        encode(cat.crop((0, 0, width, 90)), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+        for width in range(100, 116)
+    ]
+    decoded, bad = decoder.decode(contents)
+    assert bad == []
+    for content, image in zip(contents, decoder.tensors(decoded), strict=True):
+        assert_levels(image, pillow_rgb(content), 0, 0)
 
 
 def test_one_pixel(decoder):
@@ -431,6 +486,30 @@ def test_real_photos_are_decoded_as_pillow_does(decoder, pattern):
     worst, mean = (0, 0) if decoder.device.type == "cpu" else (40, 1)
     for content, image in zip(files, decoder.tensors(decoded), strict=True):
         assert_levels(image, pillow_rgb(content), worst, mean)
+
+
+BAD_EDGE_FILES = {
+    "Abyssinian_34.jpg": "not an image format that DALI reads; the file starts with b'GIF89a\\xfa\\x00'",
+    "exif-samples_corrupted.jpg": "damaged or truncated image data",
+    "jpeg_ff00_header.jpg": "damaged or truncated image header",
+    "junk_jpeg_header.jpg": "damaged or truncated image header",
+    "truncated_app14.jpg": "damaged or truncated image header",
+    "truncated_jpeg.jpg": "damaged or truncated image data",
+}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the photos in {SHARED.parent.name}/{SHARED.name}")
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it finds the EXIF data of some odd
+def test_difficult_files_are_as_pillow_reads_them_or_bad_by_name(decoder):
+    paths = sorted((SHARED / "edge").iterdir())
+    files = [path.read_bytes() for path in paths]
+    decoded, bad = decoder.decode(files)
+    if decoder.device.type == "cpu":
+        assert {paths[position].name: reason for position, reason in bad} == BAD_EDGE_FILES
+    good = [content for position, content in enumerate(files) if position not in dict(bad)]
+    assert len(good) >= 20
+    for content, image in zip(good, decoder.tensors(decoded), strict=True):
+        assert_levels(image, pillow_rgb(content), *((1, 0.5) if decoder.device.type == "cpu" else (40, 1)))
 
 
 def test_a_forked_child_survives_the_garbage_of_a_decoder() -> None:
