@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # torch's threads sleep while they wait: beside DALI's they would otherwise take turns spinning on the same cores.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format docs bench clean
 
 demo: $(READY)
 	$(BIN)/python -m fastaug demo
@@ -25,6 +25,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The site, in site/: warnings are errors. (The variable switches off an advertisement for another program.)
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks.fidelity
 	$(BIN)/python -m benchmarks.filter_study
@@ -36,7 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.readme
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out site
 
 $(READY): setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON), 3.11 or newer. On Debian: apt-get install python3 python3-venv"; exit 1; }

@@ -21,7 +21,19 @@ FASTAI += ["beartype", "cloudpickle", "pandas", "scikit-learn", "requests"]
 BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12", "psutil>=6", "spdl>=0.8"]
 # The training loops that the examples plug into; and fastai, without its own requirements, see the Makefile.
 LOOPS = ["lightning>=2.5", "accelerate>=1.10", "transformers>=5", "torchdata>=0.11", *FASTAI]
-TEST = [*BENCH, *LOOPS, *BOARD, "pytest>=8", "pytest-timeout", "hypothesis>=6.100", "scipy>=1.12", "ruff==0.17.*"]
+# Pinned to major versions: the site is built with warnings as errors.
+DOCS = ["mkdocs==1.*", "mkdocs-material==9.*", "mkdocstrings[python]==1.*", *DEMO]
+TEST = [
+    *BENCH,
+    *LOOPS,
+    *DOCS,
+    *BOARD,
+    "pytest>=8",
+    "pytest-timeout",
+    "hypothesis>=6.100",
+    "scipy>=1.12",
+    "ruff==0.17.*",
+]
 TEST += ["mypy>=1.15"]
 
 setup(

@@ -32,7 +32,7 @@ class Params:
     Attributes:
         matrix: float32 [B, 3, 3], input pixels -> output pixels, corner-origin.
         color: float32 [B, 3, 4], (r, g, b, 1) in [0, 1] -> output channels, normalisation included.
-        drawn: the operators' parameters by name, e.g. drawn["RandomRotation"]["degrees"], [B] each.
+        drawn: the operators' parameters by name, e.g. `drawn["RandomRotation"]["degrees"]`, [B] each.
         size: (height, width) of the output that they were drawn for; None: that of the Augment they are applied by.
         erase: int64 [B, K, 4] or None: x0, y0, x1, y1 of the rectangles to fill, whole output pixels, x1 and y1 not
             included; nothing where x0 = x1.
