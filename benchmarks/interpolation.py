@@ -34,6 +34,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
 from fastaug.demo.stepwise import step_by_step
+from fastaug.models import lite0_weights
 from fastaug.rng import SampleUniforms
 
 STEPWISE, BILINEAR = "step by step, bilinear", "one bilinear warp"
@@ -104,12 +105,15 @@ def views(samples: fa.Samples, batch: int, seed: int, epoch: int | None) -> Iter
             uniforms = SampleUniforms(seed, epoch, info.indices)  # what the loaders draw
             params = augment.draw(len(images), frame, uniforms=uniforms)
             stepwise = step_by_step(images, augment, params)
-        yield info.indices, {
-            STEPWISE: stepwise,
-            BILINEAR: bilinear.apply(images, params),
-            RESIZE: augment.apply(images, params),
-            DIRECT: direct,
-        }
+        yield (
+            info.indices,
+            {
+                STEPWISE: stepwise,
+                BILINEAR: bilinear.apply(images, params),
+                RESIZE: augment.apply(images, params),
+                DIRECT: direct,
+            },
+        )
 
 
 def features(samples: fa.Samples, body: nn.Module, batch: int, seed: int, epoch: int | None) -> dict[str, Tensor]:
@@ -139,7 +143,9 @@ def check(report: common.Report, samples: fa.Samples, batch: int, seed: int) -> 
         shown = {name: x.double() * std + 0.5 for name, x in ways.items()}
         for name, x in shown.items():
             difference = common.block_difference_levels(x, shown[RESIZE])
-            report.admit(f"{name}, {'validation' if epoch is None else 'drawn'}", difference, SAME_WITHIN_LEVELS, "levels")
+            report.admit(
+                f"{name}, {'validation' if epoch is None else 'drawn'}", difference, SAME_WITHIN_LEVELS, "levels"
+            )
 
 
 # --- heads ---------------------------------------------------------------------------------------------------------
@@ -248,7 +254,7 @@ def main() -> int:
     }  # fmt: skip
     report = common.Report("interpolation", settings)
     torch.manual_seed(arguments.seed)
-    body = frozen_body(None if tiny else fa.lite0_weights())
+    body = frozen_body(None if tiny else lite0_weights())
     sets = {}
     if arguments.folder:
         found = fa.Samples.from_filenames(arguments.folder, arguments.pattern) if arguments.pattern else None
