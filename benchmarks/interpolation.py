@@ -82,6 +82,11 @@ def write_textures(folder: Path, seed: int, each: int, grain_levels: float) -> f
     return fa.Samples.from_folder(folder)
 
 
+def labelled(folder: Path, pattern: str | None) -> fa.Samples:
+    """The photos of a folder; without a pattern for their names its folders are the classes."""
+    return fa.Samples.from_filenames(folder, pattern) if pattern else fa.Samples.from_folder(folder)
+
+
 # --- views and features --------------------------------------------------------------------------------------------
 
 
@@ -207,6 +212,7 @@ def measure(report: common.Report, what: str, samples: fa.Samples, body: nn.Modu
 
 def show(report: common.Report) -> None:
     """A table for each set: mean and range over the seeds, and the differences to step by step seed by seed."""
+    report.tables.clear()
     for what in dict.fromkeys(row["set"] for row in report.rows):
         rows = [row for row in report.rows if row["set"] == what]
         lines = []
@@ -220,7 +226,7 @@ def show(report: common.Report) -> None:
             lines.append(cells)
         seeds = len({row["seed"] for row in rows})
         report.table(
-            f"{what}: {rows[0]['samples']} images, % right of held-back ones, mean of {seeds} seeds (lowest to highest)",
+            f"{what}: {rows[0]['samples']} images, % right of those held back, {seeds} seeds (lowest to highest)",
             ["way", "validated its own way", "over step by step", "validated on the same images", "over step by step"],
             lines,
         )  # fmt: skip
@@ -257,8 +263,7 @@ def main() -> int:
     body = frozen_body(None if tiny else lite0_weights())
     sets = {}
     if arguments.folder:
-        found = fa.Samples.from_filenames(arguments.folder, arguments.pattern) if arguments.pattern else None
-        sets[PETS] = found or fa.Samples.from_folder(arguments.folder)
+        sets[PETS] = labelled(arguments.folder, arguments.pattern)
     with tempfile.TemporaryDirectory() as temporary:
         for seed in settings["seeds"]:
             made = write_textures(Path(temporary, str(seed)), seed, settings["textures_each"], arguments.grain)
@@ -267,8 +272,9 @@ def main() -> int:
                 if report.refused:
                     return report.finish(None)
                 measure(report, what, samples, body, seed)
-    show(report)
-    return report.finish(common.out_path(arguments))
+            show(report)  # after each seed, so that a run that is ended leaves what it has
+            status = report.finish(common.out_path(arguments))
+    return status
 
 
 if __name__ == "__main__":
