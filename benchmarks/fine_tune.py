@@ -318,7 +318,8 @@ def main() -> int:
     settings = {
         "model": MODEL, "weights": "none" if tiny else "lite0_weights()", "size": SIZE, "presize": PRESIZE,
         "batch": 4 if tiny else arguments.batch, "lr": arguments.lr, "epochs": 1 if tiny else arguments.epochs,
-        "freeze_epochs": 1 if tiny else arguments.freeze_epochs, "fastai_workers": arguments.fastai_workers,
+        "freeze_epochs": 1 if tiny else arguments.freeze_epochs,
+        "fastai_workers": 0 if tiny else arguments.fastai_workers,
         "head_splits": 1 if tiny else HEAD_SPLITS,
         "drawn_epochs": 1 if tiny else arguments.drawn_epochs, "threads": arguments.threads,
         "seeds": [arguments.seed + i for i in range(arguments.seeds)], "valid_fraction": VALID_FRACTION,
