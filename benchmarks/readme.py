@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,37 @@ def _decode_to_batch(report: Report) -> list[Line]:
     return [(what, _listed(ours, 0, lambda _: False), _listed(speed, 0, lambda value: value > best))]
 
 
+def _fine_tune(report: Report) -> list[Line]:
+    found: dict[str, list[Report]] = {}
+    for row in report["rows"]:
+        found.setdefault(row["name"], []).append(row)
+
+    def mean(rows: Sequence[Report], key: str) -> float:
+        return sum(row[key] for row in rows) / len(rows)
+
+    usual = found.pop("fastai", [])
+    ours = {name.removeprefix("fastaug, "): rows for name, rows in found.items()}
+    settings = report["settings"]
+    what = f"fine_tune({settings['epochs']}) of {settings['model'].removeprefix('timm:')} on {settings['folder']}: "
+    lines = []
+    for key, named, factor, sign in (("accuracy", "% right", 100, 1), ("seconds", "seconds", 1, -1)):
+        values = {name: factor * mean(rows, key) for name, rows in ours.items()}
+        theirs = {"fastai": factor * mean(usual, key)} if usual else {}
+        best = max(sign * value for value in values.values())
+        loses = partial(_above, sign, best)
+        lines.append((what + named, _listed(values, 0, lambda _: False), _listed(theirs, 0, loses)))
+    return lines
+
+
+def _above(sign: int, best: float, value: float) -> bool:
+    return sign * value > best
+
+
 LINES: dict[str, Callable[[Report], list[Line]]] = {
     "fidelity": _fidelity,
     "warp_cpu": _warp_cpu,
     "decode_to_batch": _decode_to_batch,
+    "fine_tune": _fine_tune,
 }
 NO_GPU = "GPU: not measured. `benchmarks/gpu.sh` is the one call that measures it."
 
