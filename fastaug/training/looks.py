@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,9 +26,10 @@ def peek(learn: Learner, images: int) -> tuple[Tensor, Tensor]:
     state, batches = random_state(learn.train_loader), training_batches(learn)
     found: list[tuple[Tensor, Tensor]] = []
     try:
-        while sum(len(y) for _, y in found) < images:
-            x, y, _ = next(batches)
+        for x, y, _ in islice(batches, len(learn.train_loader)):
             found.append((x, y))
+            if sum(len(y) for _, y in found) >= images:
+                break
     finally:
         batches.close()
         set_random_state(state, learn.train_loader)
@@ -37,7 +39,7 @@ def peek(learn: Learner, images: int) -> tuple[Tensor, Tensor]:
 def show_batch(learn: Learner, n: int = 9) -> Figure:
     """n images of the next training epoch as the model gets them, but not normalised, with the names of their classes.
 
-    Of a loader without an augment that tells the normalisation, the images are shown as they are, cut to [0, 1].
+    Of fewer images all are shown. Of a loader without an augment that tells the normalisation, the images are shown as they are, cut to [0, 1].
     """
     x, y = peek(learn, n)
     normalize = getattr(getattr(learn.train_loader, "augment", None), "normalize", None)

@@ -141,6 +141,8 @@ def lr_find(
 def training_batches(learn: Learner) -> Generator[tuple[Tensor, Tensor, Any], None, None]:
     """Training batches without end, from a copy of the loader, whose own position stays; put back where it does not."""
     loader, own = copy.copy(learn.train_loader), learn.train_loader
+    if hasattr(own, "augment"):
+        loader.augment = copy.deepcopy(own.augment)  # a schedule sets its size
     place = copy.deepcopy(own.state_dict()) if hasattr(own, "state_dict") else {}
     try:
         for epoch in itertools.count(learn.epoch):

@@ -207,3 +207,14 @@ def test_a_sweep_leaves_an_image_loader_where_it_was(photos: Samples) -> None:
     first, second = ([x for x, _ in loader] for loader in loaders)
     assert len(first) == len(second)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_looks_and_sweeps_leave_the_sizes_of_a_schedule(photos: Samples) -> None:
+    augment = aug_transforms(size=16)
+    loader = ImageLoader(photos.subset(range(6)), 2, 24, augment, "cpu", schedule=lambda epoch: (8 + 8 * epoch, 40))
+    learn = Learner(loader, None, Brightness(), device="cpu")
+    learn.lr_find(num_it=7)  # three epochs, of three sizes
+    learn.show_batch()
+    learn.summary()
+    assert (augment.size, loader.presize) == ((16, 16), 24)
+    assert next(iter(loader))[0].shape == (2, 3, 8, 8)
