@@ -39,7 +39,8 @@ def peek(learn: Learner, images: int) -> tuple[Tensor, Tensor]:
 def show_batch(learn: Learner, n: int = 9) -> Figure:
     """n images of the next training epoch as the model gets them, but not normalised, with the names of their classes.
 
-    Of fewer images all are shown. Of a loader without an augment that tells the normalisation, the images are shown as they are, cut to [0, 1].
+    Of fewer images all are shown. Without an augment that tells the normalisation, they are shown as they are, cut to
+    [0, 1].
     """
     x, y = peek(learn, n)
     normalize = getattr(getattr(learn.train_loader, "augment", None), "normalize", None)
