@@ -1,13 +1,11 @@
 """Which images there are and what they show: paths, targets and class names, found, split and described.
 
-Nothing is opened here, so a million samples cost a path string and an int each.
+No image is opened here, so a million samples cost a path string and an int each; members of archives cost less.
 """
 
 from __future__ import annotations
 
 import csv as csv_module
-import glob
-import json
 import math
 import operator
 import os
@@ -18,9 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastaug.sources import Member, members, read_bytes
+from fastaug.archives import Layout, find_archives, index_archives
+from fastaug.sources import IMAGE_EXTENSIONS, MemberPaths
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jp2")
+MOST_CLASSES = 1_000_000  # a larger number in an archive is no class
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -36,7 +35,7 @@ class Samples:
         TypeError: a target that is not an integer, a single string where a list belongs.
     """
 
-    paths: list[str]
+    paths: Sequence[str]  # a list, except for members of archives
     targets: list[int]
     classes: list[str]
 
@@ -44,7 +43,8 @@ class Samples:
         for name, given in (("paths", paths), ("classes", classes)):
             if isinstance(given, str):
                 raise TypeError(f"Samples: expected a list of {name}, got the string {given!r}. Put it into a list.")
-        names, files = [str(name) for name in classes], [os.fspath(path) for path in paths]
+        names = [str(name) for name in classes]
+        files = paths if isinstance(paths, MemberPaths) else [os.fspath(path) for path in paths]
         try:
             rows = list(map(operator.index, targets))
         except TypeError as error:
@@ -100,15 +100,7 @@ class Samples:
             FileNotFoundError, NotADirectoryError: no such folder.
             ValueError: no image, no valid pattern with a group, or a file name that does not match.
         """
-        try:
-            regex = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
-        except re.error as error:
-            raise ValueError(f"from_filenames: expected a regular expression, got {pattern!r}: {error}.") from None
-        if regex.groups < 1:
-            raise ValueError(
-                f"from_filenames: expected a pattern with a group for the class, got {pattern!r}. "
-                "Put parentheses round the part that names the class."
-            )
+        regex = _regex(pattern, "from_filenames", re.IGNORECASE if ignore_case else 0)
         paths = _image_files(root, "from_filenames")
         found = [regex.search(os.path.basename(path)) for path in paths]
         names = [match.group(1) if match else None for match in found]
@@ -177,40 +169,53 @@ class Samples:
         archives: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         target: str = "cls",
         classes: Sequence[str] | None = None,
+        pattern: str | None = None,
+        image: str | None = None,
+        index: str | os.PathLike[str] | None = None,
     ) -> Samples:
-        """The images in tar archives of WebDataset's layout.
+        r"""The images in tar archives of WebDataset's layout.
 
         There, members whose names agree up to the first dot belong together. Every archive is indexed once, by its
-        headers; the images are then read with one seek each, in any order. The index may be kept with `to_csv`. A
-        sample's path is `archive.tar//name@offset+size`.
+        headers; the images are then read by their offsets, in any order. A sample's path is
+        `archive.tar//name@offset+size`; `paths` makes them when they are asked for, so that in memory a sample takes at
+        most 15 bytes, its name, and 8 bytes for its target.
 
         Args:
-            archives: a path, a pattern such as "train-*.tar" (its archives come sorted), or a list of paths. Not
-                compressed.
+            archives: a path, a pattern such as "train-*.tar" (its archives come sorted) or "train-{000..146}.tar", or
+                a list of such. Not compressed.
             target: where an image's class is: "cls" or another extension, the text of the member beside the image;
                 "json:label", a field of the JSON beside it; or "folder", the folder within the archive.
-            classes: the class names, if the archives hold indices into them. None: the archives hold names, which are
-                sorted, as numbers if all of them are numbers.
+            classes: the class names, if the archives hold indices into them, or some of these names. None: where the
+                archives hold numbers, these are the targets, and the classes are "0", "1", …; names are sorted.
+            pattern: instead of `target`, a regular expression for the image's name within the archive; its group 1 is
+                the class.
+            image: extension of the images, such as "jpg", where several images belong together. None: any image's.
+            index: a file (.npz) to keep the index in. It is read instead of the archives as long as these have the same
+                sizes and times of change, and otherwise written anew.
         Raises:
             FileNotFoundError: no such archive. ValueError: a damaged or compressed one, an image without a class, two
             images of one sample, no images at all.
         Source: the WebDataset format (`webdataset`, `base_plus_ext`).
         """
-        paths, names = [], []
-        for archive in _archives(archives):
-            found, labels = _tar_images(archive, target)
-            paths += found
-            names += labels
-        if not paths:
+        if pattern is not None:
+            _regex(pattern, "from_tar")
+        found = find_archives(archives)
+        layout = Layout(target, pattern, image and image.lower().lstrip("."))
+        paths, labels = index_archives(found, layout, None if index is None else os.fspath(index))
+        if not len(paths):
             raise ValueError(
                 f"from_tar: expected images in {archives!r}, got none. Looked for {', '.join(IMAGE_EXTENSIONS)}."
             )
-        if classes is None:
-            return cls._from_names(paths, names)
-        wrong = next((name for name in names if not (name.isascii() and name.isdigit())), None)
-        if wrong is not None:
-            raise ValueError(f"from_tar: expected indices into classes, got {wrong!r}. Leave out classes=.")
-        return cls(paths, map(int, names), classes)
+        if classes is not None:
+            return cls(paths, _numbered(labels, list(classes)), classes)
+        distinct = set(labels)
+        if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):
+            return cls._from_names(paths, labels)
+        number = {label: int(label) for label in distinct}
+        count = max(number.values()) + 1
+        if count > MOST_CLASSES:
+            raise ValueError(f"from_tar: expected indices of classes below {MOST_CLASSES:,}, got {count - 1}.")
+        return cls(paths, map(number.__getitem__, labels), map(str, range(count)))
 
     def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class."""
@@ -235,10 +240,10 @@ class Samples:
         return cls([path for path, _ in ds.samples], [target for _, target in ds.samples], ds.classes)
 
     @classmethod
-    def _from_names(cls, paths: list[str], names: list[str]) -> Samples:
+    def _from_names(cls, paths: Sequence[str], names: list[str]) -> Samples:
         """One class name per path -> targets; classes sorted, as numbers if all of them are (so "10" follows "9")."""
         distinct = set(names)
-        numeric = all(name.isascii() and name.isdigit() for name in distinct)
+        numeric = all(map(_is_number, distinct))
         classes = sorted(distinct, key=(lambda name: (int(name), name)) if numeric else None)
         index = {name: i for i, name in enumerate(classes)}
         return cls(paths, [index[name] for name in names], classes)
@@ -306,7 +311,8 @@ class Samples:
     def subset(self, indices: Iterable[int]) -> Samples:
         """The rows with these indices, in this order; the classes stay."""
         rows = list(indices)
-        return Samples([self.paths[row] for row in rows], [self.targets[row] for row in rows], self.classes)
+        taken = self.paths.take(rows) if isinstance(self.paths, MemberPaths) else [self.paths[row] for row in rows]
+        return Samples(taken, [self.targets[row] for row in rows], self.classes)
 
     def counts(self) -> dict[str, int]:
         """Images per class, in the order of the classes, 0 included."""
@@ -328,65 +334,35 @@ class Samples:
         return f"Samples({len(self):,} images, {len(self.classes):,} classes: {_shortened(self.classes)})"
 
 
-def _archives(archives: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Paths of the archives; of a pattern those that there are, sorted."""
-    if not isinstance(archives, str | os.PathLike):
-        return [os.fspath(archive) for archive in archives]
-    name = os.fspath(archives)
-    if os.path.exists(name) or not glob.has_magic(name):
-        return [name]
-    found = sorted(glob.glob(name))
-    if not found:
-        raise FileNotFoundError(f"from_tar: expected archives, got none for {name!r}. Check the pattern.")
-    return found
+def _numbered(labels: list[str], classes: list[str]) -> list[int]:
+    """Targets of labels that are indices into classes, or names of them."""
+    number = {name: i for i, name in enumerate(classes)}
+    for label in set(labels) - set(classes):
+        if not _is_number(label) or int(label) >= len(classes):
+            raise ValueError(
+                f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
+                f"names ({_shortened(classes)}). Give all classes, or leave out classes=."
+            )
+        number[label] = int(label)
+    return [number[label] for label in labels]
 
 
-def _tar_images(archive: str, target: str) -> tuple[list[str], list[str]]:
-    """Paths of an archive's images and the names of their classes."""
-    extension, _, field = target.partition(":")
-    images: dict[str, Member] = {}
-    labels: dict[str, Member] = {}
-    for member in members(archive):
-        folder, name = os.path.split(member.name)
-        stem, _, ending = name.partition(".")
-        key = os.path.join(folder, stem)
-        if not stem:
-            continue  # a hidden file
-        if f".{ending.lower()}" in IMAGE_EXTENSIONS:
-            if key in images:
-                raise ValueError(
-                    f"from_tar: expected one image per sample, got {images[key].name!r} and {member.name!r} in "
-                    f"{archive!r}. Write one of them under another name."
-                )
-            images[key] = member
-        elif ending == extension:
-            labels[key] = member
-    if target == "folder":
-        names = [os.path.basename(os.path.dirname(member.name)) for member in images.values()]
-    else:
-        names = [_tar_label(image, labels.get(key), field) for key, image in images.items()]
-    unnamed = next((image.name for image, name in zip(images.values(), names, strict=True) if not name), None)
-    if unnamed is not None:
-        raise ValueError(
-            f"from_tar: expected a class for every image, got none for {unnamed!r} in {archive!r}. Say where it is "
-            'with target="cls", "json:FIELD" or "folder".'
-        )
-    return [member.path for member in images.values()], names
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
-def _tar_label(image: Member, label: Member | None, field: str) -> str:
-    """The class in the member beside an image; "" where there is none."""
-    content = read_bytes(label.path) if label is not None else ""
-    if isinstance(content, str):
-        return ""
+def _regex(pattern: str, caller: str, flags: int = 0) -> re.Pattern[str]:
+    """The pattern, which has a group for the class."""
     try:
-        text = content.decode().strip()
-        return str(json.loads(text).get(field, "")) if field else text
-    except (ValueError, AttributeError) as error:
+        regex = re.compile(pattern, flags)
+    except re.error as error:
+        raise ValueError(f"{caller}: expected a regular expression, got {pattern!r}: {error}.") from None
+    if regex.groups < 1:
         raise ValueError(
-            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {image.name!r} in "
-            f"{image.archive!r}, got something else: {error}. Correct it, or name another target."
-        ) from None
+            f"{caller}: expected a pattern with a group for the class, got {pattern!r}. "
+            "Put parentheses round the part that names the class."
+        )
+    return regex
 
 
 def _image_files(root: str | os.PathLike[str], caller: str) -> list[str]:

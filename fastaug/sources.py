@@ -1,6 +1,6 @@
 """The bytes of a sample: of a file, or of a member of a tar archive that was indexed before.
 
-A member's path says where it lies: `archive.tar//name@offset+size`. So it is read with one seek, in any order, by any
+A member's path says where it lies: `archive.tar//name@offset+size`. So it is read by its offset, in any order, by any
 process, and is a string like any other path.
 """
 
@@ -9,10 +9,22 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Iterator
-from typing import NamedTuple
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Self, overload
 
+import numpy as np
+
+# The last two are not decoded, but named: a data set should not become smaller in silence.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".gif", ".avif")
+OPEN_ARCHIVES = 32  # that a Reader keeps open
+
+_BLOCK = tarfile.BLOCKSIZE
 _MEMBER = re.compile(r"(?P<archive>.+)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
@@ -30,39 +42,206 @@ class Member(NamedTuple):
 
 def read_bytes(path: str) -> bytes | str:
     """The content, or the reason why there is none."""
-    member = _MEMBER.fullmatch(path)
+    with Reader() as reader:
+        return reader.read_bytes(path)
+
+
+class Reader:
+    """`read_bytes` for many paths, from many threads: it keeps the archives open that were read last.
+
+    Args:
+        most_open: archives kept open, beside those that are being read.
+    """
+
+    def __init__(self, most_open: int = OPEN_ARCHIVES) -> None:
+        self._most_open = most_open
+        self._archives: OrderedDict[str, _Open] = OrderedDict()  # the latest last
+        self._lock = threading.Lock()
+
+    def read_bytes(self, path: str) -> bytes | str:
+        """The content, or the reason why there is none."""
+        member = _MEMBER.fullmatch(path)
+        try:
+            if member is None or os.path.exists(path):
+                with open(path, "rb") as file:
+                    return file.read() or "the file is empty"
+            with self._opened(member["archive"]) as descriptor:
+                return _read_member(descriptor, int(member["offset"]), int(member["size"]))
+        except (OSError, ValueError) as error:
+            return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+    def close(self) -> None:
+        """Close every archive; one that is being read, after that."""
+        with self._lock:
+            self._most_open = 0
+            self._close_unused()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _opened(self, archive: str) -> Iterator[int]:
+        with self._lock:
+            entry = self._archives.pop(archive, None) or _Open(os.open(archive, os.O_RDONLY | os.O_CLOEXEC))
+            self._archives[archive] = entry
+            entry.users += 1
+        try:
+            yield entry.descriptor
+        finally:
+            with self._lock:
+                entry.users -= 1
+                self._close_unused()
+
+    def _close_unused(self) -> None:
+        unused = [archive for archive, entry in self._archives.items() if not entry.users]
+        for archive in unused[: max(len(self._archives) - self._most_open, 0)]:
+            os.close(self._archives.pop(archive).descriptor)
+
+
+@dataclass
+class _Open:
+    descriptor: int
+    users: int = 0
+
+
+def _read_member(descriptor: int, offset: int, size: int) -> bytes | str:
+    """The content, after a look at the header before it: the archive may have been written anew meanwhile."""
+    length = os.fstat(descriptor).st_size
+    if length < offset + size:
+        return f"the archive ends after {max(length - offset, 0):,} of {size:,} bytes"
+    header = os.pread(descriptor, _BLOCK, offset - _BLOCK) if offset >= _BLOCK else b""
     try:
-        if member is None or os.path.exists(path):
-            with open(path, "rb") as file:
-                return file.read() or "the file is empty"
-        size = int(member["size"])
-        with open(member["archive"], "rb", buffering=0) as file:
-            content = os.pread(file.fileno(), size, int(member["offset"]))
-    except (OSError, ValueError) as error:
-        return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    if len(content) < size:
-        return f"the archive ends after {len(content):,} of {size:,} bytes"
+        fits = tarfile.nti(header[124:136]) == size  # type: ignore[attr-defined]
+    except tarfile.HeaderError:
+        fits = False
+    if not fits:
+        return f"the archive has no member of {size:,} bytes at byte {offset}: it was changed after it was indexed"
+    content = os.pread(descriptor, size, offset)
+    assert len(content) == size, "photos are far below the 2 GB that one call reads"
     return content or "the file is empty"
+
+
+class MemberPaths(Sequence[str]):
+    """Paths of members, made when they are asked for: at most 15 bytes each and the name, where a list takes 100 more.
+
+    Args:
+        archives: paths of the archives.
+        archive, offset, size: of each member; integers [N].
+        ends: where the name of each ends within `names`; integers [N].
+        names: UTF-8, one after the other; uint8.
+    """
+
+    def __init__(
+        self,
+        archives: list[str],
+        archive: np.ndarray,
+        offset: np.ndarray,
+        size: np.ndarray,
+        ends: np.ndarray,
+        names: np.ndarray,
+    ) -> None:
+        self.archives = archives
+        self._archive, self._offset, self._size, self._ends = map(narrow, (archive, offset, size, ends))
+        self._names = names
+
+    @classmethod
+    def of(cls, members: Iterable[Member]) -> MemberPaths:
+        numbers: dict[str, int] = {}
+        columns, names, ends = [], bytearray(), []
+        for member in members:
+            columns.append((numbers.setdefault(member.archive, len(numbers)), member.offset, member.size))
+            names += member.name.encode("utf-8", "surrogateescape")
+            ends.append(len(names))
+        archive, offset, size = np.array(columns, np.int64).reshape(-1, 3).T
+        return cls(list(numbers), archive, offset, size, np.array(ends, np.int64), np.frombuffer(names, np.uint8))
+
+    def take(self, rows: Sequence[int]) -> MemberPaths:
+        """Those of some rows, in this order."""
+        chosen = np.asarray(rows, np.int64)
+        names = [self._name(row) for row in chosen.tolist()]
+        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        archive, offset, size = self._archive[chosen], self._offset[chosen], self._size[chosen]
+        return MemberPaths(self.archives, archive, offset, size, ends, np.frombuffer(b"".join(names), np.uint8))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays that `MemberPaths` takes, by name."""
+        return {name: getattr(self, f"_{name}") for name in ("archive", "offset", "size", "ends", "names")}
+
+    def _name(self, row: int) -> bytes:
+        start = int(self._ends[row - 1]) if row else 0
+        return self._names[start : int(self._ends[row])].tobytes()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> MemberPaths: ...
+    def __getitem__(self, index: int | slice) -> str | MemberPaths:
+        row = range(len(self))[index]
+        if isinstance(row, range):
+            return self.take(row)
+        name = self._name(row).decode("utf-8", "surrogateescape")
+        return Member(self.archives[self._archive[row]], name, self._offset[row], self._size[row]).path
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    def __add__(self, other: Sequence[str]) -> list[str]:
+        return [*self, *other]
+
+    def __repr__(self) -> str:
+        return f"MemberPaths({len(self):,} members of {len(self.archives):,} archives)"
+
+
+def narrow(column: np.ndarray) -> np.ndarray:
+    """Numbers from 0 on in as few bytes as the largest of them needs."""
+    return column.astype(np.min_scalar_type(int(column.max(initial=0))))
 
 
 def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
     """The files of a tar archive, in its order. Only headers are read, the content is skipped.
 
     Raises:
-        FileNotFoundError: no such archive. ValueError: not a tar archive, a compressed one, or one that is cut off.
+        FileNotFoundError: no such archive. ValueError: not a tar archive, a compressed one, or one that is cut off or
+            damaged; an image in it that is a link.
     """
     name = os.fspath(archive)
-    try:
-        with tarfile.open(name, "r:") as tar:
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header
-                if info.isreg() and not info.issparse():
-                    yield Member(name, info.name, info.offset_data, info.size)
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"from_tar: expected a whole tar archive that is not compressed, got {name!r}: {error}. "
-            "Unpack a compressed one, and write one that is cut off again."
-        ) from None
+    expected = f"from_tar: expected a whole tar archive that is not compressed, got {name!r}"
+    with open(name, "rb") as file:
+        start = file.read(8)
+        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
+        if kind:
+            raise ValueError(
+                f"{expected}, compressed with {kind}: nothing within it can be read by itself. Unpack it once; photos "
+                "are hardly larger without it."
+            )
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (info := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header
+                    if info.isreg() and not info.issparse():
+                        yield Member(name, info.name, info.offset_data, info.size)
+                    elif not info.isdir() and info.name.lower().endswith(IMAGE_EXTENSIONS):
+                        raise ValueError(
+                            f"from_tar: expected plain files in {name!r}, got {info.name!r}, a link or a sparse file. "
+                            "Write the archive with `tar --dereference --hard-dereference`."
+                        )
+                end = tar.offset
+        except tarfile.TarError as error:
+            raise ValueError(f"{expected}: {error}. Copy it again.") from None
+        file.seek(end)  # where tarfile found no header, it stops in silence
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise ValueError(f"{expected}, with neither a header nor its end at byte {end}. Copy it again.")
 
 
-__all__ = ["Member", "members", "read_bytes"]
+__all__ = ["IMAGE_EXTENSIONS", "Member", "MemberPaths", "Reader", "members", "narrow", "read_bytes"]

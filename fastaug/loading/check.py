@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 from fastaug.samples import Samples
@@ -48,7 +48,7 @@ def bad_files(
 
 
 def _run(
-    paths: list[str],
+    paths: Sequence[str],
     rows: list[int],
     threads: int,
     one_by_one: bool,
@@ -88,7 +88,7 @@ def _run(
     return list(left), int(at_once)
 
 
-def _send(stream: IO[str], paths: list[str], rows: list[int]) -> None:
+def _send(stream: IO[str], paths: Sequence[str], rows: list[int]) -> None:
     try:
         with stream:
             stream.writelines(json.dumps([row, paths[row]]) + "\n" for row in rows)

@@ -29,7 +29,7 @@ from fastaug.loading.stats import Clock, LoaderStats
 from fastaug.loading.summary import Summary, summarize
 from fastaug.rng import SampleUniforms
 from fastaug.samples import Samples
-from fastaug.sources import read_bytes
+from fastaug.sources import Reader
 from fastaug.transforms import Augment, Params
 from fastaug.warp.reference import columns_read
 
@@ -120,6 +120,7 @@ class _Sources:
 
     decoders: DecoderPool
     readers: ThreadPoolExecutor
+    files: Reader
     clock: Clock
     epoch: int
     stopped: threading.Event
@@ -320,11 +321,12 @@ class ImageLoader(IterableDataset[Any]):
         """A batch of one sample, as the next epoch has it."""
         decoders, readers = DecoderPool(self.device, 1), ThreadPoolExecutor(1, "fastaug-read")
         stages = dict.fromkeys(("read", "draw", "decode", "presize"), 1)
+        sources = _Sources(decoders, readers, Reader(), Clock(stages), self._epoch, threading.Event())
         try:
-            sources = _Sources(decoders, readers, Clock(stages), self._epoch, threading.Event())
             return self._load(sources, np.array([row], np.int64))
         finally:
             readers.shutdown()
+            sources.files.close()
             decoders.close()
 
     def close(self) -> None:
@@ -366,7 +368,7 @@ class ImageLoader(IterableDataset[Any]):
         readers = ThreadPoolExecutor(self.num_threads, "fastaug-read")
         loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
         self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), decoders.count)})
-        sources = _Sources(decoders, readers, clock, epoch, threading.Event())
+        sources = _Sources(decoders, readers, Reader(), clock, epoch, threading.Event())
         batches = prefetch(
             partial(self._load, sources), (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS
         )
@@ -388,6 +390,7 @@ class ImageLoader(IterableDataset[Any]):
             sources.stopped.set()
             batches.close()
             readers.shutdown()
+            sources.files.close()
             decoders.close()
 
     def _begin_epoch(self) -> None:
@@ -415,7 +418,7 @@ class ImageLoader(IterableDataset[Any]):
             presize = self.presize
             params = self._draw(uniforms, presize)
         with sources.clock.stage("read", len(indices)):
-            contents = list(sources.readers.map(read_bytes, [self.samples.paths[i] for i in indices]))
+            contents = list(sources.readers.map(sources.files.read_bytes, [self.samples.paths[i] for i in indices]))
         plan = _Plan(contents, position, params, presize, [None] * len(indices), None)
         self._find_columns(plan)
         size = sources.decoders.chunk_size
