@@ -621,7 +621,7 @@ def _fastai_settings(
     if align_corners:
         raise ValueError(
             "aug_transforms: expected align_corners=False, got True: a pixel is a square here, and (0, 0) the image's "
-            "corner. Leave it out; the difference is below half a pixel."
+            "corner. Leave it out; the difference is a fraction of a pixel."
         )
     if batch:
         raise ValueError(

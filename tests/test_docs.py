@@ -28,7 +28,16 @@ SMALLER = {
     r"(?<!pre)\bsize=\d+": "size=32",
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Of the libraries that the how-to pages plug into, about each other.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(fastai|fastcore|fasttransform|plum|lightning|torch)"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
+    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
