@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 import fastaug as fa
 from fastaug import geometry
+from fastaug.transforms import Operator
 from tests.compare import assert_images_close, photo, random_image
 
 OPERATORS = [
@@ -124,6 +125,16 @@ def test_kornias_transform_matrix_is_ours() -> None:
     torch.testing.assert_close(ours - 0.5, moved.to(ours), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("op", [*OPERATORS, AUGMENT], ids=[*IDS, "Augment"])
+def test_behind_another_dataloader(op: nn.Module) -> None:
+    """On collated batches, uint8 and channels first, as torchvision's data sets give them."""
+    images = IMAGES.permute(0, 3, 1, 2)
+    batches = list(DataLoader([(tv_tensors.Image(image), i) for i, image in enumerate(images)], 2))
+    assert [y.tolist() for _, y in batches] == [[0, 1], [2, 3]]
+    for (batch, _), rows in zip(batches, (IMAGES[:2], IMAGES[2:]), strict=True):
+        assert torch.equal(seeded(op, batch), seeded(op, rows))
+
+
 def test_behind_dalis_pytorch_iterator() -> None:
     from nvidia.dali import fn, pipeline_def
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -134,7 +145,8 @@ def test_behind_dalis_pytorch_iterator() -> None:
 
     iterator = DALIGenericIterator(pipeline(), ["images"], auto_reset=False)
     (batch,) = next(iterator)
-    assert torch.equal(seeded(AUGMENT, batch["images"]), seeded(AUGMENT, IMAGES[:3]))
+    for op in (*OPERATORS, AUGMENT):
+        assert torch.equal(seeded(op, batch["images"]), seeded(op, IMAGES[:3])), op
 
 
 # --- DataLoader workers --------------------------------------------------------------------------------------------
@@ -153,8 +165,8 @@ class Augmented(Dataset[Tensor]):
         return self.augment(self.images[index])
 
 
-def epochs(workers: int, context: str | None, n: int = 2) -> Tensor:
-    data = Augmented(IMAGES[:1].expand(8, -1, -1, -1).contiguous(), AUGMENT)
+def epochs(augment: nn.Module, workers: int, context: str | None, n: int = 2) -> Tensor:
+    data = Augmented(IMAGES[:1].expand(8, -1, -1, -1).contiguous(), augment)
     loader = DataLoader(
         data, 4, num_workers=workers, multiprocessing_context=context, generator=torch.Generator().manual_seed(5),
         persistent_workers=workers > 0,
@@ -163,14 +175,15 @@ def epochs(workers: int, context: str | None, n: int = 2) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_dataloader_workers_forked_and_spawned() -> None:
+@pytest.mark.parametrize("augment", [AUGMENT, nn.Sequential(*OPERATORS)], ids=["Augment", "one after the other"])
+def test_dataloader_workers_forked_and_spawned(augment: nn.Module) -> None:
     """Every image of every epoch gets its own draw, in whichever worker; the loader's generator repeats them all."""
-    AUGMENT(IMAGES)  # the parent's threads are up before it forks
-    forked = epochs(2, "fork")
-    assert forked.shape == (2, 8, 3, 20, 24)
+    augment(IMAGES)  # the parent's threads are up before it forks
+    forked = epochs(augment, 2, "fork")
+    assert forked.shape[:3] == (2, 8, 3)
     assert len({tuple(image.flatten().tolist()) for epoch in forked for image in epoch}) == 16
-    assert torch.equal(epochs(2, "fork"), forked)
-    assert torch.equal(epochs(1, "spawn"), epochs(1, "fork"))
+    assert torch.equal(epochs(augment, 2, "fork"), forked)
+    assert torch.equal(epochs(augment, 1, "spawn"), epochs(augment, 1, "fork"))
 
 
 # --- copies --------------------------------------------------------------------------------------------------------
@@ -255,10 +268,11 @@ def test_augment_under_inductor() -> None:
 
 @theirs
 @pytest.mark.parametrize("training", [True, False])
-def test_augment_forward_is_one_graph(training: bool) -> None:
-    augment, graphs = copy.deepcopy(AUGMENT).train(training), Graphs()
-    compiled = torch.compile(augment, backend=graphs, fullgraph=True)
-    assert torch.equal(seeded(compiled, IMAGES), seeded(augment, IMAGES))
+@pytest.mark.parametrize("op", [*OPERATORS, AUGMENT], ids=[*IDS, "Augment"])
+def test_forward_is_one_graph(op: nn.Module, training: bool) -> None:
+    op, graphs = copy.deepcopy(op).train(training), Graphs()
+    compiled = torch.compile(op, backend=graphs, fullgraph=True)
+    assert torch.equal(seeded(compiled, IMAGES), seeded(op, IMAGES))
     assert len(graphs.targets) == 1
 
 
@@ -313,6 +327,22 @@ def test_eager_calls_go_past_the_operator(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # --- torch.export --------------------------------------------------------------------------------------------------
+
+
+@theirs
+@pytest.mark.parametrize("op", [*OPERATORS, AUGMENT], ids=[*IDS, "Augment"])
+def test_export_of_what_was_drawn(op: Operator | fa.Augment) -> None:
+    """With the matrices as inputs every operator can be exported, and another draw replayed by the graph."""
+    augment = op if isinstance(op, fa.Augment) else fa.Augment([op], (20, 24))
+
+    class Apply(nn.Module):
+        def forward(self, images: Tensor, matrix: Tensor, color: Tensor) -> Tensor:
+            return augment.apply(images, fa.Params(matrix, color))
+
+    first, second = augment.draw(4, (20, 30)), augment.draw(4, (20, 30))
+    program = torch.export.export(Apply(), (IMAGES, first.matrix, first.color))
+    expected = augment.apply(IMAGES, fa.Params(second.matrix, second.color))
+    assert torch.equal(program.module()(IMAGES, second.matrix, second.color), expected)
 
 
 @theirs
