@@ -1,4 +1,4 @@
-"""The command line: `fastaug train` and `fastaug demo`. Parses options, calls the library, prints what came of it."""
+"""The command line, `fastaug COMMAND`. Parses options, calls the library, prints what came of it."""
 
 from __future__ import annotations
 
