@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastaug import models
 from fastaug.models import classifier, lite0_weights, model_statistics, parameter_groups
 
-LITE0 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "weights" / "tf_efficientnet_lite0.pth"
+LITE0 = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "tf_efficientnet_lite0.pth"
 
 
 def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
