@@ -143,6 +143,7 @@ def train(
     checkpoint = out / "checkpoint.pth"
     if resume and not checkpoint.is_file():
         raise FileNotFoundError(f"train: expected '{checkpoint}' for --resume, found none. Leave out --resume.")
+    plots.check_installed()
     device = ranks.join(device)
     try:
         data = _Data(folder, pattern, valid_fraction, seed, model, weights, batch_size, size, presize, device)
@@ -192,6 +193,7 @@ def find_rate(
     debug: Debug = False,
 ) -> None:
     """Find a good learning rate for a folder of images: try many, a batch each, and draw the losses."""
+    plots.check_installed()
     data = _Data(folder, pattern, 0.2, seed, model, weights, batch_size, size, presize, device)
     learn, _ = _learner(data)
     if frozen:
@@ -379,6 +381,8 @@ def bench(
     samples = _samples(folder, None)
     augment = aug_transforms(size=size, min_scale=0.75)
     batch_size = min(batch_size, len(samples))
+    rows = max(len(samples), 8 * batch_size)  # a few photos come several times: one batch would tell nothing
+    samples = samples.subset([row % len(samples) for row in range(rows)])
     loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)
     step = _training_step(model, samples, loader.device)
     seen, start, stats = 0, 0.0, []

@@ -6,6 +6,7 @@ writes them.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -208,11 +209,20 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_installed() -> None:
+    """Before work whose end is a picture.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("plots: expected matplotlib, found none. Run: pip install 'fastaug[plots]'")
+
+
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots: expected matplotlib, found none. Run: pip install 'fastaug[plots]'") from error
+    check_installed()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

@@ -169,6 +169,23 @@ def test_bench_says_what_is_the_limit(photos: Path, model: list[str]) -> None:
     assert bool(figures["model_s"] > 0.1) == bool(model)
 
 
+def test_bench_of_photos_that_fit_into_one_batch(photos: Path) -> None:
+    result = run("bench", photos, "--size", "32", "--presize", "40", "--seconds", "0.3", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "The loader is the limit: " in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "lr-find"])
+def test_what_is_missing_for_the_pictures_is_said_before_the_work(
+    photos: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    model = ["--model", "timm:test_resnet", "--weights", "none", "--device", "cpu"]
+    line = error_line(command, photos, *model, "--out", tmp_path / "out")
+    assert line == "error: plots: expected matplotlib, found none. Run: pip install 'fastaug[plots]'\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_folder() -> None:
     assert error_line("train", "no/such/folder", *TINY) == (
         "error: from_folder: expected a folder, got 'no/such/folder', which does not exist. Check the path.\n"

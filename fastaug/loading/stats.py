@@ -94,6 +94,7 @@ class Clock:
         self._stages = dict.fromkeys(STAGES, (0, 0.0))
         self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s = 0, 0.0, 0.0, 0.0, 0.0
         self._asked = time.perf_counter()
+        self._between_s = 0.0  # the consumer's time since the last batch
         self._batches = 0
 
     @contextmanager
@@ -108,8 +109,7 @@ class Clock:
     def asked(self, since: float) -> None:
         """The consumer is back for the next batch; it got the last one at `since`."""
         self._asked = time.perf_counter()
-        if self._batches:
-            self._model_s += self._asked - since
+        self._between_s = self._asked - since
 
     def delivered(self, images: int, loaded: float) -> float:
         """A batch goes to the consumer; it was loaded at `loaded` and then warped. Returns the time."""
@@ -117,6 +117,7 @@ class Clock:
         if self._batches == 0:
             self._first_batch_s = now - self._asked
         else:
+            self._model_s += self._between_s
             self._waited_s += loaded - self._asked
             self._warp_s += now - loaded
         self._batches, self._images = self._batches + 1, self._images + images

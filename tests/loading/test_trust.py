@@ -600,3 +600,11 @@ def test_stats_count_each_image_once_per_stage(crowd: fa.Samples) -> None:
         ("read", "decode", "presize", "draw", "warp"), 35
     )
     assert np.isfinite([seconds for _, seconds in stages.values()]).all()
+
+
+def test_one_batch_says_nothing_about_the_limit(crowd: fa.Samples) -> None:
+    loader = make(crowd, augment=AUGMENT, batch_size=41)
+    for _ in loader:
+        time.sleep(0.01)
+    assert loader.stats().limit == "Not known yet: fewer than two batches were delivered."
+    assert loader.stats().model_s == 0
