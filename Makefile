@@ -30,9 +30,10 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python -m benchmarks.fidelity --sheet benchmarks/results/fidelity.png
 	$(BIN)/python -m benchmarks.filter_study
 	$(BIN)/python -m benchmarks.warp_cpu
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.decode_to_batch
 	$(BIN)/python -m benchmarks.loader_overhead
 	$(BIN)/python -m benchmarks.ideal_loader

@@ -295,11 +295,12 @@ class Report:
     Args:
         suite: name of the script.
         settings: whatever decides the result.
-        device: "cpu" or "cuda"; names the result file.
+        device: "cpu" or "cuda", whose results are a suite of their own.
     """
 
     def __init__(self, suite: str, settings: Mapping[str, Any], device: str = "cpu"):
-        self.suite, self.settings, self.device = suite, dict(settings), device
+        self.suite = suite if device == "cpu" else f"{suite}_gpu"
+        self.settings, self.device = dict(settings), device
         self.rows: list[dict[str, Any]] = []
         self.tables: list[dict[str, Any]] = []
         self.targets: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call of a few minutes: the tests, then the benchmark. Run it from the repository.
-#   benchmarks/gpu.sh [OUT_DIR]      default: benchmarks/results
+#   [PHOTOS=FOLDER] benchmarks/gpu.sh [OUT_DIR]      default: benchmarks/results, and scikit-image's photos
 # PYTHON names the interpreter; it needs torch with CUDA and Triton. DALI's tests are skipped where DALI is missing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -19,4 +19,10 @@ fi
 echo "== warp"
 device=$("$python" -c 'import re, torch; print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))')
 "$python" benchmarks/warp_gpu.py --out "$out/warp_gpu--$device.json" || failed=1
+photos=(${PHOTOS:+"$PHOTOS"})
+cores=$(nproc)
+suite() { echo "== $1"; timeout "$limit" "$python" -m benchmarks."$@" --out "$out" || failed=1; }
+limit=120 suite growth --device cuda --batch 256
+limit=180 suite decode_to_batch "${photos[@]}" --device cuda --threads "$cores" --repeats 3 --fastai-workers "$cores"
+limit=120 suite ideal_loader "${photos[@]}" --device cuda --threads "$cores" --repeats 3
 exit $failed

@@ -75,6 +75,72 @@ def fill_readme(readme: str, folder: Path) -> str:
     return _fill(readme, r"\w+", lambda suite: section(suite, folder))
 
 
+# --- plots ----------------------------------------------------------------------------------------------------------
+
+
+def plot_growth(report: Report, path: Path) -> None:
+    """Milliseconds an image by number of augmentations."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in report["rows"]:
+        curves.setdefault(row["name"], []).append((row["count"], row["ms_per_image"]["median"]))
+    _plot({"": curves}, "augmentations", "ms an image", path, log=True)
+
+
+def plot_magnitudes(report: Report, path: Path) -> None:
+    """PSNR under rotation, zoom and shrinking alone, means over the photos; without the paths of `LEFT_OUT`."""
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for row in report["rows"]:
+        if "magnitude" in row and row["path"] not in LEFT_OUT:
+            of_path = found.setdefault(row["magnitude"], {}).setdefault(row["path"], {})
+            of_path.setdefault(row["value"], []).append(row["psnr_db"])
+    panels = {
+        kind: {name: [(value, sum(db) / len(db)) for value, db in of.items()] for name, of in paths.items()}
+        for kind, paths in found.items()
+    }
+    _plot(panels, "degrees, or times", "PSNR, dB", path)
+
+
+LEFT_OUT = ("presize triangle + one bilinear warp", "presize Lanczos + one bilinear warp", "direct, bilinear")
+Curves = Mapping[str, Sequence[tuple[float, float]]]
+
+
+def _plot(panels: Mapping[str, Curves], x_label: str, y_label: str, path: Path, log: bool = False) -> None:
+    """A panel each, the same names in the same colours; ours drawn thick."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(3.4 + 3.0 * len(panels), 4.2), squeeze=False, layout="constrained", sharey=True
+    )
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        for name, points in curves.items():
+            axis.plot(
+                *zip(*points, strict=True), marker="o", ms=3, lw=2.5 if name.startswith("fastaug") else 1, label=name
+            )
+        axis.set(title=title, xlabel=x_label, **({"yscale": "log"} if log else {}))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(y_label)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=7, frameon=False)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+PLOTS: dict[str, tuple[str, Callable[[Report, Path], None]]] = {
+    "growth": ("growth.png", plot_growth),
+    "fidelity": ("fidelity-by-magnitude.png", plot_magnitudes),
+}
+
+
+def write_plots(folder: Path) -> None:
+    """Of each suite that has a plot, the newest result."""
+    for suite, (name, plot) in PLOTS.items():
+        for _, report in results_of(suite, folder)[:1]:
+            plot(report, folder / name)
+
+
 # --- the short table ------------------------------------------------------------------------------------------------
 
 Line = tuple[str, str, str]  # what, fastaug, compared with
@@ -97,7 +163,7 @@ def _listed(values: Mapping[str, float], digits: int, loses: Callable[[float], b
 def _fidelity(report: Report) -> list[Line]:
     mean: dict[str, list[float]] = {}
     for row in report["rows"]:
-        if "path" in row:
+        if "magnitude" not in row:
             mean.setdefault(row["path"], []).append(row["psnr_db"])
     psnr = {name: sum(values) / len(values) for name, values in mean.items()}
     ours = {name.removeprefix("fastaug, mode "): psnr.pop(name) for name in list(psnr) if name.startswith("fastaug")}
@@ -148,11 +214,34 @@ def _above(sign: int, best: float, value: float) -> bool:
     return sign * value > best
 
 
+def _growth(report: Report) -> list[Line]:
+    times: dict[str, dict[int, float]] = {}
+    for row in report["rows"]:
+        times.setdefault(row["name"], {})[row["count"]] = row["ms_per_image"]["median"]
+    grown = {name: of[max(of)] / of[min(of)] for name, of in times.items()}
+    ours = {name: grown.pop(name) for name in list(grown) if name.startswith("fastaug")}
+    best = min(ours.values())
+    what = "time of 8 augmentations / time of one"
+    return [(what, f"{best:.1f}", _listed(grown, 1, lambda value: value < best))]
+
+
+def _ideal(report: Report) -> list[Line]:
+    share = {name: 100 * value for name, value in _medians(report, "share_of_ideal").items()}
+    share.pop("one batch that stays on the device", None)
+    ours = {name.removeprefix("fastaug, mode "): share.pop(name) for name in list(share) if name.startswith("fastaug")}
+    best = max(ours.values())
+    what = f"% of the training rate with an ideal loader, {report['settings']['model']}"
+    return [(what, _listed(ours, 0, lambda _: False), _listed(share, 0, lambda value: value > best))]
+
+
 LINES: dict[str, Callable[[Report], list[Line]]] = {
     "fidelity": _fidelity,
     "warp_cpu": _warp_cpu,
+    "growth": _growth,
     "decode_to_batch": _decode_to_batch,
     "fine_tune": _fine_tune,
+    "decode_to_batch_hires": _decode_to_batch,
+    "ideal_loader": _ideal,
 }
 NO_GPU = "GPU: not measured. `benchmarks/gpu.sh` is the one call that measures it."
 
@@ -178,6 +267,7 @@ def fill_top_readme(readme: str, folder: Path) -> str:
 
 
 def main() -> None:
+    write_plots(RESULTS)
     for path, fill in ((README, fill_readme), (TOP_README, fill_top_readme)):
         path.write_text(fill(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
 

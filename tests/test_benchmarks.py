@@ -294,6 +294,22 @@ def test_the_short_table_has_losses_in_bold_and_the_goals_that_were_missed(tmp_p
     assert "direct / fast: 0.50, goal ≥ 0.7: NOT MET" in shown
 
 
+def test_plots_are_drawn_from_results(tmp_path):
+    made = common.Report("growth", {})
+    made.rows = [
+        {"name": name, "count": n, "ms_per_image": common.spread([n])} for name in ("fastaug", "b") for n in (1, 8)
+    ]
+    made.finish(tmp_path)
+    made = common.Report("fidelity", {"photos": ["a"]})
+    row = {"magnitude": "zoom", "path": "fastaug, mode direct", "psnr_db": 40.0}
+    made.rows = [row | {"value": 1}, row | {"value": 2}, {"path": "fastaug, mode direct", "psnr_db": 30.0}]
+    made.finish(tmp_path)
+    readme.write_plots(tmp_path)
+    assert all((tmp_path / name).stat().st_size > 5_000 for name, _ in readme.PLOTS.values())
+    assert "| direct 30.0 |" in readme.summary(tmp_path)
+    assert "| 8.0 | b 8.0 |" in readme.summary(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "fill"), [(readme.README, readme.fill_readme), (readme.TOP_README, readme.fill_top_readme)]
 )
