@@ -58,7 +58,10 @@ def section(suite: str, folder: Path) -> str:
     if newest is None:
         return "not measured"
     links = [f"[{_told(report, 'device')}, {_told(report, 'date')}](results/{path.name})" for path, report in others]
-    return as_markdown(newest[1]) + (f"\n\nOther results: {'; '.join(links)}" if links else "")
+    parts = [as_markdown(newest[1])]
+    if suite in PLOTS:
+        parts.append(f"![{suite}, plotted](results/{PLOTS[suite][0]})")
+    return "\n\n".join([*parts, *([f"Other results: {'; '.join(links)}"] if links else [])])
 
 
 def _fill(text: str, pattern: str, body: Callable[[str], str]) -> str:
