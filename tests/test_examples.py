@@ -2,7 +2,10 @@
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +119,24 @@ def test_it_takes_about_five_lines(name: str) -> None:
     """Calls of fastaug: samples, augment, two loaders, and in some a model or their own list of operators."""
     calls = re.findall(r"\bfa\.[\w.]+\(", (EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))
     assert 3 <= len(calls) <= 7
+
+
+def test_two_ranks_share_the_photos(photos: str, tmp_path: Path) -> None:
+    """Under torchrun with Lightning and with Accelerate: each photo to one rank, once, and none twice sharded."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(Path(__file__).with_name("examples_two_ranks.py")), photos, str(tmp_path)]  # fmt: skip
+    places = {"PYTHONPATH": str(EXAMPLES.parent), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env={**os.environ, **places}, cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for name in ("lightning", "accelerate"):
+        (accuracy, *first), (_, *second) = (rank[name] for rank in ranks)
+        assert len(first) == len(second) == 10
+        assert sorted(first + second) == list(range(20))
+        assert 0 <= accuracy <= 1
+    assert ranks[0]["accelerate"][0] == ranks[1]["accelerate"][0], "added up over the ranks"
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
