@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastaug import plots
 from fastaug.color import IMAGENET
+from fastaug.config import NOT_KEPT, use_config, write_config
 from fastaug.demo import MODEL as LITE0
 from fastaug.demo import run_demo
 from fastaug.inference import load_classifier
@@ -33,6 +34,7 @@ from fastaug.transforms import aug_transforms
 
 app = typer.Typer(
     help="Image files to augmented training batches, with one interpolation per image.",
+    epilog="Exit code: 0 done; 1 an error, a step that failed, or bad files found; 2 wrong options.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,6 +69,16 @@ Size = Annotated[int, typer.Option(min=1, help="Side of the images that the mode
 Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
 Mode = Annotated[str, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        is_eager=True,
+        callback=use_config,
+        help="Options from this file, such as the config.toml of a training; those on the command line win.",
+        show_default="none",
+    ),
+]
 
 
 def main() -> None:
@@ -129,16 +141,18 @@ def train(
         bool, typer.Option("--resume", help="Go on from checkpoint.pth in the output folder, with the same options.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fastaug-out"),
+    config: Config = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune a model on a folder of images.
 
-    Writes model.safetensors (for `fastaug predict`), model.pth, settings.json, history.csv, history.json, curves.png
-    and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
+    Writes config.toml (for --config), model.safetensors (for `fastaug predict`), model.pth, settings.json, history.csv,
+    history.json, curves.png and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
     torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in context.params.items()}
-    for name in ("debug", "resume"):
+    for name in NOT_KEPT:
         settings.pop(name)
     checkpoint = out / "checkpoint.pth"
     if resume and not checkpoint.is_file():
@@ -147,7 +161,10 @@ def train(
     device = ranks.join(device)
     try:
         data = _Data(folder, pattern, valid_fraction, seed, model, weights, batch_size, size, presize, device)
-        learn, samples = _learner(data, train_bn=train_bn, amp=amp, checkpoint=checkpoint, after_epoch=[RunLog(out)])
+        options = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
+        learn, samples = _learner(data, as_json, **options)
+        if not ranks.rank():
+            write_config(context, out / "config.toml")
         if resume:
             learn.load(checkpoint, resume=True)
         learn.fine_tune(epochs, base_lr, freeze_epochs)
@@ -155,7 +172,7 @@ def train(
         matrix = save_results(learn, samples.classes, out, {**settings, "mean": mean, "std": std})
         quarantined = [bad for loader in (learn.train_loader, learn.valid_loader) for bad in loader.quarantined]  # type: ignore[union-attr]
         if not ranks.rank():
-            _print_summary(learn, quarantined, matrix, out)
+            _print_summary(learn, quarantined, matrix, out, as_json)
     finally:
         ranks.leave()
 
@@ -190,18 +207,23 @@ def find_rate(
     presize: Presize = 460,
     device: Device = None,
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("lr-find.png"),
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Find a good learning rate for a folder of images: try many, a batch each, and draw the losses."""
     plots.check_installed()
     data = _Data(folder, pattern, 0.2, seed, model, weights, batch_size, size, presize, device)
-    learn, _ = _learner(data)
+    learn, _ = _learner(data, as_json)
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)
     plots.save_figure(found.plot(), out)
-    for name in ("valley", "slide", "steep", "minimum"):
-        typer.echo(f"{name:<8}{getattr(found, name):.2e}")
+    rates = {name: getattr(found, name) for name in ("valley", "slide", "steep", "minimum")}
+    if as_json:
+        typer.echo(json.dumps({**rates, "batches": len(found.lrs), "picture": str(out)}, indent=2))
+        return
+    for name, rate in rates.items():
+        typer.echo(f"{name:<8}{rate:.2e}")
     typer.echo(f"{len(found.lrs)} batches, picture: {out}")
 
 
@@ -288,8 +310,8 @@ def _samples(folder: Path, pattern: str | None) -> Samples:
     return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
 
 
-def _learner(data: _Data, **settings: Any) -> tuple[Learner, Samples]:
-    """The learner, and all samples, of which it keeps some for validation."""
+def _learner(data: _Data, quiet: bool, **settings: Any) -> tuple[Learner, Samples]:
+    """The learner, and all samples, of which it keeps some for validation. quiet: nothing is printed."""
     samples = _samples(data.folder, data.pattern)
     if len(samples.classes) < 2:
         raise ValueError(
@@ -304,9 +326,9 @@ def _learner(data: _Data, **settings: Any) -> tuple[Learner, Samples]:
         ImageLoader(part, data.batch_size, data.presize, augment, data.device, training, data.seed)
         for part, training in ((train_samples, True), (valid_samples, False))
     )
-    if not ranks.rank():
+    if not (ranks.rank() or quiet):
         typer.echo(f"{len(train_samples):,} images to train, {len(valid_samples):,} to validate: {samples}")
-    return Learner(train_loader, valid_loader, network, device=data.device, **settings), samples
+    return Learner(train_loader, valid_loader, network, device=data.device, progress=not quiet, **settings), samples
 
 
 @app.command()
@@ -371,7 +393,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long, after the first batch.")] = 10.0,
     num_threads: Annotated[int | None, typer.Option(min=1, show_default="the cores there are")] = None,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """How many images a second the loader reads, decodes, presizes and warps, and whether it or the model is the limit.
@@ -433,8 +455,14 @@ def _weights(weights: str, model: str) -> str | dict[str, Tensor] | None:
     return None if weights.lower() == "none" else weights
 
 
-def _print_summary(learn: Learner, quarantined: list[tuple[str, str]], matrix: Tensor, out: Path) -> None:
+def _print_summary(
+    learn: Learner, quarantined: list[tuple[str, str]], matrix: Tensor, out: Path, as_json: bool
+) -> None:
     right, total, last = int(matrix.trace()), int(matrix.sum()), learn.history.epochs[-1]
+    if as_json:
+        figures = {"accuracy": right / total, "right": right, "validated": total, "epochs": learn.history.epochs}
+        typer.echo(json.dumps({**figures, "quarantined": quarantined, "out": str(out)}, indent=2))
+        return
     typer.echo(
         f"accuracy {right / total:.4f} ({right:,} of {total:,}), validation loss {last['valid_loss']:.4f}, "
         f"{last['images_per_s']:,.0f} images/s in the last epoch"

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fastaug.training import Learner, classifier
 TINY = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--epochs", "1",
         "--batch-size", "4", "--device", "cpu"]  # fmt: skip
 WRITTEN = {
+    "config.toml",
     "model.safetensors",
     "model.pth",
     "settings.json",
@@ -156,6 +158,61 @@ def test_train_same_seed_same_result(trained: tuple[Result, Path], photos: Path,
     assert first == pytest.approx(again, rel=1e-5)
 
 
+def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path, tmp_path: Path) -> None:
+    _, out = trained
+    config = tomllib.loads((out / "config.toml").read_text("utf-8"))
+    assert (config["folder"], config["valid-fraction"], config["size"]) == (str(photos), 0.34, 32)
+    assert (config["epochs"], config["train-bn"], config["out"]) == (1, True, str(out))
+    again = run("train", "--config", out / "config.toml", "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    first, second = (torch.load(folder / "model.pth", weights_only=True) for folder in (out, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    written_again = tomllib.loads((tmp_path / "again" / "config.toml").read_text("utf-8"))
+    assert written_again == {**config, "out": str(tmp_path / "again")}
+
+    other = run("train", "--config", out / "config.toml", "--out", tmp_path / "other", "--seed", "1", "--json")
+    assert other.exit_code == 0, other.output
+    assert tomllib.loads((tmp_path / "other" / "config.toml").read_text("utf-8"))["seed"] == 1
+    third = torch.load(tmp_path / "other" / "model.pth", weights_only=True)
+    assert any(not torch.equal(first[name], third[name]) for name in first)  # the comparison above can fail
+    figures = json.loads(other.stdout)
+    assert figures["epochs"] == json.loads((tmp_path / "other" / "history.json").read_text())["epochs"]
+    assert figures["accuracy"] == figures["right"] / figures["validated"]
+    assert (figures["validated"], figures["quarantined"], figures["out"]) == (4, [], str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("valid-fracton = 0.2", "got the unknown 'valid-fracton'. Did you mean 'valid-fraction'?"),
+        ("colour = 3", "got the unknown 'colour'. There are: folder, pattern, valid-fraction, seed,"),
+        ("config = 'other.toml'", "got the unknown 'config'"),
+        ("seed = [1, 2]", "expected a number, a string, true or false for 'seed', got [1, 2]."),
+        ("seed = ", "Invalid value (at end of document)"),
+    ],
+)
+def test_wrong_config(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    result = run("train", "--config", tmp_path / "config.toml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: --config {tmp_path / 'config.toml'}: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_config_that_is_not_there_and_values_that_do_not_fit(photos: Path, tmp_path: Path) -> None:
+    missing = run("train", "--config", tmp_path / "no.toml")
+    assert missing.exit_code == 2
+    assert "No such file" in missing.stderr
+    for text in ("epochs = 2.5", "epochs = true", "epochs = 0", "train-bn = 3.5"):
+        (tmp_path / "config.toml").write_text(text)
+        result = run("train", photos, "--config", tmp_path / "config.toml", "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert f"--{text.split()[0]}" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("model", [[], ["--model", "timm:test_resnet"]])
 def test_bench_says_what_is_the_limit(photos: Path, model: list[str]) -> None:
     options = ["--size", "32", "--presize", "40", "--batch-size", "4", "--seconds", "0.5", "--device", "cpu"]
@@ -266,6 +323,17 @@ def test_lr_find_suggests_rates_and_draws_them(photos: Path, tmp_path: Path) -> 
     assert last.endswith(f"picture: {tmp_path / 'rates.png'}")
     with Image.open(tmp_path / "rates.png") as picture:
         assert picture.width > 300
+
+
+def test_lr_find_as_json(photos: Path, tmp_path: Path) -> None:
+    options = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--device", "cpu"]
+    options += ["--batch-size", "4", "--batches", "12", "--out", str(tmp_path / "rates.png"), "--json"]
+    result = run("lr-find", photos, *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found.keys() == {"valley", "slide", "steep", "minimum", "batches", "picture"}
+    assert all(1e-9 < found[name] <= 10 for name in ("valley", "slide", "steep", "minimum"))
+    assert found["picture"] == str(tmp_path / "rates.png")
 
 
 def test_train_resumes_where_it_was_killed(trained: tuple[Result, Path], photos: Path, tmp_path: Path) -> None:

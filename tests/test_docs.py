@@ -7,22 +7,27 @@ classes. A block that cannot run has `<!-- not run: why -->` on the line above i
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import numpy as np
 import pytest
+import typer.main
 from PIL import Image
 from torch import nn
 
+from fastaug.cli import app
 from fastaug.models import classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(?:python|py)\b[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*$")
+COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SMALLER = {
+    r"\blr_find\(\)": "lr_find(num_it=6)",
     r"\bbatch_size=\d+": "batch_size=8",
     r"\bpresize=\d+": "presize=40",
     r"(?<!pre)\bsize=\d+": "size=32",
@@ -98,6 +103,36 @@ def test_the_readme_has_code() -> None:
 def test_wrong_code_is_found(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         run_page(text, "page.md")
+
+
+def commands(text: str) -> list[list[str]]:
+    """What is called of fastaug in a page: in blocks, and in backticks if there are options or arguments."""
+    shell = "\n".join(found[1] for found in re.finditer(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL))
+    shell += "\n" + "\n".join(line for line in text.split("\n") if line.startswith("    "))
+    found = re.findall(r"^ *(?:\$ )?(?:.* -m )?fastaug ([a-z].*)$", shell, re.MULTILINE)
+    found += re.findall(r"`fastaug ([a-z-]+ [^`]+)`", text)
+    return [shlex.split(line.split("  #")[0].replace("…", "")) for line in found]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page.read_text("utf-8"))], ids=lambda page: page.stem
+)
+def test_commands_of_the_page_have_these_options(page: Path) -> None:
+    for command, *arguments in commands(page.read_text("utf-8")):
+        assert not unknown(command, arguments), f"fastaug {command} {shlex.join(arguments)}"
+
+
+def unknown(command: str, arguments: list[str]) -> list[str]:
+    known = {
+        option for parameter in COMMANDS[command].params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    return [argument for argument in arguments if argument.startswith("-") and argument.split("=")[0] not in known]
+
+
+def test_wrong_commands_are_found() -> None:
+    text = "Run `fastaug train photos --epoch 3`, or `fastaug demo`:\n\n    fastaug bench photos  # no\n"
+    assert commands(text) == [["bench", "photos"], ["train", "photos", "--epoch", "3"]]
+    assert unknown("train", ["photos", "--epoch", "3", "--no-train-bn"]) == ["--epoch"]
 
 
 def test_a_block_with_a_reason_is_not_run() -> None:

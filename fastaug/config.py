@@ -1,0 +1,65 @@
+"""A command's options as a TOML file: written beside its results, and read again by --config."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import typer
+
+# How a command is run rather than what it does: not in the file.
+NOT_KEPT = {"config", "resume", "as_json", "debug"}
+
+
+def write_config(context: typer.Context, path: Path) -> None:
+    """Write what the command was called with, defaults included, a line each with its help; the folder is made.
+
+    Options without a value are left out: they have none when the file is read either.
+    """
+    lines = [f"# fastaug {version('fastaug')}. Again: fastaug {context.info_name} --config {path}"]
+    for key, parameter in _options(context.command).items():
+        value = context.params[parameter.name]
+        if value is not None:
+            text = json.dumps(value if isinstance(value, bool | int | float) else str(value), ensure_ascii=False)
+            lines.append(f"{key} = {text}  # {getattr(parameter, 'help', None) or ''}".rstrip(" #"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def use_config(context: typer.Context, path: Path | None) -> Path | None:
+    """For `callback` of an eager --config: the file's values become the command's defaults.
+
+    Options on the command line win. A file that cannot be read, an unknown key and a value that is no number, string
+    or truth value are an error in one line, with exit code 2, as wrong options are.
+    """
+    if path is None or context.resilient_parsing:
+        return path
+    try:
+        context.default_map = _read(path, context.command)
+    except (OSError, ValueError) as error:  # what TOML and UTF-8 have against a file are ValueErrors
+        typer.secho(f"error: --config {path}: {' '.join(str(error).split())}", fg="red", err=True)
+        raise typer.Exit(2) from None
+    return path
+
+
+def _options(command: Any) -> dict[str, Any]:
+    """The parameters that are kept, by their name in the file: valid-fraction for valid_fraction."""
+    return {p.name.replace("_", "-"): p for p in command.params if p.name not in NOT_KEPT}
+
+
+def _read(path: Path, command: Any) -> dict[str, Any]:
+    known = _options(command)
+    values: dict[str, Any] = {}
+    for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+            raise ValueError(f"expected options of 'fastaug {command.name}', got the unknown {key!r}. {hint}")
+        if not isinstance(value, str | bool | int | float):
+            raise ValueError(f"expected a number, a string, true or false for {key!r}, got {value!r}.")
+        values[known[key].name] = str(value)  # as on the command line: 2.5 epochs are an error, not 2
+    return values
