@@ -306,7 +306,7 @@ def _samples(folder: Path, pattern: str | None) -> Samples:
     if folder.suffix == ".csv":
         return Samples.from_csv(folder)
     if folder.suffix == ".tar" or glob.has_magic(folder.name):
-        return Samples.from_tar(folder)
+        return Samples.from_tar(folder, pattern=pattern)
     return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
 
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import fastaug as fa
 from fastaug.cli import app
 from fastaug.loading.check import ENDS_THE_PROCESS, bad_files
-from tests.loading.common import spoil
+from tests.loading.common import make, spoil
+from tests.test_sources import write_tar
 
 
 @pytest.fixture
@@ -42,6 +43,26 @@ def test_a_file_that_ends_the_process_is_named(
     assert found.pop(9) == ENDS_THE_PROCESS
     assert {samples.paths[row] for row in found} == set(bad.values())
     assert sum(counted) == len(samples)
+
+
+def test_thousands_of_bad_members_of_an_archive(samples: fa.Samples, tmp_path: Path) -> None:
+    """Through the command, which leaves the good ones in a list that can be loaded."""
+    photo = Path(samples.paths[0]).read_bytes()
+    wrong = (b"", b"no picture", photo[:900], photo[:3000])
+    content = {f"c/{i:04}.jpg": photo if i % 40 == 0 else wrong[i % 4] for i in range(2000)}
+    archive, clean = write_tar(tmp_path / "a.tar", content), tmp_path / "clean.csv"
+    result = CliRunner().invoke(app, ["check", str(archive), "--pattern", "(c)/", "--clean", str(clean), "--json"])
+    assert result.exit_code == 1, result.output
+    said = json.loads(result.stdout)
+    assert (said["files"], len(said["bad"])) == (2000, 1950)
+    assert {bad["reason"].split(";")[0] for bad in said["bad"]} == {
+        "the file is empty",
+        "not an image format that DALI reads",
+        "damaged or truncated image data",
+    }
+    good = fa.Samples.from_csv(clean)
+    assert len(good) == 50
+    assert sum(len(y) for _, y, _ in make(good, on_error="raise", drop_last=False)) == 50
 
 
 def test_a_process_that_cannot_begin(samples: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,18 +177,22 @@ def test_a_state_of_other_samples_is_refused(crowd: fa.Samples) -> None:
 def test_a_million_samples_take_little_memory(crowd: fa.Samples) -> None:
     """The lists of paths and targets are the caller's; what the loader adds is measured in a process of its own."""
     code = """
-        import sys, tracemalloc, fastaug as fa
+        import sys, time, tracemalloc, fastaug as fa
         n = 1_000_000
         samples = fa.Samples([sys.argv[1]] * n, [0] * n, ["a"])
-        loader = fa.ImageLoader(samples, 8, 64, device="cpu", return_info=True)
         list(fa.ImageLoader(samples.subset(range(16)), 8, 64, device="cpu"))  # DALI's own start-up
+        start = time.perf_counter()
+        loader = fa.ImageLoader(samples, 8, 64, device="cpu", return_info=True)
+        x, y, info = next(iter(loader))
+        seconds = time.perf_counter() - start
         tracemalloc.start()
         loader = fa.ImageLoader(samples, 8, 64, device="cpu", return_info=True)
         x, y, info = next(iter(loader))
-        print(len(loader), tracemalloc.get_traced_memory()[1] / n)
+        print(len(loader), tracemalloc.get_traced_memory()[1] / n, seconds)
     """
-    batches, bytes_per_sample = run_python(code, crowd.paths[0]).split()
+    batches, bytes_per_sample, seconds = run_python(code, crowd.paths[0]).split()
     assert int(batches) == 125_000
+    assert float(seconds) < 2, "from making the loader to the first batch"
     assert float(bytes_per_sample) + 8 < 100, "8: the targets, which torch holds"
 
 
@@ -401,6 +405,21 @@ def test_ten_thousand_bad_files_leave_nothing_behind(tmp_path: Path) -> None:
         print((resident() - before) / before)
     """
     assert float(run_python(code, str(tmp_path)).split()[-1]) < 0.02
+
+
+def test_an_epoch_of_mostly_bad_files(crowd: fa.Samples, tmp_path: Path) -> None:
+    """Every good one is delivered, and the next epoch tries no bad one and takes no time for it."""
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    n, good = 4000, list(range(0, 4000, 100))
+    paths = [crowd.paths[i // 100] if i % 100 == 0 else str(tmp_path / "text.jpg") for i in range(n)]
+    loader = make(fa.Samples(paths, [0] * n, ["a"]), batch_size=32, drop_last=False, max_bad_share=1.0)
+    assert sorted(delivered(loader)) == good
+    assert len(loader.quarantined) == n - len(good)
+    again = make(loader.samples, batch_size=32, drop_last=False, on_error="raise")  # raises if one of them were tried
+    again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    start = time.perf_counter()
+    assert sorted(delivered(again)) == good
+    assert time.perf_counter() - start < 5
 
 
 # --- determinism ---------------------------------------------------------------------------------------------------
