@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,50 +159,58 @@ class Contest:
         )
 
 
-def contest(report: common.Report, samples: fa.Samples, weights: Any) -> None:
-    """fastai and fastaug, in turn for each seed."""
+def contest(report: common.Report, samples: fa.Samples, weights: Any, out: Path | None) -> None:
+    """fastai and fastaug, in turn for each seed; the file is written after each seed."""
     for seed in report.settings["seeds"]:
         made = Contest(samples, report.settings, seed, weights)
-        ways: dict[str, Callable[[], tuple[float, nn.Module, float]]] = {
-            SAME_BN: lambda made=made: made.fastaug(True),
-            FROZEN_BN: lambda made=made: made.fastaug(False),
-        }
+        ways = {SAME_BN: partial(made.fastaug, True), FROZEN_BN: partial(made.fastaug, False)}
         with report.peer(FASTAI):
             if not made.admitted(report):
+                report.finish(out)
                 return
             ways[FASTAI] = made.fastai
         shared = loaders(made.train, made.valid, report.settings["batch"], seed)[1]
         for name, way in ways.items():
+            cpu = common.cpu_seconds()
             seconds, model, right = way()
-            report.rows.append(
-                {
-                    "name": name, "seed": seed, "seconds": seconds, "accuracy": right, "validation": len(made.valid),
-                    "accuracy_same_images": share_right(model, shared),
-                }
-            )  # fmt: skip
-            print(report.rows[-1], flush=True)
+            row = {"name": name, "seed": seed, "seconds": seconds, "cpu_seconds": common.cpu_seconds() - cpu}
+            row |= {"accuracy": right, "accuracy_same_images": share_right(model, shared), "images": len(made.valid)}
+            report.rows.append(row)
+            print(row, flush=True)
+        show_contest(report)
+        report.finish(out)
+
+
+def show_contest(report: common.Report) -> None:
+    """The table and the goals, of the seeds that are there."""
+    report.tables.clear()
+    report.targets.clear()
     of = {name: [row for row in report.rows if row["name"] == name] for name in (FASTAI, SAME_BN, FROZEN_BN)}
     lines = []
     for name, rows in of.items():
-        if rows:
-            times = [row["seconds"] / other["seconds"] for row, other in zip(rows, of[FASTAI], strict=False)]
-            lines.append(
-                [
-                    name, percent([row["accuracy"] for row in rows]),
-                    percent([row["accuracy_same_images"] for row in rows]),
-                    f"{sum(row['seconds'] for row in rows) / len(rows):.0f}", f"{sum(times) / len(times):.2f}",
-                ]
-            )  # fmt: skip
-            if name != FASTAI:
-                gains = [row["accuracy"] - other["accuracy"] for row, other in zip(rows, of[FASTAI], strict=False)]
-                report.target(f"{name}: accuracy over fastai's, in points", 100 * sum(gains) / len(gains), 0)
-                report.target(f"{name}: share of fastai's time", sum(times) / len(times), 0.55, at_least=False)
+        if not rows:
+            continue
+        pairs = list(zip(rows, of[FASTAI], strict=False))
+        share = {key: _mean([row[key] / other[key] for row, other in pairs]) for key in ("seconds", "cpu_seconds")}
+        cells = [percent([row[key] for row in rows]) for key in ("accuracy", "accuracy_same_images")]
+        for key, of_fastai in share.items():
+            cells += [f"{_mean([row[key] for row in rows]):.0f}", "" if of_fastai is None else f"{of_fastai:.2f}"]
+        lines.append([name, *cells])
+        if name != FASTAI:
+            gain = _mean([100 * (row["accuracy"] - other["accuracy"]) for row, other in pairs])
+            report.target(f"{name}: accuracy over fastai's, in points", gain, 0)
+            report.target(f"{name}: share of fastai's time", share["seconds"], 0.55, at_least=False)
+    settings = report.settings
     report.table(
-        f"fine_tune({report.settings['epochs']}, {report.settings['lr']:g}), {len(report.settings['seeds'])} seeds; "
-        f"% right of the held-back photos (lowest to highest)",
-        ["", "accuracy", "on fastaug's validation images", "seconds", "of fastai's time"],
+        f"fine_tune({settings['epochs']}, {settings['lr']:g}), {len(of[SAME_BN])} seed(s), {report.rows[0]['images']} "
+        "photos held back; % right (lowest to highest)",
+        ["", "right", "right on fastaug's validation images", "seconds", "of fastai's", "CPU seconds", "of fastai's"],
         lines,
     )
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 # --- schedules -----------------------------------------------------------------------------------------------------
@@ -339,8 +347,8 @@ def main() -> int:
                 show_recipe(report)  # after each split, so that a run that is ended leaves what it has
                 status = report.finish(common.out_path(arguments))
             return status
-        contest(report, samples, weights)
-    return report.finish(common.out_path(arguments))
+        contest(report, samples, weights, common.out_path(arguments))
+    return 1 if report.refused else 0
 
 
 if __name__ == "__main__":

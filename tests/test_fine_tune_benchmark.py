@@ -43,7 +43,7 @@ def test_the_comparison_runs_and_measures_all_three(run):
     assert rows.keys() == {fine_tune.FASTAI, fine_tune.SAME_BN, fine_tune.FROZEN_BN}
     for row in rows.values():
         assert row["seconds"] > 0
-        assert row["accuracy"] in [i / row["validation"] for i in range(row["validation"] + 1)]
+        assert row["accuracy"] in [i / row["images"] for i in range(row["images"] + 1)]
     share = rows[fine_tune.FROZEN_BN]["seconds"] / rows[fine_tune.FASTAI]["seconds"]
     assert share in [pytest.approx(target["value"]) for target in report["targets"]]
 
