@@ -250,7 +250,7 @@ def show_recipe(report: common.Report) -> None:
     report.target("recipe: % right", 100 * sum(row["accuracy"] for row in rows) / len(rows), 80)
 
 
-def head_schedules(report: common.Report, samples: fa.Samples, weights: Any) -> float:
+def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cache: Path | None) -> float:
     """What a head alone reaches, by rate and epochs: cheap, since the features of a frozen body are computed once.
 
     Returns:
@@ -270,7 +270,15 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any) -> 
             rows.append(info.indices)
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
-    drawn, plain = [features(True, epoch) for epoch in range(settings["drawn_epochs"])], features(False, 0)
+    of = [MODEL, settings["weights"], settings["seeds"][0], settings["drawn_epochs"], len(samples)]
+    kept = torch.load(cache, weights_only=True) if cache is not None and cache.is_file() else {"of": of}
+    if kept["of"] != of:
+        raise ValueError(f"expected features of {of} in {cache}, got those of {kept['of']}. Give another file.")
+    if "plain" not in kept:
+        kept |= {"drawn": [features(True, i) for i in range(settings["drawn_epochs"])], "plain": features(False, 0)}
+        if cache is not None:
+            torch.save(kept, cache)
+    drawn, plain = kept["drawn"], kept["plain"]
 
     def learner(seed: int) -> tuple[fa.Learner, list[int]]:
         train, valid = ([samples.paths.index(path) for path in part.paths] for part in split(samples, seed))
@@ -316,6 +324,7 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--drawn-epochs", type=int, default=8, help="augmented epochs for the heads alone")
+    parser.add_argument("--features", type=Path, help="file that keeps the recipe's features between runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fastai-workers", type=int, default=2, help="fastai's default is one for each core")
     arguments = parser.parse_args()
@@ -341,7 +350,7 @@ def main() -> int:
         else:
             samples = write_textures(Path(temporary, "textures"), arguments.seed, each=3, grain_levels=6.0)
         if arguments.recipe:
-            rate = head_schedules(report, samples, weights)
+            rate = head_schedules(report, samples, weights, arguments.features)
             for seed in settings["seeds"]:
                 recipe(report, samples, weights, rate, seed)
                 show_recipe(report)  # after each split, so that a run that is ended leaves what it has

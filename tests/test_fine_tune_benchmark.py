@@ -57,15 +57,19 @@ def test_fastai_is_refused_where_it_shows_something_else(run, monkeypatch):
     assert fine_tune.FASTAI in report["refused"][0]["name"]
 
 
-def test_the_recipe_takes_the_rate_that_was_found(run, monkeypatch):
+def test_the_recipe_takes_the_rate_that_was_found(run, monkeypatch, tmp_path):
     monkeypatch.setattr(fine_tune, "HEAD_SCHEDULES", [(1, 1e-3), (2, 1e-3), (2, 1e-2)])
     monkeypatch.setattr(fine_tune, "HEAD_SPLITS", 2)
-    report = run(fine_tune, "--recipe", "--freeze-epochs", "1")
+    kept = tmp_path / "features.pt"
+    report = run(fine_tune, "--recipe", "--features", str(kept))
     row = next(row for row in report["rows"] if row["name"] == fine_tune.RECIPE)
     assert row["lr"] == report["settings"]["lr_find"]["steep"]
     assert len(row["accuracies"]) == 2
     assert row["accuracy"] == row["accuracies"][-1]
     assert [r["epochs"] for r in report["rows"] if r["name"] == "head alone"] == [1, 2, 2]
+    monkeypatch.setattr(sys, "argv", ["", "--tiny", "--recipe", "--features", str(kept), "--seed", "1"])
+    with pytest.raises(ValueError, match=r"expected features of .*, 1, 1, 24\] in .*, got those of .*, 0, 1, 24\]"):
+        fine_tune.main()
 
 
 def test_interpolation_runs_with_every_way(run):
