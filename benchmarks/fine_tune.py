@@ -16,6 +16,7 @@ Checked first: both show the same validation photos, and the same model gets the
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import tempfile
 import time
@@ -341,6 +342,7 @@ def main() -> int:
         "drawn_epochs": 1 if tiny else arguments.drawn_epochs, "threads": arguments.threads,
         "seeds": [arguments.seed + i for i in range(arguments.seeds)], "valid_fraction": VALID_FRACTION,
         "folder": arguments.folder.name if arguments.folder else None, "timm": timm.__version__,
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "OMP_"))},
     }  # fmt: skip
     report = common.Report("fine_tune_recipe" if arguments.recipe else "fine_tune", settings)
     weights = None if tiny else lite0_weights()

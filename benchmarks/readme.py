@@ -204,7 +204,7 @@ def _fine_tune(report: Report) -> list[Line]:
     settings = report["settings"]
     what = f"fine_tune({settings['epochs']}) of {settings['model'].removeprefix('timm:')} on {settings['folder']}: "
     lines = []
-    for key, named, factor, sign in (("accuracy", "% right", 100, 1), ("seconds", "seconds", 1, -1)):
+    for key, named, factor, sign in (("accuracy", "% right", 100, 1), ("cpu_seconds", "CPU seconds", 1, -1)):
         values = {name: factor * mean(rows, key) for name, rows in ours.items()}
         theirs = {"fastai": factor * mean(usual, key)} if usual else {}
         best = max(sign * value for value in values.values())

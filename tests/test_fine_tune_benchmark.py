@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("cv2")
 pytest.importorskip("timm")
 
-from benchmarks import common, fine_tune, interpolation
+from benchmarks import common, fine_tune, interpolation, readme
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fastai's
 
@@ -116,3 +116,21 @@ def test_textures_have_their_class_s_grain_and_come_out_the_same(tmp_path):
             peak = np.array(np.unravel_index(power.argmax(), power.shape)) / 500
             np.testing.assert_allclose(peak, frequency * np.array(across), atol=0.07)
             assert abs(np.hypot(*peak) - frequency) < 0.04
+
+
+def test_the_short_table_has_fastai_in_bold_where_it_wins():
+    def row(name: str, accuracy: float, cpu_seconds: float) -> dict:
+        return {"name": name, "accuracy": accuracy, "cpu_seconds": cpu_seconds}
+
+    settings = {"epochs": 3, "model": "timm:some_net", "folder": "pets"}
+    rows = [
+        row("fastai", 0.25, 90),
+        row("fastai", 0.75, 90),
+        row("fastaug, one", 0.3, 100),
+        row("fastaug, two", 0.4, 99),
+    ]
+    right, seconds = readme.LINES["fine_tune"]({"rows": rows, "settings": settings})
+    assert right == ("fine_tune(3) of some_net on pets: % right", "one 30; two 40", "fastai **50**")
+    assert seconds[1:] == ("one 100; two 99", "fastai **90**")
+    right, seconds = readme.LINES["fine_tune"]({"rows": [row("fastai", 0.3, 101), *rows[2:]], "settings": settings})
+    assert (right[2], seconds[2]) == ("fastai 30", "fastai 101")
