@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -171,12 +172,12 @@ class ImageLoader(IterableDataset[Any]):
     It is an IterableDataset of whole batches: what insists on a DataLoader gets `DataLoader(loader, batch_size=None)`,
     without workers, since the loader has threads of its own.
 
-    While it is iterated there are num_threads threads of DALI, as many that read, up to DECODERS that drive DALI, and
-    LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads + DECODERS) photos at full size.
-    With mode="direct" a batch is its photos, those far too large shrunk to about (SHRINK_BEYOND × size)² pixels and
-    their surroundings. On a
-    GPU only the targets are pinned, 8 bytes each, besides what DALI pins for its decoder. Leaving the loop, `close`,
-    the end of a `with` block, an exception or Ctrl-C give all of it back.
+    While it is iterated there are num_threads threads of DALI, as many of its codecs and as many that read, up to
+    DECODERS that drive DALI, and LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads +
+    DECODERS) photos at full size. With mode="direct" a batch is its photos, those far too large shrunk to about
+    (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets are pinned, 8 bytes each, besides
+    what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give
+    all of it back.
     """
 
     def __init__(
@@ -333,6 +334,8 @@ class ImageLoader(IterableDataset[Any]):
         """End every iteration: the threads, and what was prefetched. Iterating again is possible."""
         for iteration in list(self._iterations):
             iteration.close()
+        # DALI's results refer to each other in circles, which keep its threads until the garbage collector comes by
+        gc.collect()
 
     def __enter__(self) -> Self:
         return self
