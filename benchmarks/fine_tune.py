@@ -238,7 +238,7 @@ def show_recipe(report: common.Report) -> None:
     """The table and the goal; the mean of the splits that are there."""
     settings, rows = report.settings, [row for row in report.rows if row["name"] == RECIPE]
     report.tables[:] = [table for table in report.tables if table["columns"][0] != "after"]
-    report.targets.clear()
+    report.targets[:] = [target for target in report.targets if not target["what"].startswith(RECIPE)]
     report.table(
         f"rate {rows[0]['lr']:.2g} (lr_find's steep), {settings['freeze_epochs']} frozen epochs and "
         f"{settings['epochs']} with everything, train_bn=False; {len(rows)} splits; % right (lowest to highest)",
@@ -248,7 +248,7 @@ def show_recipe(report: common.Report) -> None:
             ["all of it", percent([row["accuracy"] for row in rows])],
         ],
     )
-    report.target("recipe: % right", 100 * sum(row["accuracy"] for row in rows) / len(rows), 80)
+    report.target(f"{RECIPE}: % right", 100 * sum(row["accuracy"] for row in rows) / len(rows), 80)
 
 
 def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cache: Path | None) -> float:
@@ -260,7 +260,7 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cac
     settings, body, targets = report.settings, frozen_body(weights), torch.tensor(samples.targets)
 
     def features(training: bool, epoch: int) -> Tensor:
-        train, valid = loaders(samples, samples, settings["batch"], settings["seeds"][0])
+        train, valid = loaders(samples, samples, settings["batch"], settings["seed"])
         loader = train if training else valid
         loader.drop_last, loader.return_info = False, True
         loader.set_epoch(epoch)
@@ -271,7 +271,7 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cac
             rows.append(info.indices)
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
-    of = [MODEL, settings["weights"], settings["seeds"][0], settings["drawn_epochs"], len(samples)]
+    of = [MODEL, settings["weights"], settings["seed"], settings["drawn_epochs"], len(samples)]
     kept = torch.load(cache, weights_only=True) if cache is not None and cache.is_file() else {"of": of}
     if kept["of"] != of:
         raise ValueError(f"expected features of {of} in {cache}, got those of {kept['of']}. Give another file.")
@@ -288,11 +288,11 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cac
         batches = FeatureBatches(drawn, targets, torch.tensor(train), settings["batch"], seed)
         return fa.Learner(batches, None, head, device="cpu", progress=False), valid
 
-    first = settings["seeds"][0]
+    first = settings["seed"]
     found = learner(first)[0].lr_find()
     settings["lr_find"] = {name: getattr(found, name) for name in ("minimum", "steep", "valley", "slide")}
     table: dict[int, list[str]] = {}
-    for epochs, lr in HEAD_SCHEDULES:
+    for epochs, lr in [*HEAD_SCHEDULES, (settings["head_epochs"], found.steep)]:
         shares = []
         for seed in range(first, first + settings["head_splits"]):
             learn, valid = learner(seed)
@@ -300,7 +300,15 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cac
             with torch.no_grad():
                 shares.append(float((learn.model(plain[valid]).argmax(1) == targets[valid]).double().mean()))
         report.rows.append({"name": "head alone", "epochs": epochs, "lr": lr, "accuracy": shares})
-        table.setdefault(epochs, []).append(percent(shares))
+        if lr != found.steep:
+            table.setdefault(epochs, []).append(percent(shares))
+    table_of_found = [f"{settings['head_epochs']}", f"{found.steep:.2g}", percent(shares)]
+    report.table(
+        f"head alone with the rate of lr_find, {settings['head_splits']} splits; % right (lowest to highest)",
+        ["epochs", "rate (steep)", "right"],
+        [table_of_found],
+    )
+    report.target("head alone with the rate of lr_find: % right", 100 * sum(shares) / len(shares), 80)
     report.table(
         f"head alone on a frozen body, batch {settings['batch']}, fit_one_cycle, {settings['head_splits']} splits; "
         "% right (lowest to highest)",
@@ -338,6 +346,7 @@ def main() -> int:
         "batch": 4 if tiny else arguments.batch, "lr": arguments.lr, "epochs": 1 if tiny else arguments.epochs,
         "freeze_epochs": 1 if tiny else arguments.freeze_epochs,
         "fastai_workers": 0 if tiny else arguments.fastai_workers,
+        "seed": arguments.seed, "head_epochs": 1 if tiny else 8,
         "head_splits": 1 if tiny else HEAD_SPLITS,
         "drawn_epochs": 1 if tiny else arguments.drawn_epochs, "threads": arguments.threads,
         "seeds": [arguments.seed + i for i in range(arguments.seeds)], "valid_fraction": VALID_FRACTION,
@@ -353,6 +362,7 @@ def main() -> int:
             samples = write_textures(Path(temporary, "textures"), arguments.seed, each=3, grain_levels=6.0)
         if arguments.recipe:
             rate = head_schedules(report, samples, weights, arguments.features)
+            status = report.finish(common.out_path(arguments))
             for seed in settings["seeds"]:
                 recipe(report, samples, weights, rate, seed)
                 show_recipe(report)  # after each split, so that a run that is ended leaves what it has
