@@ -337,7 +337,9 @@ class Samples:
 def _numbered(labels: list[str], classes: list[str]) -> list[int]:
     """Targets of labels that are indices into classes, or names of them."""
     number = {name: i for i, name in enumerate(classes)}
-    for label in set(labels) - set(classes):
+    for label in dict.fromkeys(labels):  # in their order, so that an error always names the same one
+        if label in number:
+            continue
         if not _is_number(label) or int(label) >= len(classes):
             raise ValueError(
                 f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
