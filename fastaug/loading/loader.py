@@ -565,7 +565,7 @@ class ImageLoader(IterableDataset[Any]):
         if not batch.images:
             x = self._empty(batch.applied)
         elif self.augment is None or batch.applied is None:
-            x = torch.stack(batch.images)
+            x = _stacked(batch.images)
         else:
             x = self.augment.apply(batch.images, batch.applied)
         if not self.return_info:
@@ -594,6 +594,13 @@ class ImageLoader(IterableDataset[Any]):
                     f"{mine}, the last {path}: {reason}. If the storage is in order, clean the list with "
                     "`fastaug check`, or raise max_bad_share."
                 )
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """One batch. On a CPU in NumPy's memory, which is of huge pages: those of torch are paid for one by one."""
+    if images[0].is_cuda:
+        return torch.stack(images)
+    return torch.stack(images, out=torch.from_numpy(np.empty((len(images), *images[0].shape), np.uint8)))
 
 
 def _out_size(params: Params) -> tuple[int, int]:
