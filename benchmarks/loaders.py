@@ -161,6 +161,7 @@ def _pillow_image(path: Path) -> np.ndarray:
         full = photo.width
         photo.draft("RGB", (photo.width * SIZE // width, photo.height * SIZE // height))
         box = np.array([left, top, left + width, top + height]) * (photo.width / full)
+        box = np.minimum(box, [*photo.size, *photo.size])  # JPEG's own scales round each side up
         out = photo.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR, tuple(box.tolist()))
     return np.asarray(out)[:, :: random.choice([-1, 1])]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("cv2")
 
@@ -316,3 +317,10 @@ def test_plots_are_drawn_from_results(tmp_path):
 def test_the_readme_is_up_to_date(path, fill):
     text = path.read_text(encoding="utf-8")
     assert fill(text, common.RESULTS) == text
+
+
+@pytest.mark.parametrize("size", [(1001, 2000), (1000, 2001), (1001, 2005)])
+def test_pillow_crops_to_the_edge_of_a_photo_of_odd_size(tmp_path, monkeypatch, size):
+    Image.new("RGB", size).save(tmp_path / "odd.jpg")
+    monkeypatch.setattr(loaders, "_crop_of", lambda size: (0, 0, *size))
+    assert loaders._pillow_image(tmp_path / "odd.jpg").shape == (224, 224, 3)
