@@ -228,6 +228,16 @@ def take_turns(
     return seconds
 
 
+def settle(patience_s: float = 10.0) -> None:
+    """Wait until nothing runs in the background: DALI's pipelines go on filling their queues after a pass."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        before = time.process_time()  # of all threads
+        time.sleep(0.1)
+        if time.process_time() - before < 0.01:
+            return
+
+
 def cpu_seconds() -> float:
     """Of this process and of its worker processes, those that have ended included."""
     import psutil

@@ -15,7 +15,6 @@ import itertools
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,6 @@ import torch
 
 from benchmarks import common, loaders
 from benchmarks.loaders import BARE, DALI_USUAL, DIRECT, FASTAI, RESIZE, Passes
-
-PAUSE_S = 0.3
 
 
 def measure(report: common.Report, ways: dict[str, Passes], first: dict[str, float], images: int, repeats: int) -> None:
@@ -40,7 +37,7 @@ def measure(report: common.Report, ways: dict[str, Passes], first: dict[str, flo
     # DALI's pipeline fills its queue between passes: a pass right before the timed one leaves it as it will be left.
     # The others start each pass with nothing, once DALI has come to rest.
     before = {
-        name: partial(loaders.run_pass, ways[name], images) if name.startswith("DALI") else partial(time.sleep, PAUSE_S)
+        name: partial(loaders.run_pass, ways[name], images) if name.startswith("DALI") else common.settle
         for name in ways
     }
     timed = common.take_turns(calls, repeats, before=before)

@@ -15,7 +15,6 @@ import itertools
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,6 @@ from benchmarks.loaders import Batch, Passes
 
 IDEAL = "one batch that stays on the device"
 CLASSES = 1000
-PAUSE_S = 0.3
 
 
 def training(name: str, device: str) -> Callable[[Tensor, Tensor], None]:
@@ -87,7 +85,7 @@ def measure(
     calls = {name: partial(timed_pass, name) for name in ways}
     # See decode_to_batch.py: DALI works ahead between passes.
     before = {
-        name: partial(train, step, passes, images) if name.startswith("DALI") else partial(time.sleep, PAUSE_S)
+        name: partial(train, step, passes, images) if name.startswith("DALI") else common.settle
         for name, passes in ways.items()
     }
     train(step, ways[IDEAL], images)

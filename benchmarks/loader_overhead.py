@@ -97,7 +97,7 @@ def main() -> int:
         cpu: dict[str, list[float]] = {name: [] for name in ways}  # seconds of a pass: less shaken by other work
         calls = {name: partial(counted, cpu[name], passes, images) for name, passes in ways.items()}
         # DALI's pipeline fills its queue between passes: a pass right before the timed one leaves it as it will be.
-        before = {name: calls[name] if name == BARE else partial(time.sleep, 0.3) for name in calls}
+        before = {name: calls[name] if name == BARE else common.settle for name in calls}
         timed = common.take_turns(calls, repeats, before=before)
         lines = []
         for name, each in timed.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -324,3 +326,12 @@ def test_pillow_crops_to_the_edge_of_a_photo_of_odd_size(tmp_path, monkeypatch, 
     Image.new("RGB", size).save(tmp_path / "odd.jpg")
     monkeypatch.setattr(loaders, "_crop_of", lambda size: (0, 0, *size))
     assert loaders._pillow_image(tmp_path / "odd.jpg").shape == (224, 224, 3)
+
+
+def test_settle_waits_for_what_runs_in_the_background() -> None:
+    end = time.monotonic() + 0.5
+    busy = threading.Thread(target=lambda: [None for _ in iter(lambda: time.monotonic() < end, False)])
+    busy.start()
+    common.settle()
+    assert time.monotonic() >= end
+    busy.join()
