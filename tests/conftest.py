@@ -1,4 +1,7 @@
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,3 +14,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """Run a suite's main with --tiny and read what it wrote."""
+
+    def run_suite(suite, *arguments: str, status: int = 0) -> dict:
+        path, threads = tmp_path / "result.json", torch.get_num_threads()
+        monkeypatch.setattr(sys, "argv", [suite.__file__, "--tiny", "--out", str(path), *arguments])
+        try:
+            assert suite.main() == status
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_grad_enabled(True)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return run_suite

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,23 +31,6 @@ KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
     "load_average", "settings", "rows", "targets", "missing", "refused", "tables",
 }  # fmt: skip
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """Run a suite's main with --tiny and read what it wrote."""
-
-    def run_suite(suite, *arguments: str, status: int = 0) -> dict:
-        path, threads = tmp_path / "result.json", torch.get_num_threads()
-        monkeypatch.setattr(sys, "argv", [suite.__file__, "--tiny", "--out", str(path), *arguments])
-        try:
-            assert suite.main() == status
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_grad_enabled(True)
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    return run_suite
 
 
 def test_fidelity_runs_and_every_path_beats_step_by_step(run, tmp_path, monkeypatch):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +15,6 @@ pytest.importorskip("timm")
 from benchmarks import common, fine_tune, interpolation, readme
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fastai's
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """Run a suite's main with --tiny and read what it wrote."""
-
-    def run_suite(suite, *arguments: str, status: int = 0) -> dict:
-        path, threads = tmp_path / "result.json", torch.get_num_threads()
-        monkeypatch.setattr(sys, "argv", [suite.__file__, "--tiny", "--out", str(path), *arguments])
-        try:
-            assert suite.main() == status
-        finally:
-            torch.set_num_threads(threads)
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    return run_suite
 
 
 def test_the_comparison_runs_and_measures_all_three(run):
