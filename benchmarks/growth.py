@@ -1,12 +1,13 @@
 """How does the cost of augmentation grow with the number of augmentations, from 1 to 8?
 
     python -m benchmarks.growth
-    python -m benchmarks.growth --device cuda --batch 256
+    python -m benchmarks.growth --device cuda --batch 256 1 8 64
     python -m benchmarks.growth --tiny
 
 uint8 460 x 460 -> normalised float32 224 x 224. Everybody draws its own parameters, which is part of the time, and
 applies every augmentation to every image. Checked first, with all eight: each image has the colours of its photo
-(benchmarks/loaders.py). The competitors take turns.
+(benchmarks/loaders.py). The competitors take turns. Of several batch sizes the first is looked at closely, the others
+with 1 and all 8 augmentations.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import MEAN, SIZE, STD
 from benchmarks.loaders import wrong_colors
+from benchmarks.on_gpu import kernel_ms
 from benchmarks.warp_cpu import PHOTOS
 
 OURS, FASTAI = "fastaug, antialias", "fastai batch transforms"
@@ -34,6 +36,7 @@ KORNIA, TORCHVISION = "Kornia AugmentationSequential", "torchvision v2"
 NAMES = ("crop", "flip", "rotation", "perspective", "zoom", "brightness", "contrast", "saturation")
 GEOMETRIC = ("flip", "rotation", "perspective", "zoom", "crop")
 LIGHT = 0.2
+CHECKED = 8  # images at least, for colours are compared over a batch
 
 Way = Callable[[], Tensor]  # -> float32 [B, 3, 224, 224]
 Make = Callable[[Tensor, int], Way]  # uint8 [B, 460, 460, 3] on the device, number of augmentations
@@ -137,17 +140,6 @@ def fastai(images: Tensor, count: int) -> Way:
     return lambda: pipeline(TensorImage(photos)).as_subclass(Tensor)
 
 
-def launches(call: Way) -> int:
-    """Kernels and copies that a call starts on a GPU."""
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        call()
-        torch.cuda.synchronize()
-    return sum(event.device_type == DeviceType.CUDA for event in found.events())
-
-
 def synchronised(way: Way) -> Tensor:
     """The result, when it is there."""
     out = way()
@@ -156,72 +148,114 @@ def synchronised(way: Way) -> Tensor:
     return out
 
 
-def measure(report: common.Report, images: Tensor, makes: dict[str, Make], counts: list[int], repeats: int) -> None:
+Key = tuple[str, int]  # name, number of augmentations
+
+
+def measure(
+    report: common.Report, images: Tensor, makes: dict[str, Make], counts: list[int], repeats: int
+) -> dict[Key, list[float]]:
+    """Rows for each competitor and number of augmentations; returns their seconds, round by round."""
     ways = {(name, count): make(images, count) for name, make in makes.items() for count in counts}
     keys = {f"{name}/{count}": (name, count) for name, count in ways}
     timed = common.take_turns({key: partial(synchronised, ways[keys[key]]) for key in keys}, repeats)
     seconds = {keys[key]: each for key, each in timed.items()}
-    lines = []
-    for name in makes:
-        cells = []
-        for count in counts:
-            each = seconds[name, count]
-            ms = common.spread([1e3 * value / len(images) for value in each])
-            row = {"name": name, "count": count, "ms_per_image": ms, "seconds": each}
-            row["peak_bytes"] = common.peak_bytes(ways[name, count], images.device.type)
-            if images.is_cuda:
-                row["launches"] = launches(ways[name, count])
-            report.rows.append(row)
-            cells.append(f"{ms['median']:.2f}")
-        grown = common.ratios(seconds[name, counts[-1]], seconds[name, counts[0]])
-        lines.append([name, *cells, common.with_spread(grown, 2), f"{report.rows[-1]['peak_bytes'] / 1e6:,.0f}"])
+    for (name, count), each in seconds.items():
+        ms = common.spread([1e3 * value / len(images) for value in each])
+        row = {"name": name, "batch": len(images), "count": count, "ms_per_image": ms, "seconds": each}
+        row["peak_bytes"] = common.peak_bytes(ways[name, count], images.device.type)
+        if images.is_cuda:
+            row["launches"] = len(kernel_ms(ways[name, count]))
+        report.rows.append(row)
+    return seconds
+
+
+def show_counts(report: common.Report, makes: dict[str, Make], seconds: dict[Key, list[float]]) -> None:
+    """Tables by number of augmentations, of the rows so far, and the goal."""
+    rows = {(row["name"], row["count"]): row for row in report.rows}
+    counts = sorted({count for _, count in rows})
+    grown = {name: common.ratios(seconds[name, counts[-1]], seconds[name, counts[0]]) for name in makes}
     report.table(
-        f"ms an image by number of augmentations, batch {len(images)}, {torch.get_num_threads()} threads, {repeats} "
-        "rounds; middle half in brackets",
-        ["", *(str(count) for count in counts), f"{counts[-1]} / {counts[0]}", f"peak memory of {counts[-1]}, MB"],
-        lines,
-    )
-    if images.is_cuda:
-        number = {(row["name"], row["count"]): str(row["launches"]) for row in report.rows}
+        f"ms an image by number of augmentations, batch {report.rows[0]['batch']}, {torch.get_num_threads()} threads, "
+        f"{len(seconds[next(iter(seconds))])} rounds; middle half in brackets",
+        ["", *map(str, counts), f"{counts[-1]} / {counts[0]}", f"peak memory of {counts[-1]}, MB"],
+        [
+            [
+                name, *(f"{rows[name, count]['ms_per_image']['median']:.2f}" for count in counts),
+                common.with_spread(grown[name], 2), f"{rows[name, counts[-1]]['peak_bytes'] / 1e6:,.0f}",
+            ]
+            for name in makes
+        ],
+    )  # fmt: skip
+    if "launches" in report.rows[0]:
         report.table(
             "Kernels and copies on the GPU, a batch", ["", *map(str, counts)],
-            [[name, *(number[name, count] for count in counts)] for name in makes],
+            [[name, *(str(rows[name, count]["launches"]) for count in counts)] for name in makes],
         )  # fmt: skip
     if OURS in makes:
-        grown = common.ratios(seconds[OURS, counts[-1]], seconds[OURS, counts[0]])["median"]
-        report.target(f"{OURS}: time of {counts[-1]} / time of {counts[0]}", grown, 1.2, at_least=False)
+        what = f"{OURS}: time of {counts[-1]} / time of {counts[0]}"
+        report.target(what, grown[OURS]["median"], 1.2, at_least=False)
+
+
+def show_batches(
+    report: common.Report, makes: dict[str, Make], seconds: dict[int, dict[Key, list[float]]], count: int
+) -> None:
+    """All the augmentations, by batch size; times ours in brackets."""
+    batches = sorted(seconds)
+    ms = {(row["name"], row["batch"]): row["ms_per_image"]["median"] for row in report.rows if row["count"] == count}
+
+    def cell(name: str, batch: int) -> str:
+        shown = f"{ms[name, batch]:.3f}"
+        if name == OURS or OURS not in makes:
+            return shown
+        times = common.ratios(seconds[batch][name, count], seconds[batch][OURS, count])["median"]
+        return f"{shown} ({times:,.1f} ×)"
+
+    report.table(
+        f"ms an image of {count} augmentations by batch size; times {OURS}", ["", *map(str, batches)],
+        [[name, *(cell(name, batch) for batch in batches)] for name in makes],
+    )  # fmt: skip
 
 
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--photos", type=Path, help="folder of photos; default: scikit-image's")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32], help="the first is looked at closely")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
-    batch, repeats, counts = arguments.batch, arguments.repeats, list(range(1, 1 + len(NAMES)))
+    sizes, repeats, counts = list(dict.fromkeys(arguments.batch)), arguments.repeats, list(range(1, 1 + len(NAMES)))
     if arguments.tiny:
-        batch, repeats, counts = 8, 1, [1, len(NAMES)]
+        sizes, repeats, counts = [8, *sizes[1:]], 1, [1, len(NAMES)]
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     torch.manual_seed(arguments.seed)
     files = common.photo_files(arguments.photos) if arguments.photos else common.scikit_image_photos(PHOTOS)
-    images = common.presized_batch(files, batch)
+    images = common.presized_batch(files, max(*sizes, CHECKED))
     colors, images = images.double().mean((1, 2)), images.to(arguments.device)
-    settings = {"batch": batch, "repeats": repeats, "seed": arguments.seed, "device": arguments.device}
+    settings = {
+        "batch": sizes[0] if len(sizes) == 1 else sizes,
+        "repeats": repeats,
+        "seed": arguments.seed,
+        "device": arguments.device,
+    }
     report = common.Report("growth", settings, arguments.device)
     with ThreadPoolExecutor(arguments.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         found: dict[str, Make] = {OURS: ours, KORNIA: kornia, TORCHVISION: partial(torchvision, pool), FASTAI: fastai}
         makes = {}
         for name, make in found.items():
             with report.peer(name):
-                wrong = wrong_colors(make(images, len(NAMES))().cpu(), torch.arange(batch), colors)
+                wrong = wrong_colors(make(images, len(NAMES))().cpu(), torch.arange(len(images)), colors)
                 if report.admit(name, wrong, 1.0, "times what is allowed"):
                     makes[name] = make
         torch.set_num_threads(arguments.threads)  # the pool's 1 is not for this thread
         if makes:
-            measure(report, images, makes, counts, repeats)
+            seconds = {sizes[0]: measure(report, images[: sizes[0]], makes, counts, repeats)}
+            show_counts(report, makes, seconds[sizes[0]])
+            for size in sizes[1:]:
+                seconds[size] = measure(report, images[:size], makes, [counts[0], counts[-1]], repeats)
+            if len(sizes) > 1:
+                show_batches(report, makes, seconds, counts[-1])
     return report.finish(common.out_path(arguments))
 
 

@@ -39,7 +39,7 @@ def as_markdown(report: Report) -> str:
     """A result file as Markdown."""
     if "tables" not in report:  # of warp_gpu.py, which imports nothing of this
         columns = list(dict.fromkeys(name for row in report["rows"] for name in row))
-        return as_table(columns, [[str(row.get(name, "")) for name in columns] for row in report["rows"]])
+        return as_table(columns, [[_shown(row.get(name, "")) for name in columns] for row in report["rows"]])
     load, changed = report["load_average"], " with changes" if report["changed_since"] else ""
     parts = [
         f"{report['device']}, {report['cores']} cores, {report['threads']} threads; {report['date']}, commit "
@@ -50,6 +50,13 @@ def as_markdown(report: Report) -> str:
     lines = [f"- {target_line(target)}" for target in report["targets"]]
     lines += [f"- {kind}: {e['name']} ({e['reason']})" for kind in ("missing", "refused") for e in report[kind]]
     return "\n\n".join([*parts, "\n".join(lines)] if lines else parts)
+
+
+def _shown(value: Any) -> str:
+    """Floats with four digits, or as whole numbers."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def section(suite: str, folder: Path) -> str:
@@ -84,9 +91,15 @@ def fill_readme(readme: str, folder: Path) -> str:
 def plot_growth(report: Report, path: Path) -> None:
     """Milliseconds an image by number of augmentations."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    for row in report["rows"]:
+    for row in _first_batch(report):
         curves.setdefault(row["name"], []).append((row["count"], row["ms_per_image"]["median"]))
     _plot({"": curves}, "augmentations", "ms an image", path, log=True)
+
+
+def _first_batch(report: Report) -> list[Report]:
+    """The rows of growth's first batch size, which alone has every number of augmentations."""
+    rows = report["rows"]
+    return [row for row in rows if row.get("batch") == rows[0].get("batch")]
 
 
 def plot_magnitudes(report: Report, path: Path) -> None:
@@ -219,7 +232,7 @@ def _above(sign: int, best: float, value: float) -> bool:
 
 def _growth(report: Report) -> list[Line]:
     times: dict[str, dict[int, float]] = {}
-    for row in report["rows"]:
+    for row in _first_batch(report):
         times.setdefault(row["name"], {})[row["count"]] = row["ms_per_image"]["median"]
     grown = {name: of[max(of)] / of[min(of)] for name, of in times.items()}
     ours = {name: grown.pop(name) for name in list(grown) if name.startswith("fastaug")}

@@ -85,6 +85,27 @@ def test_growth_runs_and_refuses_swapped_channels(run, monkeypatch):
     assert {(row["name"], row["count"]) for row in report["rows"]} >= {(growth.OURS, 1), (growth.OURS, 8)}
 
 
+def test_growth_looks_at_the_first_batch_size_closely_and_at_others_with_all_eight(run, monkeypatch):
+    monkeypatch.setattr(growth, "kornia", growth.ours)
+    for name in ("torchvision", "fastai"):
+        monkeypatch.setattr(growth, name, _absent)
+    report = run(growth, "--batch", "8", "1")
+    assert report["settings"]["batch"] == [8, 1]
+    assert {entry["name"] for entry in report["missing"]} == {growth.TORCHVISION, growth.FASTAI}
+    assert [(row["batch"], row["count"]) for row in report["rows"] if row["name"] == growth.OURS] == [
+        (8, 1), (8, 8), (1, 1), (1, 8),
+    ]  # fmt: skip
+    by_count, by_batch = report["tables"]
+    assert "batch 8" in by_count["title"]
+    assert by_batch["columns"] == ["", "1", "8"]
+    assert [row[0] for row in by_batch["rows"]] == [growth.OURS, growth.KORNIA]
+    assert all(cell.endswith("×)") for cell in by_batch["rows"][1][1:])
+
+
+def _absent(*_):
+    raise ModuleNotFoundError
+
+
 def test_growth_adds_one_augmentation_at_a_time():
     orders = [growth.ordered(count) for count in range(1, 9)]
     assert [len(order) for order in orders] == list(range(1, 9))
@@ -283,6 +304,8 @@ def test_plots_are_drawn_from_results(tmp_path):
     made.rows = [
         {"name": name, "count": n, "ms_per_image": common.spread([n])} for name in ("fastaug", "b") for n in (1, 8)
     ]
+    made.rows = [row | {"batch": 32} for row in made.rows]
+    made.rows += [row | {"batch": 1, "ms_per_image": common.spread([99])} for row in made.rows]  # not of the curves
     made.finish(tmp_path)
     made = common.Report("fidelity", {"photos": ["a"]})
     row = {"magnitude": "zoom", "path": "fastaug, mode direct", "psnr_db": 40.0}
