@@ -19,6 +19,8 @@ FASTAI = [
 ]
 FASTAI += ["beartype", "cloudpickle", "pandas", "scikit-learn", "requests"]
 BENCH = [*DEMO, "pytest-benchmark>=5", "opencv-python-headless>=4.10", "scipy>=1.12", "psutil>=6", "spdl>=0.8"]
+# Peers that run on a GPU only.
+BENCH_GPU = [f"{peer}; platform_system == 'Linux'" for peer in ("cvcuda-cu13==0.19.*", "triton-augment==0.3.*")]
 # The training loops that the examples plug into; and fastai, without its own requirements, see the Makefile.
 LOOPS = ["lightning>=2.5", "accelerate>=1.10", "transformers>=5", "torchdata>=0.11", *FASTAI]
 # Pinned to major versions: the site is built with warnings as errors.
@@ -65,6 +67,7 @@ setup(
         "tensorboard": BOARD,
         "demo": DEMO,
         "bench": [*BENCH, *FASTAI],
+        "bench-gpu": BENCH_GPU,
         "test": TEST,
     },
     entry_points={"console_scripts": ["fastaug = fastaug.cli:main"]},
