@@ -1,4 +1,4 @@
-"""Decode image files and presize them with NVIDIA DALI. The only file of the project that knows DALI.
+"""Decode image files with NVIDIA DALI and presize them. Only this file and `dali.py`, its calls, know DALI.
 
 DALI is driven in *dynamic mode* (imperative: encoded bytes in, a batch of tensors out), so that order, shards and
 random parameters stay plain Python elsewhere. The calls are the same on a CPU and on a GPU; only `device` differs.
@@ -11,7 +11,8 @@ What matters about DALI 2.4, and was measured on a CPU:
   process (SIGABRT or SIGSEGV) instead of raising. Hence the batches of at most `chunk_size` files.
 - `resize` with a region of interest uses corner-origin pixel coordinates, reads the filter's support beyond the
   region and does what Pillow's `resize(box=...)` does, but keeps floats between its two passes, where Pillow clips to
-  0..255. Against Pillow on float channels Lanczos3 is within 7 levels, 0.004 on average (125 photos).
+  0..255. Against Pillow on float channels Lanczos3 is within 7 levels, 0.004 on average (125 photos). On a CPU it took
+  most of the time of a batch, so `resize.py` makes the same pictures there.
 - An output tensor shares DALI's memory, which lives as long as the torch tensor does.
 
 What was read in DALI's source, but not run on a GPU: decoding, stream order and lifetime with device="cuda".
@@ -29,8 +30,10 @@ import re
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,10 +41,6 @@ import torch
 
 from fastaug.loading.header import read_header, scan_end
 
-# The presize filter, of `nvidia.dali.types`: antialiased when it shrinks, an ordinary interpolation when it enlarges.
-PRESIZE_FILTER = "INTERP_LANCZOS3"
-# Interpolated chroma, as libjpeg-turbo does on the CPU; without it a GPU decodes other pixels than a CPU.
-JPEG_FANCY_UPSAMPLING = True
 # How far a presize square may reach over the edge of its image: rounding, not geometry.
 EDGE_TOLERANCE_PX = 0.01
 
@@ -87,7 +86,7 @@ class Decoded:
 
 
 class Decoder:
-    """Decode and presize encoded images with DALI, on a GPU (its JPEG decoder) or on the CPU.
+    """Decode and presize encoded images, on a GPU (its JPEG decoder, and DALI's resize) or on the CPU.
 
     One Decoder may be called from several threads, one call at a time runs. Several Decoders run side by side.
 
@@ -113,7 +112,7 @@ class Decoder:
             raise ValueError(f"Decoder: expected num_threads of at least 1 or None, got {num_threads}.")
         if self.device.type not in ("cpu", "cuda"):
             raise ValueError(f"Decoder: expected device 'cpu' or 'cuda', got '{self.device}'.")
-        self._ndd, self._types = _import_dali()
+        self._dali = _import_dali()
         self._lock = threading.Lock()
         self.stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
@@ -123,12 +122,16 @@ class Decoder:
                 "cuda", torch.cuda.current_device() if self.device.index is None else self.device.index
             )
             self.stream = torch.cuda.Stream(self.device)
-            self._context: Any = self._ndd.EvalContext(
+            self._context: Any = self._dali.ndd.EvalContext(
                 num_threads=num_threads, device_id=self.device.index, cuda_stream=self.stream
             )
         else:
-            with self._ndd.Device("cpu"):  # or the context takes the first GPU, where there is one
-                self._context = self._ndd.EvalContext(num_threads=num_threads)
+            with self._dali.ndd.Device("cpu"):  # or the context takes the first GPU, where there is one
+                self._context = self._dali.ndd.EvalContext(num_threads=num_threads)
+        from fastaug.loading.resize import resize  # late, as DALI: Numba takes a moment
+
+        self._resize, threads = resize, self._context.num_threads
+        self._resizers = ThreadPoolExecutor(threads, "fastaug-resize") if self.stream is None and threads > 1 else None
 
     def decode(
         self, encoded: Sequence[bytes | np.ndarray], columns: np.ndarray | None = None
@@ -182,24 +185,33 @@ class Decoder:
         Raises:
             ValueError: shapes that do not fit, or a square that is empty, not finite or not inside its image.
         Differs from: Pillow's `resize(box=..., resample=LANCZOS)` by 0.2 levels on average, and by up to 39 beside hard
-            black and white edges, where Pillow clips its intermediate image to 0..255 and DALI does not.
+            black and white edges, where Pillow clips its intermediate image to 0..255 and this does not. A CPU and a
+            GPU differ by a level at most.
         """
-        start_xy, side_px = np.asarray(top_left_xy, np.float32), np.asarray(side, np.float32)
-        _check_squares(start_xy, side_px, decoded._sizes, size)
-        if not len(decoded):
-            return torch.empty((0, size, size, 3), dtype=torch.uint8, device=self.device)
-        start_yx = np.ascontiguousarray(start_xy[:, ::-1])
+        start_xy, side_px = _checked_squares(top_left_xy, side, decoded._sizes, size)
+        if self.stream is not None and len(decoded):
+            return self._presize_with_dali(decoded, start_xy, side_px, size)
+        out = torch.empty((len(decoded), size, size, 3), dtype=torch.uint8, device=self.device)
+        if len(decoded):
+            self.presize_into(decoded, start_xy, side_px, list(out))
+        return out
+
+    def presize_into(self, decoded: Decoded, top_left_xy: Any, side: Any, out: Sequence[torch.Tensor]) -> None:
+        """As `presize` on a CPU, into memory of the caller: N tensors uint8 [size, size, 3], C-contiguous."""
+        size = len(out[0]) if out else 1
+        start_xy, side_px = _checked_squares(top_left_xy, side, decoded._sizes, size)
+        boxes = [(x, y, edge, edge) for (x, y), edge in zip(start_xy.tolist(), side_px.tolist(), strict=True)]
         with self._running():
-            resized = self._ndd.resize(
-                self._ndd.as_batch(decoded._images),
-                size=[size, size],
-                roi_start=self._ndd.as_batch(start_yx),
-                roi_end=self._ndd.as_batch(start_yx + side_px[:, None]),
-                interp_type=getattr(self._types, PRESIZE_FILTER),
-                antialias=True,
-                device=self._dali_device,
-            )
-            return self._to_torch(self._ndd.as_tensor(resized))
+            self._resize_each([np.asarray(image) for image in decoded._images], boxes, out)
+
+    def _presize_with_dali(
+        self, decoded: Decoded, start_xy: np.ndarray, side_px: np.ndarray, size: int
+    ) -> torch.Tensor:
+        start_yx = np.ascontiguousarray(start_xy[:, ::-1])
+        box = start_yx, start_yx + side_px[:, None]
+        with self._running():
+            resized = self._dali.resize(decoded._images, [size, size], box, self._dali_device)
+            return self._to_torch(self._dali.ndd.as_tensor(resized))
 
     def shrink(self, images: Sequence[torch.Tensor], sizes: np.ndarray) -> list[torch.Tensor]:
         """Resize whole images, with the presize's filter.
@@ -210,17 +222,28 @@ class Decoder:
         Returns:
             N tensors uint8 [height, width, 3] on `device`; on a GPU ready for the calling thread's current stream.
         """
-        if not len(images):
-            return []
+        if self.stream is not None and len(images):
+            return self._shrink_with_dali(images, sizes)
+        out = [torch.from_numpy(np.empty((height, width, 3), np.uint8)) for height, width in sizes.tolist()]
+        boxes = [(0.0, 0.0, float(image.shape[1]), float(image.shape[0])) for image in images]
         with self._running():
-            resized = self._ndd.resize(
-                self._ndd.as_batch(list(images), layout="HWC"),
-                size=self._ndd.as_batch(np.asarray(sizes, np.float32)),
-                interp_type=getattr(self._types, PRESIZE_FILTER),
-                antialias=True,
-                device=self._dali_device,
-            ).evaluate()
+            self._resize_each([image.numpy() for image in images], boxes, out)
+        return out
+
+    def _shrink_with_dali(self, images: Sequence[torch.Tensor], sizes: np.ndarray) -> list[torch.Tensor]:
+        with self._running():
+            resized = self._dali.resize(list(images), np.asarray(sizes, np.float32), None, self._dali_device)
             return [self._to_torch(image) for image in resized.tensors]
+
+    def _resize_each(
+        self, images: list[np.ndarray], boxes: list[tuple[float, float, float, float]], out: Sequence[torch.Tensor]
+    ) -> None:
+        work = [map(np.ascontiguousarray, images), boxes, (part.numpy() for part in out)]
+        if self._resizers is None:
+            for arguments in zip(*work, strict=True):
+                self._resize(*arguments)
+        else:
+            list(self._resizers.map(self._resize, *work))
 
     def tensors(self, decoded: Decoded) -> list[torch.Tensor]:
         """The decoded images as they are: N tensors uint8 [H, W, 3] on `device`, views of DALI's memory, not copied.
@@ -234,6 +257,8 @@ class Decoder:
         """Let go of the threads and the memory. What was handed out stays valid."""
         with self._lock:
             self._context = None
+            if self._resizers is not None:
+                self._resizers.shutdown()
 
     @property
     def _dali_device(self) -> str:
@@ -245,7 +270,7 @@ class Decoder:
         with self._lock:
             if self._context is None:
                 raise RuntimeError("Decoder: it was closed. Make a new one.")
-            with self._context, self._ndd.EvalMode.sync_cpu:
+            with self._context, self._dali.ndd.EvalMode.sync_cpu:
                 yield
 
     @property
@@ -254,20 +279,7 @@ class Decoder:
         return 4 * (self._context.num_threads + 1)
 
     def _decode_batch(self, files: list[np.ndarray], columns: np.ndarray | None = None) -> list[Any]:
-        encoded = self._ndd.as_batch(files, layout="")
-        settings = {
-            "device": self._dali_device,
-            "output_type": self._types.RGB,
-            "adjust_orientation": True,
-            "jpeg_fancy_upsampling": JPEG_FANCY_UPSAMPLING,
-        }
-        if columns is None:
-            return self._ndd.decoders.image(encoded, **settings).tensors.tolist()
-        spans = columns[:, :1], columns[:, 1:] - columns[:, :1]
-        start, width = (self._ndd.as_batch(np.ascontiguousarray(values)) for values in spans)
-        return self._ndd.decoders.image_slice(
-            encoded, start=start, shape=width, axis_names="W", **settings
-        ).tensors.tolist()
+        return self._dali.decode(files, columns, self._dali_device)
 
     def _decode_good(
         self, files: list[np.ndarray], columns: np.ndarray | None = None
@@ -354,8 +366,7 @@ class Decoder:
     def _peek(self, file: np.ndarray) -> tuple[int, int]:
         """(height, width), (0, 0) where DALI cannot tell."""
         try:
-            shape = self._ndd.peek_image_shape(self._ndd.as_batch([file], layout="")).tensors[0]
-            height, width, _ = np.asarray(shape).tolist()
+            height, width, _ = self._dali.image_shape(file)
             return height, width
         except (RuntimeError, MemoryError):
             return 0, 0
@@ -385,17 +396,11 @@ class Decoder:
         return torch.from_dlpack(tensor.__dlpack__(stream=stream))
 
 
-def _import_dali() -> tuple[Any, Any]:
-    try:
-        import nvidia.dali.experimental.dynamic as ndd
-        from nvidia.dali import types
-    except ImportError as error:
-        raise ImportError(
-            f"Decoder: DALI's dynamic mode is needed to load images, and its import failed ({error}). "
-            "Install it with: pip install nvidia-dali-cuda130"
-        ) from error
+def _import_dali() -> ModuleType:
+    from fastaug.loading import dali  # late: it takes seconds, and a user of the operators may do without DALI
+
     _protect_forked_children()
-    return ndd, types
+    return dali
 
 
 @functools.cache
@@ -420,7 +425,8 @@ def _has_plain_edge(pixels: np.ndarray) -> bool:
 
 def _file_array(content: Any, position: int) -> np.ndarray:
     if isinstance(content, bytes | bytearray | memoryview):
-        return np.frombuffer(content, np.uint8)
+        file = np.frombuffer(content, np.uint8)
+        return file if file.flags.writeable else file.copy()  # DALI copies it too, but in Python and one by one
     if isinstance(content, np.ndarray) and content.dtype == np.uint8 and content.ndim == 1:
         return np.ascontiguousarray(content)
     got = f"{content.dtype} array {content.shape}" if isinstance(content, np.ndarray) else type(content).__name__
@@ -462,7 +468,9 @@ def _reason(error: Exception, file: np.ndarray) -> str | None:
     return None
 
 
-def _check_squares(start_xy: np.ndarray, side_px: np.ndarray, sizes: np.ndarray, size: int) -> None:
+def _checked_squares(top_left_xy: Any, side: Any, sizes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of the corners and the sides of the squares, as float32."""
+    start_xy, side_px = np.asarray(top_left_xy, np.float32), np.asarray(side, np.float32)
     n = len(sizes)
     if start_xy.shape != (n, 2) or side_px.shape != (n,):
         raise ValueError(
@@ -479,3 +487,4 @@ def _check_squares(start_xy: np.ndarray, side_px: np.ndarray, sizes: np.ndarray,
             f"presize: expected square {i} inside its image of {sizes[i, 1]} × {sizes[i, 0]} pixels (width × height), "
             f"got x, y = {start_xy[i].tolist()} and side {side_px[i]}. Clip it to the image."
         )
+    return start_xy, side_px

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,7 +88,7 @@ class _Batch:
     indices: np.ndarray
     targets: Tensor  # pinned where the device is a GPU
     bad: dict[int, str]  # row of the samples -> reason
-    images: list[Tensor]
+    images: Sequence[Tensor] | Tensor
     sizes: Tensor
     presize: Tensor  # float64 [B, 3, 3], decoded pixels -> presized pixels
     matrix: Tensor  # float64 [B, 3, 3], decoded pixels -> output pixels
@@ -107,6 +107,7 @@ class _Plan:
     presize: int  # the side that they were drawn for: it may be set to another one meanwhile
     sizes: list[tuple[int, int] | None]  # (height, width), as far as known
     columns: np.ndarray | None  # int64 [B, 2]: to be decoded; (0, 0) where sizes is None
+    room: Tensor | None  # mode="resize" on a CPU: uint8 [B, presize, presize, 3], where the presized photos go
 
     def presize_matrix(self, sizes: Tensor, rows: list[int]) -> Tensor:
         """Decoded pixels -> presized pixels of some rows, whose photos have these sizes, float64 [N, 3, 3]."""
@@ -380,7 +381,7 @@ class ImageLoader(IterableDataset[Any]):
                 loaded = time.perf_counter()
                 self._delivered = delivered
                 self._quarantine(batch.bad)
-                if batch.images or self.shard[1] > 1:
+                if len(batch.images) or self.shard[1] > 1:
                     with clock.stage("warp", len(batch.images)):
                         result = self._finish(batch)
                     del batch  # its photos are not needed while the consumer works
@@ -422,12 +423,18 @@ class ImageLoader(IterableDataset[Any]):
             params = self._draw(uniforms, presize)
         with sources.clock.stage("read", len(indices)):
             contents = list(sources.readers.map(sources.files.read_bytes, [self.samples.paths[i] for i in indices]))
-        plan = _Plan(contents, position, params, presize, [None] * len(indices), None)
+        plan = _Plan(contents, position, params, presize, [None] * len(indices), None, self._room(indices, presize))
         self._find_columns(plan)
         size = sources.decoders.chunk_size
         rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
         chunks = sources.decoders.map(partial(self._load_chunk, sources, plan), rows)
         return self._gather(indices, chunks, plan)
+
+    def _room(self, indices: np.ndarray, presize: int) -> Tensor | None:
+        if self.mode == "direct" or self.device.type == "cuda":
+            return None
+        # NumPy asks for huge pages, torch does not, and fresh memory is paid for page by page.
+        return torch.from_numpy(np.empty((len(indices), presize, presize, 3), np.uint8))
 
     def _draw(self, uniforms: SampleUniforms, presize: int) -> Params | None:
         """What happens to the presized images: independent of their pixels and sizes, so it is drawn first."""
@@ -496,7 +503,12 @@ class ImageLoader(IterableDataset[Any]):
     def _presized(self, decoder: Decoder, decoded: Decoded, plan: _Plan, rows: list[int]) -> list[Tensor]:
         """The squares of the photos, resized."""
         x0, y0, side = geometry.presize_box(torch.as_tensor(decoder.sizes(decoded)), plan.position[rows])
-        return list(decoder.presize(decoded, torch.stack([x0, y0], 1), side, plan.presize))
+        top_left = torch.stack([x0, y0], 1)
+        if plan.room is None:
+            return list(decoder.presize(decoded, top_left, side, plan.presize))
+        out = [plan.room[row] for row in rows]
+        decoder.presize_into(decoded, top_left, side, out)
+        return out
 
     def _shrink(self, sources: _Sources, decoder: Decoder, chunk: _Chunk, plan: _Plan) -> None:
         """Replace the photos that are far larger than needed by smaller ones."""
@@ -522,7 +534,9 @@ class ImageLoader(IterableDataset[Any]):
     def _gather(self, indices: np.ndarray, chunks: list[_Chunk], plan: _Plan) -> _Batch:
         """One batch of what is good."""
         rows = [row for chunk in chunks for row in chunk.rows]
-        images = [image for chunk in chunks for image in chunk.images]
+        images: Sequence[Tensor] | Tensor = [image for chunk in chunks for image in chunk.images]
+        if plan.room is not None:
+            images = plan.room if len(rows) == len(plan.room) else plan.room[rows]
         sizes = torch.tensor([size for chunk in chunks for size in chunk.sizes], dtype=torch.int64).reshape(-1, 2)
         presize = plan.presize_matrix(sizes, rows)
         targets = self._targets[indices[rows]]
@@ -547,7 +561,7 @@ class ImageLoader(IterableDataset[Any]):
         return batch
 
     def _to_images(
-        self, images: list[Tensor], sizes: Tensor, columns: list[tuple[int, int]], presize: Tensor
+        self, images: Sequence[Tensor] | Tensor, sizes: Tensor, columns: list[tuple[int, int]], presize: Tensor
     ) -> Tensor:
         """Decoded pixels -> pixels of the images that the warp reads, float64 [N, 3, 3]."""
         if self.mode == "resize":
@@ -562,10 +576,10 @@ class ImageLoader(IterableDataset[Any]):
         for event in batch.ready:
             torch.cuda.current_stream(self.device).wait_event(event)  # the stream waits, the host does not
         targets = batch.targets.to(self.device, non_blocking=True)
-        if not batch.images:
+        if not len(batch.images):
             x = self._empty(batch.applied)
         elif self.augment is None or batch.applied is None:
-            x = _stacked(batch.images)
+            x = batch.images if isinstance(batch.images, Tensor) else torch.stack(list(batch.images))
         else:
             x = self.augment.apply(batch.images, batch.applied)
         if not self.return_info:
@@ -594,13 +608,6 @@ class ImageLoader(IterableDataset[Any]):
                     f"{mine}, the last {path}: {reason}. If the storage is in order, clean the list with "
                     "`fastaug check`, or raise max_bad_share."
                 )
-
-
-def _stacked(images: list[Tensor]) -> Tensor:
-    """One batch. On a CPU in NumPy's memory, which is of huge pages: those of torch are paid for one by one."""
-    if images[0].is_cuda:
-        return torch.stack(images)
-    return torch.stack(images, out=torch.from_numpy(np.empty((len(images), *images[0].shape), np.uint8)))
 
 
 def _out_size(params: Params) -> tuple[int, int]:

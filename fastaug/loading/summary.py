@@ -113,7 +113,7 @@ def _decode(loader: ImageLoader, content: bytes) -> tuple[str, tuple[int, int]]:
 def _presize(loader: ImageLoader, uniforms: SampleUniforms, size: tuple[int, int]) -> tuple[str, None]:
     position = uniforms("presize", 2) if loader.training else torch.full((1, 2), 0.5)
     x0, y0, side = (float(value) for value in geometry.presize_box(torch.tensor([size]), position))
-    how = "part of the one warp" if loader.mode == "direct" else "resized by DALI"
+    how = "part of the one warp" if loader.mode == "direct" else "resized with the Lanczos filter"
     return f"square of {side:g} at x {x0:.2f}, y {y0:.2f}, to {loader.presize}: {how}", None
 
 

@@ -468,6 +468,8 @@ def test_a_gpu_asked_for_and_not_there():
 
 def test_without_dali_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali.experimental.dynamic", None)
+    monkeypatch.delitem(sys.modules, "fastaug.loading.dali", raising=False)
+    monkeypatch.delattr("fastaug.loading.dali", raising=False)
     with pytest.raises(ImportError, match="pip install nvidia-dali-cuda130"):
         Decoder("cpu", 1)
 

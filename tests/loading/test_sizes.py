@@ -102,7 +102,7 @@ def test_the_summary_sees_the_next_epochs_size_and_leaves_the_present_one(sample
     loader = make(samples, augment=fa.aug_transforms(size=8), presize=20, schedule=SIZES.__getitem__)
     next(iter(loader))
     assert "[1, 3, 20, 12]" in str(loader.summary())
-    assert "to 48: resized by DALI" in str(loader.summary())
+    assert "to 48: resized with the Lanczos filter" in str(loader.summary())
     assert (loader.augment.size, loader.presize) == ((16, 16), 24)
 
 

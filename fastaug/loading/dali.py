@@ -1,0 +1,62 @@
+"""The calls of DALI's dynamic mode, within an EvalContext of the caller (`Decoder._running`).
+
+They have a file of their own, and a small one: DALI 2.4 parses the whole file that an operator is called from, to find
+arguments that never change, which for a file of 500 lines took half a second of every process's first batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    import nvidia.dali.experimental.dynamic
+    from nvidia.dali import types as dali_types
+except ImportError as error:
+    raise ImportError(
+        f"Decoder: DALI's dynamic mode is needed to load images, and its import failed ({error}). "
+        "Install it with: pip install nvidia-dali-cuda130"
+    ) from error
+
+ndd: Any = nvidia.dali.experimental.dynamic  # its stubs do not know all that it has
+types: Any = dali_types
+
+
+def decode(files: Sequence[np.ndarray], columns: np.ndarray | None, device: str) -> list[Any]:
+    """RGB uint8 [H, W, 3], upright, of encoded files, uint8 1-D; on a GPU by its JPEG decoder.
+
+    columns: int64 [N, 2], first column and one past the last of each; None: all of all.
+    """
+    encoded = ndd.as_batch(files, layout="")
+    settings = {
+        "device": device,
+        "output_type": types.RGB,
+        "adjust_orientation": True,
+        "jpeg_fancy_upsampling": True,  # as libjpeg-turbo does on the CPU; without it a GPU decodes other pixels
+    }
+    if columns is None:
+        return ndd.decoders.image(encoded, **settings).tensors.tolist()
+    spans = columns[:, :1], columns[:, 1:] - columns[:, :1]
+    start, width = (ndd.as_batch(np.ascontiguousarray(values)) for values in spans)
+    return ndd.decoders.image_slice(encoded, start=start, shape=width, axis_names="W", **settings).tensors.tolist()
+
+
+def image_shape(file: np.ndarray) -> list[int]:
+    """Height, width and channels as they are stored."""
+    return np.asarray(ndd.peek_image_shape(ndd.as_batch([file], layout="")).tensors[0]).tolist()
+
+
+def resize(images: Sequence[Any], sizes: Any, box: tuple[np.ndarray, np.ndarray] | None, device: str) -> Any:
+    """A batch of resized images, as `fastaug.loading.resize` has them.
+
+    Args:
+        sizes: (height, width) of all results, or float32 [N, 2].
+        box: corners (y, x) float32 [N, 2], and the corners opposite; None: the whole images.
+    """
+    region = {} if box is None else {"roi_start": ndd.as_batch(box[0]), "roi_end": ndd.as_batch(box[1])}
+    return ndd.resize(
+        ndd.as_batch(images, layout="HWC"), size=ndd.as_batch(sizes) if isinstance(sizes, np.ndarray) else sizes,
+        interp_type=types.INTERP_LANCZOS3, antialias=True, device=device, **region,
+    ).evaluate()  # fmt: skip
