@@ -69,7 +69,8 @@ def test_loader_overhead_runs(run, monkeypatch):
     report = run(loader_overhead)
     assert report.keys() == KEYS
     assert not report["refused"]
-    assert [row["name"] for row in report["rows"][:2]] == [loader_overhead.LOADER, loader_overhead.BARE]
+    names = [loader_overhead.LOADER, loader_overhead.PLAIN, loader_overhead.BARE]
+    assert [row["name"] for row in report["rows"][:3]] == names
 
 
 def test_growth_runs_and_refuses_swapped_channels(run, monkeypatch):

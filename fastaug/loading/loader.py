@@ -129,7 +129,7 @@ class _Sources:
 
 
 class ImageLoader(IterableDataset[Any]):
-    """Batches of augmented images, decoded and presized by DALI and warped once.
+    """Batches of augmented images, decoded by DALI, presized and warped once.
 
     Args:
         samples: what to load.
@@ -143,7 +143,7 @@ class ImageLoader(IterableDataset[Any]):
             last batch dropped. False: file order, every sample once, the centred square, nothing random, whatever mode
             `augment` is in.
         seed: of everything random. Draws are a pure function of (seed, epoch, row of the sample, operator).
-        mode: "resize": DALI resizes to `presize`, then one warp: two interpolations. "direct": the presize is
+        mode: "resize": photos are resized to `presize`, then one warp: two interpolations. "direct": the presize is
             multiplied into the matrix and the warp reads the decoded photo: one interpolation, the same draws. Photos
             that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times.
         shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample
@@ -173,8 +173,8 @@ class ImageLoader(IterableDataset[Any]):
     It is an IterableDataset of whole batches: what insists on a DataLoader gets `DataLoader(loader, batch_size=None)`,
     without workers, since the loader has threads of its own.
 
-    While it is iterated there are num_threads threads of DALI, as many of its codecs and as many that read, up to
-    DECODERS that drive DALI, and LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads +
+    While it is iterated there are num_threads threads of DALI, as many of its codecs, as many that read and on a CPU as
+    many that resize, up to DECODERS that drive DALI, and LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads +
     DECODERS) photos at full size. With mode="direct" a batch is its photos, those far too large shrunk to about
     (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets are pinned, 8 bytes each, besides
     what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give
