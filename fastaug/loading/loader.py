@@ -174,11 +174,11 @@ class ImageLoader(IterableDataset[Any]):
     without workers, since the loader has threads of its own.
 
     While it is iterated there are num_threads threads of DALI, as many of its codecs, as many that read and on a CPU as
-    many that resize, up to DECODERS that drive DALI, and LOAD_THREADS; in memory are at most prefetch_batches batches, and 4 × (num_threads +
-    DECODERS) photos at full size. With mode="direct" a batch is its photos, those far too large shrunk to about
-    (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets are pinned, 8 bytes each, besides
-    what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give
-    all of it back.
+    many that resize, up to DECODERS that drive DALI, and LOAD_THREADS; in memory are at most prefetch_batches batches,
+    and 4 × (num_threads + DECODERS) photos at full size. With mode="direct" a batch is its photos, those far too large
+    shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets are pinned, 8 bytes
+    each, besides what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with` block, an exception or
+    Ctrl-C give all of it back.
     """
 
     def __init__(
