@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -71,6 +73,17 @@ def test_loader_overhead_runs(run, monkeypatch):
     assert not report["refused"]
     names = [loader_overhead.LOADER, loader_overhead.PLAIN, loader_overhead.BARE]
     assert [row["name"] for row in report["rows"][:3]] == names
+
+
+def test_functions_run():
+    """Each once, untimed; of the batch sizes the small ones."""
+    command = [sys.executable, "-m", "pytest", "-q", "benchmarks/test_functions.py", "--benchmark-disable"]
+    done = subprocess.run(
+        [*command, "-k", "not 64"], cwd=common.HERE.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_growth_runs_and_refuses_swapped_channels(run, monkeypatch):
