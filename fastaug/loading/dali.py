@@ -14,6 +14,7 @@ import numpy as np
 try:
     import nvidia.dali.experimental.dynamic
     from nvidia.dali import types as dali_types
+    from nvidia.dali.tensors import TensorListCPU
 except ImportError as error:
     raise ImportError(
         f"Decoder: DALI's dynamic mode is needed to load images, and its import failed ({error}). "
@@ -27,6 +28,8 @@ types: Any = dali_types
 def decode(files: Sequence[np.ndarray], columns: np.ndarray | None, device: str) -> list[Any]:
     """RGB uint8 [H, W, 3], upright, of encoded files, uint8 1-D; on a GPU by its JPEG decoder.
 
+    On a CPU these are numpy arrays, on a GPU DALI's TensorGPU.
+
     columns: int64 [N, 2], first column and one past the last of each; None: all of all.
     """
     encoded = ndd.as_batch(files, layout="")
@@ -37,10 +40,27 @@ def decode(files: Sequence[np.ndarray], columns: np.ndarray | None, device: str)
         "jpeg_fancy_upsampling": True,  # as libjpeg-turbo does on the CPU; without it a GPU decodes other pixels
     }
     if columns is None:
-        return ndd.decoders.image(encoded, **settings).tensors.tolist()
+        return images_of(ndd.decoders.image(encoded, **settings))
     spans = columns[:, :1], columns[:, 1:] - columns[:, :1]
     start, width = (ndd.as_batch(np.ascontiguousarray(values)) for values in spans)
-    return ndd.decoders.image_slice(encoded, start=start, shape=width, axis_names="W", **settings).tensors.tolist()
+    return images_of(ndd.decoders.image_slice(encoded, start=start, shape=width, axis_names="W", **settings))
+
+
+def images_of(batch: Any) -> list[Any]:
+    """The images of a batch, which live as long as somebody has them.
+
+    Not DALI's Tensors: these and their batch refer to each other, so that whole photos stayed in memory until the
+    garbage collector came by. What they wrap is public, TensorCPU and TensorGPU; that a batch calls it _storage is
+    not.
+    """
+    images = batch.evaluate()._storage
+    found = [images[i] for i in range(len(images))]
+    return [np.asarray(image) for image in found] if isinstance(images, TensorListCPU) else found
+
+
+def shape(image: Any) -> tuple[int, ...]:
+    """Of one of `images_of`."""
+    return image.shape if isinstance(image, np.ndarray) else tuple(image.shape())
 
 
 def image_shape(file: np.ndarray) -> list[int]:
@@ -52,6 +72,7 @@ def resize(images: Sequence[Any], sizes: Any, box: tuple[np.ndarray, np.ndarray]
     """A batch of resized images, as `fastaug.loading.resize` has them.
 
     Args:
+        images: of `decode`, or tensors of torch.
         sizes: (height, width) of all results, or float32 [N, 2].
         box: corners (y, x) float32 [N, 2], and the corners opposite; None: the whole images.
     """

@@ -79,7 +79,7 @@ class Decoded:
     """The decoded images of a batch, in the order of their files, in DALI's memory. Made and read by a `Decoder`."""
 
     _sizes: np.ndarray  # int64 [N, 2]
-    _images: list[Any]  # nvidia.dali.experimental.dynamic.Tensor
+    _images: list[Any]  # see dali.decode
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -165,7 +165,7 @@ class Decoder:
                 good, reasons = self._decode_good(files[chunk], None if columns is None else columns[chunk])
                 images += good
                 bad += [(first + position, reason) for position, reason in sorted(reasons.items())]
-            sizes = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
+            sizes = np.array([self._dali.shape(image)[:2] for image in images], np.int64).reshape(-1, 2)
         return Decoded(sizes, images), bad
 
     def sizes(self, decoded: Decoded) -> np.ndarray:
@@ -202,7 +202,7 @@ class Decoder:
         start_xy, side_px = _checked_squares(top_left_xy, side, decoded._sizes, size)
         boxes = [(x, y, edge, edge) for (x, y), edge in zip(start_xy.tolist(), side_px.tolist(), strict=True)]
         with self._running():
-            self._resize_each([np.asarray(image) for image in decoded._images], boxes, out)
+            self._resize_each(decoded._images, boxes, out)
 
     def _presize_with_dali(
         self, decoded: Decoded, start_xy: np.ndarray, side_px: np.ndarray, size: int
@@ -233,7 +233,7 @@ class Decoder:
     def _shrink_with_dali(self, images: Sequence[torch.Tensor], sizes: np.ndarray) -> list[torch.Tensor]:
         with self._running():
             resized = self._dali.resize(list(images), np.asarray(sizes, np.float32), None, self._dali_device)
-            return [self._to_torch(image) for image in resized.tensors]
+            return [self._to_torch(image) for image in self._dali.images_of(resized)]
 
     def _resize_each(
         self, images: list[np.ndarray], boxes: list[tuple[float, float, float, float]], out: Sequence[torch.Tensor]
@@ -302,7 +302,7 @@ class Decoder:
         Looked into only where an edge of the picture has one colour and bytes follow what was read. The answer is
         whether more data would have changed the picture.
         """
-        if file[:2].tobytes() != _JPEG or not _has_plain_edge(np.asarray(image)):
+        if file[:2].tobytes() != _JPEG or not _has_plain_edge(image):
             return False
         end = scan_end(file.data)
         if end is None or not file[end + 2 :].any():
@@ -310,7 +310,7 @@ class Decoder:
         start = file[:end].tobytes()
         shorter, longer = (np.frombuffer(start + more + _JPEG_END, np.uint8) for more in (b"", _MORE_DATA))
         try:
-            as_it_is, changed = map(np.asarray, self._decode_batch([shorter, longer]))
+            as_it_is, changed = self._decode_batch([shorter, longer])
         except (RuntimeError, MemoryError):
             return True
         return not np.array_equal(as_it_is, changed)
@@ -389,11 +389,11 @@ class Decoder:
 
     def _to_torch(self, tensor: Any) -> torch.Tensor:
         if self.stream is None:
-            return tensor.torch()
+            return torch.from_numpy(np.asarray(tensor))
         # The stream is handed over by hand: DALI 2.4 and torch disagree about the arguments of `__dlpack__`.
         # 1 is DLPack's word for the legacy default stream, whose handle is 0.
         stream = torch.cuda.current_stream(self.device).cuda_stream or 1
-        return torch.from_dlpack(tensor.__dlpack__(stream=stream))
+        return torch.from_dlpack(tensor.__dlpack__(stream, None))
 
 
 def _import_dali() -> ModuleType:

@@ -1,9 +1,11 @@
 """DALI's decoding and presizing against Pillow. With device="cuda" only where there is a GPU."""
 
+import gc
 import io
 import subprocess
 import sys
 import textwrap
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -429,6 +431,27 @@ def test_tensors_are_views_and_outlive_everything_else(cat):
     for image, square in zip(first, presized, strict=True):
         assert_levels(image, np.array(cat), 0, 0)
         assert_levels(square, np.array(cat)[:300, :300], 0, 0)
+
+
+def test_photos_are_gone_when_nobody_has_them_any_more(cat):
+    """Without the garbage collector, which may come much later."""
+    decoder, file = Decoder("cpu", 2), encode(cat, "JPEG")
+    decoder.presize(decoder.decode([file] * 4)[0], [[0, 0]] * 4, [300] * 4, 64)
+    gc.collect()
+    gc.disable()
+    try:
+        decoded, _ = decoder.decode([file] * 4)
+        decoder.presize(decoded, [[0, 0]] * 4, [300] * 4, 64)
+        alive = weakref.ref(decoded._images[0])
+        image = decoder.tensors(decoded)[1]
+        del decoded
+        assert alive() is None
+        assert_levels(image, np.asarray(Image.open(io.BytesIO(file))), 0, 0)
+        kinds = {type(thing).__name__ for thing in gc.get_objects() if "dali" in str(type(thing).__module__)}
+        assert not kinds & {"Batch", "Tensor", "Invocation"}
+    finally:
+        gc.enable()
+    decoder.close()
 
 
 def test_another_thread_may_drive_it_and_two_decoders_run_side_by_side(cat):
