@@ -42,7 +42,7 @@ def decode(files: Sequence[np.ndarray], columns: np.ndarray | None, device: str)
     if columns is None:
         return images_of(ndd.decoders.image(encoded, **settings))
     spans = columns[:, :1], columns[:, 1:] - columns[:, :1]
-    start, width = (ndd.as_batch(np.ascontiguousarray(values)) for values in spans)
+    start, width = (ndd.as_batch(values.astype(np.int32)) for values in spans)  # other types are cast by an operator
     return images_of(ndd.decoders.image_slice(encoded, start=start, shape=width, axis_names="W", **settings))
 
 

@@ -434,9 +434,15 @@ def _run(work: list[tuple[Any, ...]], threads: int) -> None:
     if threads == 1 or len(work) < 2:
         for arguments in work:
             _warp_rows(*arguments)
-    else:
-        for done in [_threads(threads).submit(_warp_rows, *arguments) for arguments in work]:
-            done.result()
+        return
+    left = iter(work)  # each thread takes the next piece when it has done one: a task for each piece costs more
+
+    def take() -> None:
+        for arguments in left:
+            _warp_rows(*arguments)
+
+    for done in [_threads(threads).submit(take) for _ in range(min(threads, len(work)))]:
+        done.result()
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
