@@ -15,13 +15,11 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +32,11 @@ from rich.table import Table
 from torch import Tensor
 
 import fastaug as fa
+from benchmarks import versions
 from fastaug import geometry
 from fastaug.transforms import Augment, Params
 
-HERE = Path(__file__).resolve().parent
+HERE = versions.HERE
 RESULTS = HERE / "results"
 PRESIZE, SIZE = 460, 224
 MEAN, STD = fa.IMAGENET
@@ -383,20 +382,9 @@ def target_line(target: Mapping[str, Any]) -> str:
 
 def environment(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     return {
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "changed_since": bool(git("status", "--porcelain", "--", "../fastaug")),
+        "commit": versions.commit(),
+        "changed_since": bool(versions.git("status", "--porcelain", "--", "../fastaug")),
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(
             ["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_without_folders, sys.argv[1:])]
@@ -405,7 +393,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions.installed(PACKAGES),
     }
 
 

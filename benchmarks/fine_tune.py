@@ -291,8 +291,9 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cac
     first = settings["seed"]
     found = learner(first)[0].lr_find()
     settings["lr_find"] = {name: getattr(found, name) for name in ("minimum", "steep", "valley", "slide")}
-    table: dict[int, list[str]] = {}
-    for epochs, lr in [*HEAD_SCHEDULES, (settings["head_epochs"], found.steep)]:
+
+    def shares_of(epochs: int, lr: float) -> list[float]:
+        """The share right of each split, which is also noted as a row."""
         shares = []
         for seed in range(first, first + settings["head_splits"]):
             learn, valid = learner(seed)
@@ -300,13 +301,16 @@ def head_schedules(report: common.Report, samples: fa.Samples, weights: Any, cac
             with torch.no_grad():
                 shares.append(float((learn.model(plain[valid]).argmax(1) == targets[valid]).double().mean()))
         report.rows.append({"name": "head alone", "epochs": epochs, "lr": lr, "accuracy": shares})
-        if lr != found.steep:
-            table.setdefault(epochs, []).append(percent(shares))
-    table_of_found = [f"{settings['head_epochs']}", f"{found.steep:.2g}", percent(shares)]
+        return shares
+
+    table: dict[int, list[str]] = {}
+    for epochs, lr in HEAD_SCHEDULES:
+        table.setdefault(epochs, []).append(percent(shares_of(epochs, lr)))
+    shares = shares_of(settings["head_epochs"], found.steep)
     report.table(
         f"head alone with the rate of lr_find, {settings['head_splits']} splits; % right (lowest to highest)",
         ["epochs", "rate (steep)", "right"],
-        [table_of_found],
+        [[f"{settings['head_epochs']}", f"{found.steep:.2g}", percent(shares)]],
     )
     report.target("head alone with the rate of lr_find: % right", 100 * sum(shares) / len(shares), 80)
     report.table(

@@ -21,13 +21,11 @@ import json
 import math
 import platform
 import statistics
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it w
 
 from benchmarks.gpu_peers import FRAME, MEAN, PEERS, SIZE, STD, Candidate
 from benchmarks.on_gpu import kernel_ms, waits
+from benchmarks.versions import commit, installed
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -276,16 +275,9 @@ def copy_bandwidth(count: int = 20) -> float:
 def environment() -> dict[str, Any]:
     import triton
 
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "commit": commit.stdout.strip() or "unknown", "command": sys.argv, "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton.__version__, **versions,
+        "commit": commit(), "command": sys.argv, "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton.__version__, **installed(PACKAGES),
         "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
 
