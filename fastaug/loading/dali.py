@@ -1,7 +1,7 @@
 """The calls of DALI's dynamic mode, within an EvalContext of the caller (`Decoder._running`).
 
 They have a file of their own, and a small one: DALI 2.4 parses the whole file that an operator is called from, to find
-arguments that never change, which for a file of 500 lines took half a second of every process's first batch.
+arguments that never change, which for a long one shows in every process's first batch.
 """
 
 from __future__ import annotations

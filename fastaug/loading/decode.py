@@ -29,7 +29,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,14 +192,17 @@ class Decoder:
         if self.stream is not None and len(decoded):
             return self._presize_with_dali(decoded, start_xy, side_px, size)
         out = torch.empty((len(decoded), size, size, 3), dtype=torch.uint8, device=self.device)
-        if len(decoded):
-            self.presize_into(decoded, start_xy, side_px, list(out))
+        self._resize_squares(decoded, start_xy, side_px, out)
         return out
 
     def presize_into(self, decoded: Decoded, top_left_xy: Any, side: Any, out: Sequence[torch.Tensor]) -> None:
         """As `presize` on a CPU, into memory of the caller: N tensors uint8 [size, size, 3], C-contiguous."""
         size = len(out[0]) if out else 1
-        start_xy, side_px = _checked_squares(top_left_xy, side, decoded._sizes, size)
+        self._resize_squares(decoded, *_checked_squares(top_left_xy, side, decoded._sizes, size), out)
+
+    def _resize_squares(
+        self, decoded: Decoded, start_xy: np.ndarray, side_px: np.ndarray, out: Iterable[torch.Tensor]
+    ) -> None:
         boxes = [(x, y, edge, edge) for (x, y), edge in zip(start_xy.tolist(), side_px.tolist(), strict=True)]
         with self._running():
             self._resize_each(decoded._images, boxes, out)
@@ -236,7 +239,7 @@ class Decoder:
             return [self._to_torch(image) for image in self._dali.images_of(resized)]
 
     def _resize_each(
-        self, images: list[np.ndarray], boxes: list[tuple[float, float, float, float]], out: Sequence[torch.Tensor]
+        self, images: list[np.ndarray], boxes: list[tuple[float, float, float, float]], out: Iterable[torch.Tensor]
     ) -> None:
         work = [map(np.ascontiguousarray, images), boxes, (part.numpy() for part in out)]
         if self._resizers is None:

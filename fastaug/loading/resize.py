@@ -21,16 +21,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from fastaug.compiled import F, njit, row_loop, spread
 
 LOBES = 3  # of the filter, to each side
 _GROUP = 6  # taps that are summed at a time along a row; a filter that enlarges has so many
-_FASTMATH = {"contract", "arcp", "nsz", "reassoc", "nnan", "ninf"}
-_F = np.float32
-_njit: Any = njit  # its stubs lack the option _nrt
-# Without reference counts and Python's errors the compiler sees plain loops over memory, and vectorises them.
-_row_loop = _njit(nogil=True, _nrt=False, error_model="numpy", fastmath=_FASTMATH)
 
 
 def resize(image: np.ndarray, box: tuple[float, float, float, float], out: np.ndarray) -> None:
@@ -52,16 +49,7 @@ def resize(image: np.ndarray, box: tuple[float, float, float, float], out: np.nd
             )
     height, width, _ = image.shape
     rows, columns, _ = out.shape
-    x, y, box_width, box_height = box
-    _resize(
-        image.reshape(-1), height, width, x, box_width, _taps(box_width, columns, width), columns,
-        y, box_height, _taps(box_height, rows, height), rows, out.reshape(-1),
-    )  # fmt: skip
-
-
-def _taps(extent: float, count: int, limit: int) -> int:
-    """Pixels of the image that an output pixel sums along an axis, at most."""
-    return min(math.ceil(2 * LOBES * max(extent / count, 1.0)), limit)
+    _resize(image.reshape(-1), height, width, *map(float, box), columns, rows, out.reshape(-1))
 
 
 def _make_group_sum(add: bool) -> Any:
@@ -78,17 +66,13 @@ def _make_group_sum(add: bool) -> Any:
             source, table, target = (
                 context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 4)
             )
-            nothing = ir.Constant(four, ir.Undefined)
-            to_all = ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4)
             place = builder.bitcast(builder.gep(target, [arguments[5]]), four.as_pointer())
             total = builder.load(place, align=4) if add else None
             for k in range(_GROUP):
                 tap = builder.gep(source, [builder.add(arguments[1], ir.Constant(integer, 3 * k))])
                 pixel = builder.load(builder.bitcast(tap, four.as_pointer()), align=4)
                 weight = builder.load(builder.gep(table, [builder.add(arguments[3], ir.Constant(integer, k))]))
-                weight = builder.insert_element(nothing, weight, ir.Constant(ir.IntType(32), 0))
-                weight = builder.shuffle_vector(weight, nothing, to_all)
-                part = builder.fmul(pixel, weight, flags=("fast",))
+                part = builder.fmul(pixel, spread(builder, weight, 4), flags=("fast",))
                 total = part if total is None else builder.fadd(total, part, flags=("fast",))
             builder.store(total, place, align=4)
             return context.get_dummy_value()
@@ -101,7 +85,13 @@ def _make_group_sum(add: bool) -> Any:
 _set_group, _add_group = _make_group_sum(add=False), _make_group_sum(add=True)
 
 
-@_njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
+def _count_taps(extent, count):  # type: ignore[no-untyped-def]
+    """Pixels that an output pixel sums along an axis, those beyond the image included."""
+    return math.ceil(2 * LOBES * max(extent / count, 1.0))
+
+
+@njit(nogil=True, error_model="numpy")
 def _weigh(start, extent, limit, first, weights):  # type: ignore[no-untyped-def]
     """The filter of each output pixel along an axis.
 
@@ -113,7 +103,7 @@ def _weigh(start, extent, limit, first, weights):  # type: ignore[no-untyped-def
     scale = extent / count
     wide = max(scale, 1.0)
     reach = LOBES * wide
-    taps = math.ceil(2 * reach)
+    taps = _count_taps(extent, count)
     kept = min(taps, limit)
     ideal = np.empty(taps)
     for u in range(count):
@@ -134,44 +124,44 @@ def _weigh(start, extent, limit, first, weights):  # type: ignore[no-untyped-def
             weights[u, k] = 0
         for k in range(taps):  # what lies beyond the image is its edge
             pixel = max(min(leftmost + k, limit - 1), 0)
-            weights[u, pixel - first[u]] += _F(ideal[k] / total)
+            weights[u, pixel - first[u]] += F(ideal[k] / total)
 
 
-@_row_loop
+@row_loop
 def _fill_zero(line):  # type: ignore[no-untyped-def]
     for i in range(line.shape[0]):
         line[i] = 0
 
 
-@_row_loop
+@row_loop
 def _add_1(a, weight, line):  # type: ignore[no-untyped-def]
     for i in range(line.shape[0]):
-        line[i] += weight * _F(a[i])
+        line[i] += weight * F(a[i])
 
 
-@_row_loop
+@row_loop
 def _add_3(a, b, c, weights, line):  # type: ignore[no-untyped-def]
     wa, wb, wc = weights[0], weights[1], weights[2]
     for i in range(line.shape[0]):
-        line[i] += wa * _F(a[i]) + wb * _F(b[i]) + wc * _F(c[i])
+        line[i] += wa * F(a[i]) + wb * F(b[i]) + wc * F(c[i])
 
 
-@_row_loop
+@row_loop
 def _set_6(a, b, c, d, e, f, weights, line):  # type: ignore[no-untyped-def]
     wa, wb, wc, wd, we, wf = weights[0], weights[1], weights[2], weights[3], weights[4], weights[5]
     for i in range(line.shape[0]):
         line[i] = (
-            wa * _F(a[i]) + wb * _F(b[i]) + wc * _F(c[i]) + wd * _F(d[i]) + we * _F(e[i]) + wf * _F(f[i])
+            wa * F(a[i]) + wb * F(b[i]) + wc * F(c[i]) + wd * F(d[i]) + we * F(e[i]) + wf * F(f[i])
         )  # fmt: skip
 
 
-@_row_loop
+@row_loop
 def _round(values, out):  # type: ignore[no-untyped-def]
     for i in range(out.shape[0]):
-        out[i] = np.uint8(np.int32(min(max(values[i] + _F(0.5), _F(0)), _F(255))))
+        out[i] = np.uint8(np.int32(min(max(values[i] + F(0.5), F(0)), F(255))))
 
 
-@_row_loop
+@row_loop
 def _sum_columns(line, first, weights, groups, out):  # type: ignore[no-untyped-def]
     """out[3u : 3u + 3] = the sum of the taps of column u."""
     for u in range(first.shape[0]):
@@ -182,7 +172,7 @@ def _sum_columns(line, first, weights, groups, out):  # type: ignore[no-untyped-
             _add_group(line, first[u] + 3 * k, weights, at + k, out, 3 * u)
 
 
-@_njit(nogil=True)
+@njit(nogil=True)
 def _sum_rows(pixels, start, stride, weights, line):  # type: ignore[no-untyped-def]
     """line = the sum of the rows of pixels from start on, one for each weight."""
     n, taps = line.shape[0], weights.shape[0]
@@ -208,22 +198,23 @@ def _sum_rows(pixels, start, stride, weights, line):  # type: ignore[no-untyped-
         k += 1
 
 
-@_njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _resize(  # type: ignore[no-untyped-def]
-    pixels, height, width, x, extent_x, taps_x, columns, y, extent_y, taps_y, rows, out
+    pixels, height, width, x, y, extent_x, extent_y, columns, rows, out
 ):
     """See `resize`; pixels and out are flat."""
+    taps_x, taps_y = min(_count_taps(extent_x, columns), width), min(_count_taps(extent_y, rows), height)
     groups = (taps_x + _GROUP - 1) // _GROUP
-    first_x, weights_x = np.empty(columns, np.int64), np.empty((columns, groups * _GROUP), _F)
-    first_y, weights_y = np.empty(rows, np.int64), np.empty((rows, taps_y), _F)
+    first_x, weights_x = np.empty(columns, np.int64), np.empty((columns, groups * _GROUP), F)
+    first_y, weights_y = np.empty(rows, np.int64), np.empty((rows, taps_y), F)
     _weigh(x, extent_x, width, first_x, weights_x)
     _weigh(y, extent_y, height, first_y, weights_y)
     left, right = first_x[0], first_x[columns - 1] + taps_x
     for u in range(columns):
         first_x[u] = 3 * (first_x[u] - left)
     span = 3 * (right - left)
-    line = np.zeros(span + 3 * _GROUP + 1, _F)  # groups may reach over its end, with weights of 0
-    sums = np.empty(3 * columns + 1, _F)
+    line = np.zeros(span + 3 * _GROUP + 1, F)  # groups may reach over its end, with weights of 0
+    sums = np.empty(3 * columns + 1, F)
     flat = weights_x.reshape(-1)
     for v in range(rows):
         _sum_rows(pixels, 3 * (first_y[v] * width + left), 3 * width, weights_y[v], line[:span])

@@ -32,18 +32,16 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from fastaug.compiled import FASTMATH, F, njit, order, row_loop, spread
 from fastaug.warp.reference import MAX_FOOTPRINT, inverse_matrix
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
-_FASTMATH = {"contract", "arcp", "nsz", "reassoc", "nnan", "ninf"}
 _FARTHEST = 1e9  # places beyond it are cut to it, so that they remain integers
-_F = np.float32
-_njit: Any = njit  # its stubs lack the option _nrt, and know no types of the functions it compiles
 
 
 # --- vector instructions -------------------------------------------------------------------------------------------
@@ -59,14 +57,6 @@ def _make_tap_sum(taps: int) -> Any:
     Reads `_reach(taps)` items from the start of each row, of which it uses the first 3 * taps.
     """
     lanes, number, integer = _reach(taps), ir.FloatType(), ir.IntType(64)
-
-    def order(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
-        return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-    def spread(builder: Any, scalar: Any, count: int) -> Any:
-        empty = ir.Constant(ir.VectorType(number, count), ir.Undefined)
-        return order(builder, builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0)), [0] * count)
 
     @intrinsic
     def tap_sum(typing_context, pixels, start, stride, weights, row_x, row_y, u):  # type: ignore[no-untyped-def]
@@ -108,35 +98,31 @@ def _reach(taps: int) -> int:
 
 # --- kernel --------------------------------------------------------------------------------------------------------
 
-# The loops over a row allocate nothing: without reference counts, and without Python's error for a division by zero,
-# the compiler sees plain loops over memory and vectorises them.
-_row_loop = _njit(nogil=True, _nrt=False, error_model="numpy", fastmath=_FASTMATH)
 
-
-@_row_loop
+@row_loop
 def _place_row(inverse, v, shift, whole, part, wide, visible):  # type: ignore[no-untyped-def]
     """Where the pixels of output row v look: place - shift as whole + part; footprints; who sees the plane at all."""
     x_v = inverse[0, 1] * (v + 0.5) + inverse[0, 2]
     y_v = inverse[1, 1] * (v + 0.5) + inverse[1, 2]
     denominator_v = inverse[2, 1] * (v + 0.5) + inverse[2, 2]
-    xu, xv, yu, yv = _F(inverse[0, 0]), _F(inverse[0, 1]), _F(inverse[1, 0]), _F(inverse[1, 1])
-    wu, wv = _F(inverse[2, 0]), _F(inverse[2, 1])
+    xu, xv, yu, yv = F(inverse[0, 0]), F(inverse[0, 1]), F(inverse[1, 0]), F(inverse[1, 1])
+    wu, wv = F(inverse[2, 0]), F(inverse[2, 1])
     for u in range(visible.shape[0]):
         denominator = inverse[2, 0] * (u + 0.5) + denominator_v
         visible[u] = denominator > 0
         reciprocal = 1.0 / max(denominator, 1e-30)
         x = min(max((inverse[0, 0] * (u + 0.5) + x_v) * reciprocal, -_FARTHEST), _FARTHEST)
         y = min(max((inverse[1, 0] * (u + 0.5) + y_v) * reciprocal, -_FARTHEST), _FARTHEST)
-        r, x32, y32 = _F(reciprocal), _F(x), _F(y)
+        r, x32, y32 = F(reciprocal), F(x), F(y)
         x_u, x_v32, y_u, y_v32 = (xu - x32 * wu) * r, (xv - x32 * wv) * r, (yu - y32 * wu) * r, (yv - y32 * wv) * r
-        wide[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), _F(1)), _F(MAX_FOOTPRINT))
-        wide[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), _F(1)), _F(MAX_FOOTPRINT))
+        wide[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(MAX_FOOTPRINT))
+        wide[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(MAX_FOOTPRINT))
         floor_x, floor_y = math.floor(x - shift), math.floor(y - shift)
-        whole[0, u], part[0, u] = np.int32(floor_x), _F(x - shift - floor_x)
-        whole[1, u], part[1, u] = np.int32(floor_y), _F(y - shift - floor_y)
+        whole[0, u], part[0, u] = np.int32(floor_x), F(x - shift - floor_x)
+        whole[1, u], part[1, u] = np.int32(floor_y), F(y - shift - floor_y)
 
 
-@_row_loop
+@row_loop
 def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
     """Touch what an output row will read, in the order of memory, but for the rows seen before; return what it reads.
 
@@ -147,87 +133,87 @@ def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: i
     bottom = min(max(whole[1, 0], whole[1, last]) + 3, height)
     left = max(min(whole[0, 0], whole[0, last]) - 1, 0)
     right = min(max(whole[0, 0], whole[0, last]) + 3, width)
-    total = _F(0)
+    total = F(0)
     for y in range(top, bottom):
         if seen_top <= y < seen_bottom:
             continue
         start = np.int64(y) * width
         for k in range((start + left) * 3, (start + right) * 3, 64):
-            total += _F(pixels[k])
+            total += F(pixels[k])
     return top, bottom, total
 
 
-@_njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=_FASTMATH)
+@njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=FASTMATH)
 def _coefficients(footprint):  # type: ignore[no-untyped-def]
     """a and b of `reference.antialias_weight`."""
-    v = max(_F(1) / footprint, _F(0.25))
-    return _F(4.2) + v * (_F(6.7) * v - _F(16.3)), _F(-3.0) + v * (_F(1.8) * v + _F(6.8))
+    v = max(F(1) / footprint, F(0.25))
+    return F(4.2) + v * (F(6.7) * v - F(16.3)), F(-3.0) + v * (F(1.8) * v + F(6.8))
 
 
-@_row_loop
+@row_loop
 def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
     """The filter of `reference.antialias_weight` for each footprint of a row: radius, 1 / radius², a, b."""
     for u in range(wide.shape[1]):
-        radius = max(_F(2), _F(0.95) + _F(0.5) * wide[axis, u], _F(0.7375) * wide[axis, u])
-        shape[axis, 0, u], shape[axis, 1, u] = radius, _F(1) / (radius * radius)
+        radius = max(F(2), F(0.95) + F(0.5) * wide[axis, u], F(0.7375) * wide[axis, u])
+        shape[axis, 0, u], shape[axis, 1, u] = radius, F(1) / (radius * radius)
         shape[axis, 2, u], shape[axis, 3, u] = _coefficients(wide[axis, u])
 
 
-@_row_loop
+@row_loop
 def _row_taps(wide):  # type: ignore[no-untyped-def]
     """How many taps along an axis the widest filter of a row needs, up to 8. Counts, since those are vectorised."""
     over_2, over_3 = np.int32(0), np.int32(0)
     for axis in range(2):
         for u in range(wide.shape[1]):
-            over_2 += np.int32(wide[axis, u] > _F(2.1))  # where the radius passes 2 …
-            over_3 += np.int32(wide[axis, u] > _F(4.06))  # … and 3
+            over_2 += np.int32(wide[axis, u] > F(2.1))  # where the radius passes 2 …
+            over_3 += np.int32(wide[axis, u] > F(4.06))  # … and 3
     return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
 
 
-@_row_loop
+@row_loop
 def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
     """As `_weigh_row`, where all radii of the row are 2: in one loop, since most rows are such."""
     for u in range(part.shape[1]):
         (a, b), p = _coefficients(wide[axis, u]), part[axis, u]
-        z0, z1 = _F(0.25) * (_F(1) + p) * (_F(1) + p), _F(0.25) * p * p
-        z2, z3 = _F(0.25) * (_F(1) - p) * (_F(1) - p), _F(0.25) * (_F(2) - p) * (_F(2) - p)
-        w0 = (_F(1) - z0) * (_F(1) - z0) * (_F(1) + z0 * (a + z0 * b))
-        w1 = (_F(1) - z1) * (_F(1) - z1) * (_F(1) + z1 * (a + z1 * b))
-        w2 = (_F(1) - z2) * (_F(1) - z2) * (_F(1) + z2 * (a + z2 * b))
-        w3 = (_F(1) - z3) * (_F(1) - z3) * (_F(1) + z3 * (a + z3 * b))
-        scale = _F(1) / (w0 + w1 + w2 + w3)
+        z0, z1 = F(0.25) * (F(1) + p) * (F(1) + p), F(0.25) * p * p
+        z2, z3 = F(0.25) * (F(1) - p) * (F(1) - p), F(0.25) * (F(2) - p) * (F(2) - p)
+        w0 = (F(1) - z0) * (F(1) - z0) * (F(1) + z0 * (a + z0 * b))
+        w1 = (F(1) - z1) * (F(1) - z1) * (F(1) + z1 * (a + z1 * b))
+        w2 = (F(1) - z2) * (F(1) - z2) * (F(1) + z2 * (a + z2 * b))
+        w3 = (F(1) - z3) * (F(1) - z3) * (F(1) + z3 * (a + z3 * b))
+        scale = F(1) / (w0 + w1 + w2 + w3)
         weights[axis, 2, u], weights[axis, 3, u] = w0 * scale, w1 * scale
         weights[axis, 4, u], weights[axis, 5, u] = w2 * scale, w3 * scale
 
 
-@_row_loop
+@row_loop
 def _weigh_row(axis, mode, part, shape, taps, weights, total):  # type: ignore[no-untyped-def]
     """Fill the middle `taps` rows of weights[axis], normalised: row 3 is the whole place, row 4 the pixel after it."""
     columns = part.shape[1]
     if mode < 2:
         for u in range(columns):
-            weight = part[axis, u] if mode == 1 else _F(0)
-            weights[axis, 3, u], weights[axis, 4, u] = _F(1) - weight, weight
+            weight = part[axis, u] if mode == 1 else F(0)
+            weights[axis, 3, u], weights[axis, 4, u] = F(1) - weight, weight
         return
     for u in range(columns):
         total[u] = 0
     for k in range(4 - taps // 2, 4 + taps // 2):
-        before = _F(3 - k)
+        before = F(3 - k)
         for u in range(columns):
             distance = before + part[axis, u]
             z = distance * distance * shape[axis, 1, u]
-            q = max(_F(1) - z, _F(0))
-            weight = q * q * (_F(1) + z * (shape[axis, 2, u] + z * shape[axis, 3, u]))
+            q = max(F(1) - z, F(0))
+            weight = q * q * (F(1) + z * (shape[axis, 2, u] + z * shape[axis, 3, u]))
             weights[axis, k, u] = weight
             total[u] += weight
     for u in range(columns):
-        total[u] = _F(1) / total[u]
+        total[u] = F(1) / total[u]
     for k in range(4 - taps // 2, 4 + taps // 2):
         for u in range(columns):
             weights[axis, k, u] *= total[u]
 
 
-@_njit(nogil=True, _nrt=False, forceinline=True)
+@njit(nogil=True, _nrt=False, forceinline=True)
 def _padded(index, size, padding):  # type: ignore[no-untyped-def]
     """The pixel that stands for an index beyond the edges; -1 for black."""
     if 0 <= index < size:
@@ -246,7 +232,7 @@ def _make_sum(taps: int) -> Any:
     """As tap_sum, from the pixel (left, top) on, and beyond the edges too."""
     tap_sum, reach = _make_tap_sum(taps), _reach(taps)
 
-    @_njit(nogil=True, _nrt=False, forceinline=True)
+    @njit(nogil=True, _nrt=False, forceinline=True)
     def padded_sum(  # type: ignore[no-untyped-def]
         pixels, height, width, padding, patch, columns, left, top, weights, row_x, row_y, u
     ):
@@ -278,39 +264,39 @@ def _make_sum(taps: int) -> Any:
 _sum_2, _sum_4, _sum_5, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 5, 6, 8))
 
 
-@_row_loop
+@row_loop
 def _wide_sum(pixels, height, width, padding, left, top, part, shape, u):  # type: ignore[no-untyped-def]
     """As padded_sum with the antialias filter, for any number of taps: plain loops."""
     radius = math.ceil(max(shape[0, 0, u], shape[1, 0, u]))
-    red = green = blue = total = _F(0)
+    red = green = blue = total = F(0)
     for i in range(1 - radius, 1 + radius):
-        y, distance = _padded(np.int64(top) + i, height, padding), _F(i) - part[1, u]
+        y, distance = _padded(np.int64(top) + i, height, padding), F(i) - part[1, u]
         z = distance * distance * shape[1, 1, u]
-        q = max(_F(1) - z, _F(0))
-        weight_y = q * q * (_F(1) + z * (shape[1, 2, u] + z * shape[1, 3, u]))
+        q = max(F(1) - z, F(0))
+        weight_y = q * q * (F(1) + z * (shape[1, 2, u] + z * shape[1, 3, u]))
         for j in range(1 - radius, 1 + radius):
-            x, distance = _padded(np.int64(left) + j, width, padding), _F(j) - part[0, u]
+            x, distance = _padded(np.int64(left) + j, width, padding), F(j) - part[0, u]
             z = distance * distance * shape[0, 1, u]
-            q = max(_F(1) - z, _F(0))
-            weight = weight_y * q * q * (_F(1) + z * (shape[0, 2, u] + z * shape[0, 3, u]))
+            q = max(F(1) - z, F(0))
+            weight = weight_y * q * q * (F(1) + z * (shape[0, 2, u] + z * shape[0, 3, u]))
             total += weight
             if x >= 0 and y >= 0:
                 source = (y * width + x) * 3
-                red += weight * _F(pixels[source])
-                green += weight * _F(pixels[source + 1])
-                blue += weight * _F(pixels[source + 2])
+                red += weight * F(pixels[source])
+                green += weight * F(pixels[source + 1])
+                blue += weight * F(pixels[source + 2])
     return red / total, green / total, blue / total
 
 
-@_row_loop
+@row_loop
 def _sum_row(  # type: ignore[no-untyped-def]
     pixels, height, width, taps, padding, color, whole, part, shape, weights, visible, patch, columns, out, row
 ):
     """The sums of one output row, through the colour matrix, to out[row]; the rest as `_warp_rows` has it."""
     for u in range(out.shape[1]):
-        red = green = blue = _F(0)
+        red = green = blue = F(0)
         left, top = np.int64(whole[0, u]), np.int64(whole[1, u])
-        radius = _F(2) if taps <= 4 else max(shape[0, 0, u], shape[1, 0, u])
+        radius = F(2) if taps <= 4 else max(shape[0, 0, u], shape[1, 0, u])
         if not visible[u]:
             pass
         elif taps == 2:
@@ -339,7 +325,7 @@ def _sum_row(  # type: ignore[no-untyped-def]
         out[row, u, 2] = color[2, 0] * red + color[2, 1] * green + color[2, 2] * blue + color[2, 3]
 
 
-@_njit(nogil=True, cache=True, fastmath=_FASTMATH)
+@njit(nogil=True, cache=True, fastmath=FASTMATH)
 def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_row):  # type: ignore[no-untyped-def]
     """Some output rows of one image.
 
@@ -352,11 +338,11 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
     """
     columns = out.shape[1]
     # by axis, x first
-    whole, part, wide = np.empty((2, columns), np.int32), np.empty((2, columns), _F), np.empty((2, columns), _F)
-    shape, weights = np.zeros((2, 4, columns), _F), np.zeros((2, 8, columns), _F)
-    visible, total = np.empty(columns, np.bool_), np.empty(columns, _F)
+    whole, part, wide = np.empty((2, columns), np.int32), np.empty((2, columns), F), np.empty((2, columns), F)
+    shape, weights = np.zeros((2, 4, columns), F), np.zeros((2, 8, columns), F)
+    visible, total = np.empty(columns, np.bool_), np.empty(columns, F)
     patch, tap_columns = np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
-    shift, touched = 0.0 if mode == 0 else 0.5, _F(0)
+    shift, touched = 0.0 if mode == 0 else 0.5, F(0)
     top = bottom = 0
     for row in range(out.shape[0]):
         _place_row(inverse, first_row + row, shift, whole, part, wide, visible)
