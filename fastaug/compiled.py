@@ -1,4 +1,7 @@
-"""What the kernels for CPU cores share: how Numba compiles their loops, and LLVM's vectors. Imported lazily."""
+"""What the kernels for CPU cores share: how Numba compiles their loops, and LLVM's vectors. Imported lazily.
+
+Numba's cache looks at the file of a kernel only: after a change here, delete `__pycache__` beside the kernels.
+"""
 
 from __future__ import annotations
 
