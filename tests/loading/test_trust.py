@@ -509,7 +509,9 @@ def test_ctrl_c_in_the_middle(crowd: fa.Samples) -> None:
         samples = fa.Samples.from_folder(sys.argv[1])
         loader = fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), device="cpu")
         main = threading.main_thread().ident
-        threading.Timer(3.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+        for _ in loader:
+            break  # DALI and Numba are imported now: in the middle of that an interrupt may get lost, or break them
+        threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
         try:
             while True:
                 for _ in loader:
