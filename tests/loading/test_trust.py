@@ -506,11 +506,13 @@ def test_leaving_in_the_middle_gives_everything_back(crowd: fa.Samples, leave: s
 def test_ctrl_c_in_the_middle(crowd: fa.Samples) -> None:
     code = """
         import os, signal, sys, threading, time, fastaug as fa
-        samples = fa.Samples.from_folder(sys.argv[1])
-        loader = fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), device="cpu")
+        few = fa.Samples.from_folder(sys.argv[1])
+        samples = fa.Samples(few.paths * 100, few.targets * 100, few.classes)  # epochs that take seconds
+        loader = fa.ImageLoader(samples, len(samples) // 10, 64, fa.aug_transforms(size=32), device="cpu")
         main = threading.main_thread().ident
         for _ in loader:
             break  # DALI and Numba are imported now: in the middle of that an interrupt may get lost, or break them
+        # Nor while an epoch starts its threads: Python's executor does not wait for one whose start was interrupted.
         threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
         try:
             while True:
