@@ -33,8 +33,8 @@ from torch import Tensor
 
 import fastaug as fa
 from benchmarks import versions
-from fastaug import geometry
-from fastaug.transforms import Augment, Params
+from fastaug.augment import geometry
+from fastaug.augment.augment import Augment, Params
 
 HERE = versions.HERE
 RESULTS = HERE / "results"

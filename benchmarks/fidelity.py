@@ -31,9 +31,9 @@ from torch import Tensor
 import fastaug as fa
 from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
-from fastaug import geometry
+from fastaug.augment import geometry
+from fastaug.augment.augment import Params
 from fastaug.loading.decode import Decoder
-from fastaug.transforms import Params
 
 SCIKIT_IMAGE = ("retina.jpg", "hubble_deep_field.jpg")
 SHORT_SIDES = (375, 500)

@@ -1,4 +1,4 @@
-"""Which filter keeps most of a scene, and at what price? The study behind `fastaug.warp.reference.antialias_weight`.
+"""Which filter keeps most of a scene, and at what price? The study behind `fastaug.warping.reference.antialias_weight`.
 
     python -m benchmarks.filter_study --photos FOLDER
 
@@ -23,7 +23,7 @@ from torch import Tensor
 import fastaug as fa
 from benchmarks import common, fidelity
 from benchmarks.common import SIZE
-from fastaug.warp import reference
+from fastaug.warping import reference
 
 FOOTPRINTS = (1.3, 1.6, 2.0, 2.9)
 

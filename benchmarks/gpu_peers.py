@@ -131,7 +131,7 @@ PEERS: dict[str, Callable[[torch.dtype], Candidate]] = {
 
 
 def integer_centred(matrix: Tensor) -> Tensor:
-    """fastaug.geometry.to_integer_centred, whose module imports Kornia."""
+    """fastaug.augment.geometry.to_integer_centred, whose module imports Kornia."""
     half = torch.tensor([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]], dtype=matrix.dtype)
     return torch.linalg.inv(half) @ matrix @ half
 

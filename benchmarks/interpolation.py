@@ -33,9 +33,9 @@ from torch import Tensor, nn
 import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
+from fastaug.augment.rng import SampleUniforms
 from fastaug.demo.stepwise import step_by_step
-from fastaug.models import lite0_weights
-from fastaug.rng import SampleUniforms
+from fastaug.training.models import lite0_weights
 
 STEPWISE, BILINEAR = "step by step, bilinear", "one bilinear warp"
 RESIZE, DIRECT = "fastaug, mode resize", "fastaug, mode direct"

@@ -33,7 +33,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE
 from benchmarks.loaders import Job, Passes, bare_dali, jpeg_files, mean_colors, run_pass, wrong_square_colors
-from fastaug.geometry import presize_box
+from fastaug.augment.geometry import presize_box
 from fastaug.loading.decode import Decoder
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.common import MEAN, PRESIZE, SIZE, STD
-from fastaug import geometry
-from fastaug.transforms import Params
+from fastaug.augment import geometry
+from fastaug.augment.augment import Params
 
 
 class Way(NamedTuple):

@@ -23,10 +23,10 @@ from PIL import Image
 import fastaug as fa
 from benchmarks import common, warp_cpu
 from benchmarks.common import PRESIZE, SIZE
+from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.decode import Decoder
 from fastaug.loading.order import epoch_order
 from fastaug.loading.resize import resize
-from fastaug.rng import SampleUniforms
 
 SEED = 0
 PEERS = (

@@ -22,7 +22,7 @@ import fastaug as fa
 from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
 from benchmarks.peers import Way
-from fastaug.transforms import Params
+from fastaug.augment.augment import Params
 
 PHOTOS = (
     "astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",

@@ -120,7 +120,7 @@ class Way(NamedTuple):
 
 def ways(interpolation: str, dtype: torch.dtype, tiles: bool) -> list[Way]:
     """Ours, with the default tile or with all, and the peers, none of which antialiases."""
-    from fastaug.warp import gpu
+    from fastaug.warping import gpu
 
     default = gpu.TILES[interpolation]
     shapes = [default]
@@ -156,7 +156,7 @@ class Check(NamedTuple):
 
 def make_check(interpolation: str, device: str = "cuda") -> Check:
     """What the specification makes of a fresh batch of 3."""
-    from fastaug.warp import reference
+    from fastaug.warping import reference
 
     batch = make_batch(3, time.time_ns() % 2**31, device)
     images, matrix, color = batch[0].cpu(), *batch[1:]

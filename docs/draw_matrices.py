@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug import geometry, plots
+from fastaug.augment import geometry
 from fastaug.demo.photos import open_photo
+from fastaug.training import plots
 
 PRESIZE, SIZE = 460, 224
 PICTURE = Path(__file__).parent / "images" / "matrices.png"

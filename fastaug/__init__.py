@@ -3,74 +3,73 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastaug.color import IMAGENET, INCEPTION
-from fastaug.loading.loader import BadFileError, BatchInfo, ImageLoader
-from fastaug.samples import Samples
-from fastaug.targets import inverse_matrix, transform_boxes, transform_points, warp_masks
-from fastaug.transforms import (
-    Augment,
-    ColorJitter,
-    Params,
-    RandomDihedral,
-    RandomErasing,
-    RandomHorizontalFlip,
-    RandomPerspective,
-    RandomResizedCrop,
-    RandomRotation,
-    RandomVerticalFlip,
-    RandomZoom,
-    aug_transforms,
-)
-from fastaug.warp import warp
-
 if TYPE_CHECKING:
-    from fastaug.inference import Predictor, load_classifier
-    from fastaug.models import classifier
-    from fastaug.training import BinaryCrossEntropy, Interpretation, KeepBest, Learner, slice_rates
+    from fastaug.augment.augment import Augment as Augment
+    from fastaug.augment.augment import Operator as Operator
+    from fastaug.augment.augment import Params as Params
+    from fastaug.augment.color import IMAGENET as IMAGENET
+    from fastaug.augment.color import INCEPTION as INCEPTION
+    from fastaug.augment.fastai_names import aug_transforms as aug_transforms
+    from fastaug.augment.operators import ColorJitter as ColorJitter
+    from fastaug.augment.operators import RandomDihedral as RandomDihedral
+    from fastaug.augment.operators import RandomErasing as RandomErasing
+    from fastaug.augment.operators import RandomHorizontalFlip as RandomHorizontalFlip
+    from fastaug.augment.operators import RandomPerspective as RandomPerspective
+    from fastaug.augment.operators import RandomResizedCrop as RandomResizedCrop
+    from fastaug.augment.operators import RandomRotation as RandomRotation
+    from fastaug.augment.operators import RandomVerticalFlip as RandomVerticalFlip
+    from fastaug.augment.operators import RandomZoom as RandomZoom
+    from fastaug.augment.targets import inverse_matrix as inverse_matrix
+    from fastaug.augment.targets import transform_boxes as transform_boxes
+    from fastaug.augment.targets import transform_points as transform_points
+    from fastaug.augment.targets import warp_masks as warp_masks
+    from fastaug.loading.loader import BadFileError as BadFileError
+    from fastaug.loading.loader import BatchInfo as BatchInfo
+    from fastaug.loading.loader import ImageLoader as ImageLoader
+    from fastaug.samples.samples import Samples as Samples
+    from fastaug.training.callbacks import KeepBest as KeepBest
+    from fastaug.training.inference import Predictor as Predictor
+    from fastaug.training.inference import load_classifier as load_classifier
+    from fastaug.training.interpretation import Interpretation as Interpretation
+    from fastaug.training.learner import Learner as Learner
+    from fastaug.training.losses import BinaryCrossEntropy as BinaryCrossEntropy
+    from fastaug.training.models import classifier as classifier
+    from fastaug.training.rates import slice_rates as slice_rates
+    from fastaug.warping.warp import warp as warp
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "IMAGENET",
-    "INCEPTION",
-    "Augment",
-    "BadFileError",
-    "BatchInfo",
-    "BinaryCrossEntropy",
-    "ColorJitter",
-    "ImageLoader",
-    "Interpretation",
-    "KeepBest",
-    "Learner",
-    "Params",
-    "Predictor",
-    "RandomDihedral",
-    "RandomErasing",
-    "RandomHorizontalFlip",
-    "RandomPerspective",
-    "RandomResizedCrop",
-    "RandomRotation",
-    "RandomVerticalFlip",
-    "RandomZoom",
-    "Samples",
-    "aug_transforms",
-    "classifier",
-    "inverse_matrix",
-    "load_classifier",
-    "slice_rates",
-    "transform_boxes",
-    "transform_points",
-    "warp",
-    "warp_masks",
-]
-
-
-# Imported when they are first used: torchvision and torchmetrics take seconds.
-_LATER = {"Predictor": "inference", "load_classifier": "inference", "classifier": "models"}
-_LATER |= dict.fromkeys(("BinaryCrossEntropy", "Interpretation", "KeepBest", "Learner", "slice_rates"), "training")
+# The public names and where they live. Each is imported when it is first used: torch alone takes a second.
+_NAMES = {
+    "augment.augment": ("Augment", "Operator", "Params"),
+    "augment.color": ("IMAGENET", "INCEPTION"),
+    "augment.fastai_names": ("aug_transforms",),
+    "augment.operators": (
+        *("ColorJitter", "RandomDihedral", "RandomErasing", "RandomHorizontalFlip", "RandomPerspective"),
+        *("RandomResizedCrop", "RandomRotation", "RandomVerticalFlip", "RandomZoom"),
+    ),
+    "augment.targets": ("inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
+    "loading.loader": ("BadFileError", "BatchInfo", "ImageLoader"),
+    "samples.samples": ("Samples",),
+    "training.callbacks": ("KeepBest",),
+    "training.inference": ("Predictor", "load_classifier"),
+    "training.interpretation": ("Interpretation",),
+    "training.learner": ("Learner",),
+    "training.losses": ("BinaryCrossEntropy",),
+    "training.models": ("classifier",),
+    "training.rates": ("slice_rates",),
+    "warping.warp": ("warp",),
+}
+_HOME = {name: f"fastaug.{module}" for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(importlib.import_module(f"fastaug.{_LATER[name]}"), name)
-    raise AttributeError(f"module 'fastaug' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastaug' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,19 +18,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from fastaug import plots
-from fastaug.color import IMAGENET
+from fastaug.augment.color import IMAGENET
+from fastaug.augment.fastai_names import aug_transforms
 from fastaug.config import NOT_KEPT, use_config, write_config
 from fastaug.demo import MODEL as LITE0
 from fastaug.demo import run_demo
-from fastaug.inference import load_classifier
 from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.stats import merge_stats
-from fastaug.results import RunLog, save_results
-from fastaug.samples import Samples
-from fastaug.training import Learner, classifier, lite0_weights, model_statistics, ranks
-from fastaug.transforms import aug_transforms
+from fastaug.samples.samples import Samples
+from fastaug.training import plots, ranks
+from fastaug.training.inference import load_classifier
+from fastaug.training.learner import Learner
+from fastaug.training.models import classifier, lite0_weights, model_statistics
+from fastaug.training.results import RunLog, save_results
 
 app = typer.Typer(
     help="Image files to augmented training batches, with one interpolation per image.",

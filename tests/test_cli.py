@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 import fastaug as fa
 import fastaug.cli
 from fastaug.cli import app
-from fastaug.training import Learner, classifier
+from fastaug.training.learner import Learner
+from fastaug.training.models import classifier
 
 TINY = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--epochs", "1",
         "--batch-size", "4", "--device", "cpu"]  # fmt: skip

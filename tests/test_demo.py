@@ -18,7 +18,7 @@ from fastaug.demo import photos
 from fastaug.demo.fidelity import make_views, psnr_db
 from fastaug.demo.report import markdown
 from fastaug.demo.stepwise import SAME_WITHIN_LEVELS, bilinear, difference_levels, images_per_s, step_by_step
-from fastaug.warp import warp
+from fastaug.warping.warp import warp
 from tests.compare import photo
 
 STD = torch.tensor(fa.IMAGENET.std)

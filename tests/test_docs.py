@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from fastaug.cli import app
-from fastaug.models import classifier
+from fastaug.training.models import classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(file)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastaug.models.classifier", tiny_classifier)
+    monkeypatch.setattr("fastaug.training.models.classifier", tiny_classifier)
     return tmp_path
 
 

@@ -11,7 +11,7 @@ NAMES = [
     *("Params", "RandomDihedral", "RandomHorizontalFlip", "RandomPerspective", "RandomResizedCrop", "RandomRotation"),
     *("RandomVerticalFlip", "RandomZoom", "Samples", "aug_transforms", "classifier", "slice_rates", "warp"),
     *("RandomErasing", "inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
-    *("BinaryCrossEntropy", "Interpretation", "KeepBest", "Predictor", "load_classifier"),
+    *("BinaryCrossEntropy", "Interpretation", "KeepBest", "Operator", "Predictor", "load_classifier"),
 ]
 
 

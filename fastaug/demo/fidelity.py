@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fastaug import geometry
+from fastaug.augment import geometry
+from fastaug.augment.augment import Params
+from fastaug.augment.fastai_names import aug_transforms
 from fastaug.demo.photos import open_photo
 from fastaug.demo.stepwise import bilinear, step_by_step
 from fastaug.loading.loader import ImageLoader
-from fastaug.samples import Samples
-from fastaug.transforms import Params, aug_transforms
-from fastaug.warp import warp
+from fastaug.samples.samples import Samples
+from fastaug.warping.warp import warp
 
 SCENES = {"retina": 3, "hubble": 2, "motorcycle": 2, "tissue": 2}  # how many times smaller than the scene the photo is
 TRUTH_SAMPLES = 8  # along each side of an output pixel

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastaug.samples import Samples
+from fastaug.samples.samples import Samples
 
 # class name -> file in skimage/data. Drawings, charts and photos too small to cut are left out.
 PHOTOS = {

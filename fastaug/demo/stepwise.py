@@ -12,8 +12,9 @@ from kornia.enhance import normalize
 from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 
-from fastaug import geometry
-from fastaug.transforms import Augment, ColorJitter, Params, RandomHorizontalFlip, RandomResizedCrop
+from fastaug.augment import geometry
+from fastaug.augment.augment import Augment, Params
+from fastaug.augment.operators import ColorJitter, RandomHorizontalFlip, RandomResizedCrop
 
 # Means over 8 × 8 pixels blur away how sharply the two ways interpolate and leave what they show.
 BLOCK_PX = 8

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
-from fastaug.samples import Samples
-from fastaug.sources import read_bytes
+from fastaug.samples.samples import Samples
+from fastaug.samples.sources import read_bytes
 
 ENDS_THE_PROCESS = "decoding it ends the process"
 

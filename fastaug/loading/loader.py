@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fastaug import geometry
+from fastaug.augment import geometry
+from fastaug.augment.augment import Augment, Params
+from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.background import DecoderPool, prefetch
 from fastaug.loading.decode import Decoded, Decoder
 from fastaug.loading.header import read_header
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
 from fastaug.loading.stats import Clock, LoaderStats
 from fastaug.loading.summary import Summary, summarize
-from fastaug.rng import SampleUniforms
-from fastaug.samples import Samples
-from fastaug.sources import Reader
-from fastaug.transforms import Augment, Params
-from fastaug.warp.reference import columns_read
+from fastaug.samples.samples import Samples
+from fastaug.samples.sources import Reader
+from fastaug.warping.reference import columns_read
 
 log = logging.getLogger("fastaug")
 

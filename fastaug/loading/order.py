@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastaug.rng import sample_uniforms
+from fastaug.augment.rng import sample_uniforms
 
 _BLOCK = 1 << 16  # samples whose random keys are made at once: what that takes in between does not grow with n
 

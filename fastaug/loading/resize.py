@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastaug.compiled import F, njit, row_loop, spread
+from fastaug.warping.compiled import F, njit, row_loop, spread
 
 LOBES = 3  # of the filter, to each side
 _GROUP = 6  # taps that are summed at a time along a row; a filter that enlarges has so many

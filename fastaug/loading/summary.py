@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastaug import geometry
+from fastaug.augment import geometry
+from fastaug.augment.augment import Drawn, Operator
+from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.decode import Decoder
 from fastaug.loading.header import read_header
-from fastaug.rng import SampleUniforms
-from fastaug.sources import read_bytes
-from fastaug.transforms import Drawn, Operator
+from fastaug.samples.sources import read_bytes
 
 if TYPE_CHECKING:
     from fastaug.loading.loader import ImageLoader

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fastaug import plots
-from fastaug.inference import NONE, most_probable, to_probabilities
-from fastaug.training import prediction
+from fastaug.training import plots, prediction
+from fastaug.training.inference import NONE, most_probable, to_probabilities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -24,31 +24,18 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
-from fastaug.inference import AMP
-from fastaug.models import parameter_groups
-from fastaug.training import looks, lr_finder, prediction, ranks
+from fastaug.training import lr_finder, prediction, preview, ranks
 from fastaug.training.checkpoint import random_state, set_random_state, write_whole
 from fastaug.training.display import Display
+from fastaug.training.history import History
+from fastaug.training.inference import AMP
 from fastaug.training.losses import BinaryCrossEntropy
+from fastaug.training.models import parameter_groups
 from fastaug.training.rates import slice_rates
 
 Loader = Any  # yields batches (images, targets, ...) and has a length
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 _REFRESH_S = 0.5
-
-
-@dataclass
-class History:
-    """What happened in training, over all calls of fit.
-
-    epochs: per epoch: epoch, train_loss, images_per_s, valid_loss and the metrics, seconds.
-    losses, lrs, moms: per batch: the loss, the learning rate of every parameter group (the head's last), the momentum.
-    """
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    lrs: list[tuple[float, ...]] = field(default_factory=list)
-    moms: list[float] = field(default_factory=list)
 
 
 def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
@@ -192,7 +179,7 @@ class Learner:
 
     # One file each, with their docstrings:
     lr_find = lr_finder.lr_find
-    show_batch, summary = looks.show_batch, looks.summary
+    show_batch, summary = preview.show_batch, preview.summary
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
 
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastaug.inference import most_probable
+from fastaug.training.inference import most_probable
 
 
 class BinaryCrossEntropy(nn.BCEWithLogitsLoss):

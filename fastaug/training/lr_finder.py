@@ -85,7 +85,7 @@ class FoundRates:
 
     def plot(self) -> Figure:
         """The curve with the four suggestions."""
-        from fastaug import plots
+        from fastaug.training import plots
 
         names = ("minimum", "steep", "valley", "slide")
         return plots.plot_rates(self.lrs, self.losses, {name: getattr(self, name) for name in names})

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastaug.inference import AMP, Predictor, to_probabilities
-from fastaug.samples import Samples
+from fastaug.samples.samples import Samples
 from fastaug.training import ranks
+from fastaug.training.inference import AMP, Predictor, to_probabilities
 
 if TYPE_CHECKING:
     from fastaug.loading.loader import ImageLoader

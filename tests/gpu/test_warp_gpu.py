@@ -1,6 +1,6 @@
 """The Triton kernel on a real GPU: against the specification, without waiting, in one launch.
 
-tests/warp/test_gpu.py covers the same kernel, corner by corner, in Triton's interpreter.
+tests/warping/test_gpu.py covers the same kernel, corner by corner, in Triton's interpreter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import fastaug as fa
-from fastaug.warp import reference
+from fastaug.warping import reference
 from tests.compare import assert_images_close, photo, random_image
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; torch sees none here")

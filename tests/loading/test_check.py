@@ -14,7 +14,7 @@ import fastaug as fa
 from fastaug.cli import app
 from fastaug.loading.check import ENDS_THE_PROCESS, bad_files
 from tests.loading.common import make, spoil
-from tests.test_sources import write_tar
+from tests.samples.test_sources import write_tar
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_file_that_ends_the_process_is_named(
     samples, bad = spoiled
     killer = samples.paths[9]
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, fastaug.sources as s\n"
+        "import os, signal, fastaug.samples.sources as s\n"
         "def read(path, read=s.read_bytes):\n"
         f"    if path == {killer!r}: os.kill(os.getpid(), signal.{signal.SIGSEGV.name})\n"
         "    return read(path)\n"

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug import geometry
+from fastaug.augment import geometry
 from fastaug.loading.decode import Decoder
-from fastaug.warp import reference
+from fastaug.warping import reference
 from tests.compare import random_image
 from tests.loading.common import make
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug import geometry
+from fastaug.augment import geometry
 from fastaug.loading import loader as loader_module
 from fastaug.loading.loader import BadFileError
-from fastaug.warp import reference
+from fastaug.warping import reference
 from tests.compare import assert_images_close, photo
 from tests.loading.common import SIZES, by_sample, epoch, make, spoil
 

@@ -10,7 +10,7 @@ import torch
 
 import fastaug as fa
 from fastaug.loading import loader as loader_module
-from fastaug.warp import cpu
+from fastaug.warping import cpu
 from tests.loading.common import epoch, make
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug.transforms import Drawn, Frame
+from fastaug.augment.augment import Drawn, Frame
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

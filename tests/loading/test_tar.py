@@ -15,7 +15,7 @@ import torch
 import fastaug as fa
 from tests.loading.common import by_sample, make
 from tests.loading.test_trust import run_python, same_batches
-from tests.test_sources import write_tar
+from tests.samples.test_sources import write_tar
 
 AUGMENT = fa.aug_transforms(size=32, min_scale=0.75)
 
@@ -104,7 +104,7 @@ def test_a_million_members_take_little_memory_altogether(samples: fa.Samples, tm
     archive = archived(samples, tmp_path, shards=1)
     code = """
         import sys, time, tracemalloc, numpy as np, fastaug as fa
-        from fastaug.sources import MemberPaths
+        from fastaug.samples.sources import MemberPaths
         archive, place = sys.argv[1], sys.argv[2].split("@")[1].split("+")
         def load(n):
             columns = np.zeros((3, n), np.int64) + [[0], [int(place[0])], [int(place[1])]]

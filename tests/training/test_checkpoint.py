@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastaug.training import KeepBest, Learner
+from fastaug.training.callbacks import KeepBest
+from fastaug.training.learner import Learner
 from tests.training.common import Batches, differences, snapshot, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from fastaug.samples import Samples
-from fastaug.training import BinaryCrossEntropy, Interpretation, Learner
+from fastaug.samples.samples import Samples
+from fastaug.training.interpretation import Interpretation
+from fastaug.training.learner import Learner
+from fastaug.training.losses import BinaryCrossEntropy
 from tests.training.common import Batches, differences, snapshot, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,10 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fastaug.augment.augment import Augment
+from fastaug.augment.fastai_names import aug_transforms
+from fastaug.augment.operators import RandomHorizontalFlip, RandomResizedCrop
 from fastaug.loading.loader import ImageLoader
-from fastaug.samples import Samples
-from fastaug.training import BinaryCrossEntropy, Interpretation, Learner
-from fastaug.transforms import Augment, RandomHorizontalFlip, RandomResizedCrop, aug_transforms
+from fastaug.samples.samples import Samples
+from fastaug.training.interpretation import Interpretation
+from fastaug.training.learner import Learner
+from fastaug.training.losses import BinaryCrossEntropy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastaug.training import FoundRates, Learner
 from fastaug.training.checkpoint import random_state
+from fastaug.training.learner import Learner
+from fastaug.training.lr_finder import FoundRates
 from tests.training.common import Batches, differences, snapshot, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

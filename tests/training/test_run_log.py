@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fastaug import results
-from fastaug.results import RunLog
-from fastaug.training import Learner
+from fastaug.training import results
+from fastaug.training.learner import Learner
+from fastaug.training.results import RunLog
 from tests.training.common import Batches, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastaug.training import Learner, ranks
+from fastaug.training import ranks
+from fastaug.training.learner import Learner
 
 CASES: dict[str, dict[str, Any]] = {
     "equal": {},

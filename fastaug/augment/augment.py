@@ -1,0 +1,283 @@
+"""The Random* operators, Augment and aug_transforms: settings and draw(). No pixels here.
+
+Drawing and applying are separate. An operator turns uniform numbers into named parameters (`parameters`), and these
+into a 3×3 matrix (`matrix`) or a colour matrix (`color`); `Augment` multiplies the matrices of all its operators and
+hands the product to the warp, which interpolates once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastaug.augment import color as colors
+from fastaug.augment import geometry
+from fastaug.augment.rng import GeneratorUniforms, Uniforms
+from fastaug.warping.fill import fill_rectangles
+from fastaug.warping.warp import Images, channels_first, output_size, warp
+
+Drawn = dict[str, Tensor]
+Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
+
+
+@dataclass
+class Params:
+    """What was drawn for a batch: enough to apply it again, to the same images or to their masks, boxes and points.
+
+    Attributes:
+        matrix: float32 [B, 3, 3], input pixels -> output pixels, corner-origin.
+        color: float32 [B, 3, 4], (r, g, b, 1) in [0, 1] -> output channels, normalisation included.
+        drawn: the operators' parameters by name, e.g. `drawn["RandomRotation"]["degrees"]`, [B] each.
+        size: (height, width) of the output that they were drawn for; None: that of the Augment they are applied by.
+        erase: int64 [B, K, 4] or None: x0, y0, x1, y1 of the rectangles to fill, whole output pixels, x1 and y1 not
+            included; nothing where x0 = x1.
+        erase_color: float32 [B, K, 3] or None: what they are filled with, as output channels.
+    """
+
+    matrix: Tensor
+    color: Tensor
+    drawn: dict[str, Drawn] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    erase: Tensor | None = None
+    erase_color: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> Params:
+        """The parameters of some images."""
+        drawn = {name: {key: value[rows] for key, value in values.items()} for name, values in self.drawn.items()}
+        erase, erase_color = (None if part is None else part[rows] for part in (self.erase, self.erase_color))
+        return Params(self.matrix[rows], self.color[rows], drawn, self.size, erase, erase_color)
+
+
+class Operator(nn.Module):
+    """One random operator: settings, and how many uniform numbers an image needs.
+
+    Subclasses define `parameters_from`, and either `matrix` or `color`. Called on images, an operator works alone:
+    the same size out as in (unless it is a crop with a size), float in [0, 1], nothing random after `.eval()`.
+    So it can be a member of other libraries' pipelines, for images only: a mask or a box that passes such a pipeline
+    too is not moved. `Augment.draw` gives the matrix that moves them, see `fastaug.warp_masks`.
+    """
+
+    uniforms: ClassVar[int]  # per image
+    changes_color: ClassVar[bool] = False
+    erases: ClassVar[bool] = False
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        """Named parameters [B] from uniform numbers u, float64 [B, self.uniforms] in [0, 1)."""
+        raise NotImplementedError
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        """The matrix [B, 3, 3] of the drawn parameters and the frame it leads to; size is Augment's (height, width)."""
+        return geometry.identity_matrix(len(frame[0])), frame
+
+    def color(self, drawn: Drawn, batch: int) -> Tensor:
+        """The colour matrix [B, 3, 4] of the drawn parameters."""
+        return colors.identity_color(batch)
+
+    def rectangle(self, drawn: Drawn, size: tuple[int, int]) -> Tensor:
+        """int64 [B, 4]: x0, y0, x1, y1 to fill in an output of size (height, width); nothing where x0 = x1."""
+        raise NotImplementedError
+
+    def fill_color(self, drawn: Drawn, batch: int) -> Tensor | None:
+        """float64 [B, 3] in [0, 1], not yet normalised; None: 0 in the output."""
+        return None
+
+    def forward(self, images: Images) -> Tensor:
+        size = getattr(self, "size", None) or _frame_size(images)
+        return Augment([self], size, normalize=None).train(self.training)(images)
+
+
+class Augment(nn.Module):
+    """Any list of operators as one 3×3 and one 3×4 matrix per image, applied in one pass over the pixels.
+
+    Args:
+        ops: operators, in the order in which they happen.
+        size: of the output, pixels or (height, width). What the operators leave is resized to it in the same pass. It
+            may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
+        interpolation: "antialias", "bilinear" or "nearest".
+        padding: "reflection", "border" or "zeros", beyond the photo's edges.
+        normalize: (mean, std) in [0, 1] units, or None.
+        dtype: of the output: torch.float32, float16 or bfloat16.
+        backend: "auto", or one by name, which then runs or raises.
+        keep_inside: shrink each drawn window until no output pixel lies outside the photo.
+
+    `.eval()`: the whole frame resized, and normalised, nothing random.
+    """
+
+    def __init__(
+        self,
+        ops: Sequence[Operator],
+        size: int | tuple[int, int],
+        interpolation: str = "antialias",
+        padding: str = "reflection",
+        normalize: tuple[Sequence[float], Sequence[float]] | None = colors.IMAGENET,
+        dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
+        keep_inside: bool = False,
+    ):
+        super().__init__()
+        for op in ops:
+            if not isinstance(op, Operator):
+                raise TypeError(
+                    f"Augment: expected operators such as fa.RandomRotation(10), got {type(op).__name__}. Operators of "
+                    "other libraries resample by themselves; use them before or after Augment."
+                )
+        erasing = [op.erases for op in ops]
+        if sorted(erasing) != erasing:
+            raise ValueError(
+                f"Augment: expected RandomErasing after all other operators, since it works on the output, got "
+                f"{', '.join(type(op).__name__ for op in ops)}."
+            )
+        self.ops = nn.ModuleList(ops)
+        self.size = size
+        self.interpolation, self.padding, self.dtype, self.backend = interpolation, padding, dtype, backend
+        self.normalize = None if normalize is None else _statistics(normalize)
+        self.keep_inside = keep_inside
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the output."""
+        return self._size
+
+    @size.setter
+    def size(self, size: int | tuple[int, int]) -> None:
+        self._size = output_size("Augment", size)
+
+    def named_ops(self) -> dict[str, Operator]:
+        """The operators by the name of their draws: the class, numbered where it comes more than once."""
+        named: dict[str, Operator] = {}
+        for op in cast("list[Operator]", list(self.ops)):
+            name = type(op).__name__
+            earlier = sum(type(other) is type(op) for other in named.values())
+            named[f"{name}-{earlier + 1}" if earlier else name] = op
+        return named
+
+    def draw(
+        self,
+        batch: int,
+        size: tuple[int, int] | Tensor,
+        generator: torch.Generator | None = None,
+        uniforms: Uniforms | None = None,
+    ) -> Params:
+        """Draw parameters for a batch, whatever mode the module is in; see `Params`.
+
+        Args:
+            batch: number of images.
+            size: (height, width) of the input, or integer [batch, 2] where the images differ.
+            generator: on the CPU; None: torch's global one.
+            uniforms: another source of random numbers instead, such as `rng.SampleUniforms`.
+        """
+        source = uniforms or GeneratorUniforms(batch, generator)
+        if source.batch != batch:
+            raise ValueError(f"draw: expected uniforms for {batch} images, got them for {source.batch}.")
+        drawn = {name: op.parameters_from(source(name, op.uniforms)) for name, op in self.named_ops().items()}
+        return self.compose(drawn, batch, size)
+
+    def plain(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
+        """Parameters with nothing random: the whole frame resized, and normalised."""
+        frame = _frame(batch, size)
+        return self._params(geometry.identity_matrix(batch), frame, frame, colors.identity_color(batch), self.size)
+
+    def compose(self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor) -> Params:
+        """One matrix and one colour matrix per image from the operators' parameters, by name as `draw` made them."""
+        photo = frame = _frame(batch, size)
+        out_size, named = self.size, self.named_ops()
+        matrix, color = geometry.identity_matrix(batch), colors.identity_color(batch)
+        for name, op in named.items():
+            step, frame = op.matrix(drawn[name], frame, out_size)
+            matrix = step @ matrix
+            if op.changes_color:
+                color = colors.compose_color(op.color(drawn[name], batch), color)
+        params = self._params(matrix, photo, frame, color, out_size)
+        params.drawn = drawn
+        erasers = [(op, drawn[name]) for name, op in named.items() if op.erases]
+        if erasers:
+            params.erase = torch.stack([op.rectangle(chosen, out_size) for op, chosen in erasers], 1)
+            params.erase_color = torch.stack([self._fill(op.fill_color(c, batch), batch) for op, c in erasers], 1)
+        return params
+
+    def _fill(self, value: Tensor | None, batch: int) -> Tensor:
+        """A colour [B, 3] in [0, 1] as output channels; None: 0 there."""
+        if value is None:
+            return torch.zeros(batch, 3)
+        if self.normalize is not None:
+            matrix = colors.normalize_matrix(self.normalize, batch)
+            value = (matrix[:, :, :3] @ value[:, :, None])[:, :, 0] + matrix[:, :, 3]
+        return value.float()
+
+    def _params(self, matrix: Tensor, photo: Frame, frame: Frame, color: Tensor, size: tuple[int, int]) -> Params:
+        height, width = size
+        out_width, out_height = torch.full_like(frame[0], width), torch.full_like(frame[0], height)
+        matrix = geometry.resize_matrix(*frame, out_width, out_height) @ matrix
+        if self.keep_inside:
+            matrix = geometry.shrink_inside(matrix, *photo, width, height)
+        if self.normalize is not None:
+            color = colors.compose_color(colors.normalize_matrix(self.normalize, color.shape[0]), color)
+        return Params(matrix.float(), color.float(), size=size)
+
+    def apply(self, images: Images, params: Params | None = None) -> Tensor:  # type: ignore[override]
+        """Apply what was drawn, in one pass; see `fastaug.warp` for shapes and errors.
+
+        Given a function and no params, this is `nn.Module.apply`, which a model that contains an Augment needs.
+        """
+        if params is None:
+            return super().apply(images)  # type: ignore[arg-type, return-value]
+        size = params.size or self.size
+        out = warp(
+            images, params.matrix, size, self.interpolation, self.padding, params.color, self.dtype, self.backend
+        )
+        if params.erase is None or params.erase_color is None:
+            return out
+        return fill_rectangles(out, params.erase, params.erase_color)
+
+    def forward(self, images: Images) -> Tensor:
+        """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width]."""
+        if isinstance(images, Tensor) and images.dim() == 3:
+            return self.forward(images[None])[0]
+        sizes = image_sizes(images)
+        batch = sizes.shape[0]  # not len(): that would fix the batch size of an exported graph
+        params = self.draw(batch, sizes) if self.training else self.plain(batch, sizes)
+        return self.apply(images, params)
+
+    def extra_repr(self) -> str:
+        return (
+            f"size={self.size}, interpolation={self.interpolation!r}, padding={self.padding!r}, "
+            f"normalize={self.normalize}, dtype={self.dtype}, backend={self.backend!r}, keep_inside={self.keep_inside}"
+        )
+
+
+def image_sizes(images: Images) -> Tensor:
+    """(height, width) of each image, int64 [B, 2], for anything that `fastaug.warp` takes."""
+    if isinstance(images, Tensor):
+        return torch.tensor(_frame_size(images)).expand(images.shape[0], 2)
+    return torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(-1, 2)
+
+
+def _frame_size(images: Images) -> tuple[int, int]:
+    """(height, width) of a batch or of one image."""
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            "operator: expected images of one size, got a list. Give the operator to fa.Augment with a size."
+        )
+    height, width = images.shape[-2:] if channels_first(images) else images.shape[-3:-1]
+    return height, width
+
+
+def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
+    height, width = torch.as_tensor(size, dtype=torch.float64).expand(batch, 2).unbind(1)
+    return width, height
+
+
+def _statistics(normalize: tuple[Sequence[float], Sequence[float]]) -> colors.Statistics:
+    mean, std = normalize
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(
+            f"normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got {normalize}."
+        )
+    return colors.Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]

@@ -1,0 +1,218 @@
+"""3×3 matrices: presize crop, flip, rotation, zoom, perspective, crop and resize.
+
+Coordinates are continuous and corner-origin: pixel (row i, column j) covers [j, j+1) × [i, i+1), its centre is
+(j + 0.5, i + 0.5). Points are (x, y, 1) columns; matrices map input pixels to output pixels and compose as
+`last @ … @ first`. Everything is float64 on the CPU, [B, 3, 3] for a batch; sizes are [B] tensors, because the photos
+of one batch may differ. A frame is the rectangle [0, width) × [0, height) that an operator works in.
+"""
+
+from __future__ import annotations
+
+import torch
+from kornia.geometry.conversions import convert_affinematrix_to_homography
+from kornia.geometry.transform import get_perspective_transform, get_rotation_matrix2d
+from torch import Tensor
+
+
+def identity_matrix(batch: int) -> Tensor:
+    matrix = torch.zeros(batch, 3, 3, dtype=torch.float64)
+    matrix.diagonal(dim1=1, dim2=2).fill_(1.0)
+    return matrix
+
+
+def box_matrix(x0: Tensor, y0: Tensor, width: Tensor, height: Tensor, out_width: Tensor, out_height: Tensor) -> Tensor:
+    """Map the box [x0, x0+width) × [y0, y0+height) onto the frame out_width × out_height: a crop and its resize.
+
+    Args:
+        x0, y0, width, height, out_width, out_height: [B], pixels.
+    Returns:
+        float64 [B, 3, 3].
+    """
+    scale_x, scale_y = out_width / width, out_height / height
+    matrix = identity_matrix(x0.shape[0])
+    matrix[:, 0, 0], matrix[:, 0, 2] = scale_x, -x0 * scale_x
+    matrix[:, 1, 1], matrix[:, 1, 2] = scale_y, -y0 * scale_y
+    return matrix
+
+
+def resize_matrix(width: Tensor, height: Tensor, out_width: Tensor, out_height: Tensor) -> Tensor:
+    """Map the frame width × height onto out_width × out_height. All [B]; float64 [B, 3, 3]."""
+    zero = torch.zeros_like(width)
+    return box_matrix(zero, zero, width, height, out_width, out_height)
+
+
+def presize_box(sizes: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest square of each photo, at a relative position.
+
+    Args:
+        sizes: integer [B, 2], (height, width) of the decoded photos.
+        position: [B, 2] in [0, 1], (x, y): 0 = left or top, 0.5 = centred, 1 = right or bottom.
+    Returns:
+        x0, y0, side: float64 [B] each; x0 and y0 are whole pixels, so that the crop itself interpolates nothing.
+    """
+    height, width = sizes.double().unbind(1)
+    side = torch.minimum(height, width)
+    slack = torch.stack([width - side, height - side], 1)
+    x0, y0 = torch.floor(position.double() * (slack + 1)).minimum(slack).unbind(1)
+    return x0, y0, side
+
+
+def flip_matrix(horizontal: Tensor, vertical: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """Mirror left-right and top-bottom where asked. horizontal, vertical: bool [B]; float64 [B, 3, 3]."""
+    matrix = identity_matrix(len(width))
+    matrix[:, 0, 0] = torch.where(horizontal, -1.0, 1.0)
+    matrix[:, 0, 2] = torch.where(horizontal, width, 0.0)
+    matrix[:, 1, 1] = torch.where(vertical, -1.0, 1.0)
+    matrix[:, 1, 2] = torch.where(vertical, height, 0.0)
+    return matrix
+
+
+def transpose_matrix(transposed: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """Mirror about the main diagonal where asked; a frame that is not square is stretched back into itself.
+
+    Args:
+        transposed: bool [B].
+        width, height: [B], the frame.
+    Returns:
+        float64 [B, 3, 3].
+    """
+    matrix = identity_matrix(len(width))
+    matrix[:, 0, 0] = matrix[:, 1, 1] = torch.where(transposed, 0.0, 1.0)
+    matrix[:, 0, 1] = torch.where(transposed, width / height, 0.0)
+    matrix[:, 1, 0] = torch.where(transposed, height / width, 0.0)
+    return matrix
+
+
+def rotation_matrix(degrees: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """Turn counter-clockwise, as seen, about the centre of the frame.
+
+    Args:
+        degrees: [B].
+        width, height: [B], the frame.
+    Returns:
+        float64 [B, 3, 3].
+    Source: kornia.geometry.transform.get_rotation_matrix2d, whose angles are counter-clockwise too.
+    """
+    centre = torch.stack([width, height], 1) / 2
+    return convert_affinematrix_to_homography(get_rotation_matrix2d(centre, degrees.double(), torch.ones_like(centre)))
+
+
+def zoom_matrix(zoom: Tensor, position: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """Enlarge a window of 1/zoom of the frame to the whole frame (below 1: shrink the frame into a window).
+
+    Args:
+        zoom: [B], above 0.
+        position: [B, 2] in [0, 1], (x, y): where the window lies between the frame's edges.
+        width, height: [B], the frame.
+    Returns:
+        float64 [B, 3, 3].
+    Source: fastai 2.8.12, `zoom_mat`: the window lies at a random place, not in the middle.
+    """
+    window_width, window_height = width / zoom, height / zoom
+    x, y = position.double().unbind(1)
+    return box_matrix(
+        (width - window_width) * x, (height - window_height) * y, window_width, window_height, width, height
+    )
+
+
+def perspective_matrix(tilt_x: Tensor, tilt_y: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """Tilt the frame about its vertical and its horizontal axis.
+
+    With tilt_x = t > 0 the left edge grows by t half-heights at either end and the right edge shrinks by as much;
+    tilt_y does the same to the top and the bottom edge.
+
+    Args:
+        tilt_x, tilt_y: [B] in (-1, 1), in half frames.
+        width, height: [B], the frame.
+    Returns:
+        float64 [B, 3, 3].
+    Source: fastai 2.8.12, `Warp`; solved by kornia.geometry.transform.get_perspective_transform.
+    """
+    corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+    moved = corners + torch.stack(
+        [
+            torch.stack([-tilt_y, -tilt_x], 1),
+            torch.stack([tilt_y, tilt_x], 1),
+            torch.stack([tilt_y, tilt_x], 1),
+            torch.stack([-tilt_y, -tilt_x], 1),
+        ],
+        1,
+    )
+    half = (torch.stack([width, height], 1) / 2)[:, None]
+    return get_perspective_transform((corners + 1) * half, (moved + 1) * half)
+
+
+def shrink_inside(matrix: Tensor, width: Tensor, height: Tensor, out_width: int, out_height: int) -> Tensor:
+    """Shrink the output's window on the photo, towards the photo's centre, until it lies inside the photo.
+
+    Each corner c of the output becomes q + s (c - q), where q is the photo's centre seen in the output. Its place on
+    the photo is N(s) / D(s) with N and D linear in s, so "inside" is a set of linear inequalities in s, and the
+    largest s in [0, 1] that satisfies all of them is found in closed form. s = 0 is the photo's centre: there is
+    always an answer. A projective map takes the convex output to a convex figure, so four corners are enough.
+
+    Args:
+        matrix: float64 [B, 3, 3], photo -> output.
+        width, height: [B], the photo.
+        out_width, out_height: the output.
+    Returns:
+        float64 [B, 3, 3]; unchanged where the window was inside already.
+    """
+    inverse = torch.linalg.inv(matrix)
+    centre = torch.stack([width / 2, height / 2, torch.ones_like(width)], 1)
+    pivot = (matrix @ centre[:, :, None]).squeeze(2)
+    pivot = pivot / pivot[:, 2:]
+    corners = torch.tensor(
+        [[0.0, 0.0, 1.0], [out_width, 0.0, 1.0], [0.0, out_height, 1.0], [out_width, out_height, 1.0]],
+        dtype=torch.float64,
+    )
+    at_pivot = (inverse @ pivot[:, :, None]).transpose(1, 2)  # [B, 1, 3], homogeneous place of s = 0
+    slope = (corners - pivot[:, None]) @ inverse.transpose(1, 2)  # [B, 4, 3], its change with s
+    sign = torch.sign(at_pivot[..., 2:])
+    at_pivot, slope = at_pivot * sign, slope * sign
+    extent = torch.stack([width, height], 1)[:, None]
+    # a + b s >= 0 for: x, y >= 0; x <= width, y <= height; D clearly positive
+    a = torch.cat(
+        [at_pivot[..., :2], extent * at_pivot[..., 2:] - at_pivot[..., :2], at_pivot[..., 2:] * (1 - 1e-3)], -1
+    )
+    b = torch.cat([slope[..., :2], extent * slope[..., 2:] - slope[..., :2], slope[..., 2:]], -1)
+    limit = torch.where(b < 0, a / -b.clamp(max=-1e-300), torch.inf).amin((1, 2)).clamp(max=1.0)
+    x, y = pivot[:, 0], pivot[:, 1]
+    window = box_matrix(
+        x - limit * x, y - limit * y, limit * out_width, limit * out_height,
+        torch.full_like(x, out_width), torch.full_like(y, out_height),
+    )  # fmt: skip
+    return window @ matrix
+
+
+def smallest_footprint(matrix: Tensor, out_width: int, out_height: int) -> Tensor:
+    """The least that an output pixel covers along an axis of the input, over the output's corners and its centre.
+
+    Args:
+        matrix: [B, 3, 3], input pixels -> output pixels.
+        out_width, out_height: the output.
+    Returns:
+        float64 [B], input pixels per output pixel; the footprint that `warping.reference` defines.
+    """
+    inverse = torch.linalg.inv(matrix.double())
+    x, y = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [0.5, 0.5]], dtype=torch.float64).unbind(1)
+    points = torch.stack([x * out_width, y * out_height, torch.ones_like(x)])  # [3, 5]
+    places = inverse @ points
+    denominator = places[:, 2:]
+    slopes = (inverse[:, :2, None, :2] - (places[:, :2] / denominator)[..., None] * inverse[:, 2:, None, :2]) / (
+        denominator[..., None]
+    )  # [B, 2, 5, 2]: d(x, y) / d(u, v) at each point
+    return torch.linalg.vector_norm(slopes, dim=-1).amin((1, 2))
+
+
+def to_integer_centred(matrix: Tensor) -> Tensor:
+    """Our corner-origin matrix as OpenCV's and Kornia's, which put (0, 0) at the first pixel's centre. [..., 3, 3]."""
+    half = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+    half[:2, 2] = 0.5
+    return torch.linalg.inv(half) @ matrix @ half
+
+
+def from_integer_centred(matrix: Tensor) -> Tensor:
+    """OpenCV's or Kornia's matrix as ours: the inverse of `to_integer_centred`. [..., 3, 3]."""
+    half = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+    half[:2, 2] = 0.5
+    return half @ matrix @ torch.linalg.inv(half)

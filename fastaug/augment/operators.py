@@ -1,0 +1,372 @@
+"""The Random* operators: settings, and what they make of uniform numbers. No pixels here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastaug.augment import color as colors
+from fastaug.augment import geometry
+from fastaug.augment.augment import Drawn, Frame, Operator
+from fastaug.warping.warp import output_size
+
+
+class RandomHorizontalFlip(Operator):
+    """Mirror left and right with probability p."""
+
+    uniforms = 1
+
+    def __init__(self, p: float = 0.5):
+        super().__init__()
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        return {"flipped": u[:, 0] < self.p}
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        flipped = drawn["flipped"]
+        return geometry.flip_matrix(flipped, torch.zeros_like(flipped), *frame), frame
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class RandomVerticalFlip(RandomHorizontalFlip):
+    """Mirror top and bottom with probability p."""
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        flipped = drawn["flipped"]
+        return geometry.flip_matrix(torch.zeros_like(flipped), flipped, *frame), frame
+
+
+class RandomDihedral(Operator):
+    """With probability p, one of the eight symmetries of the square, each equally likely (the identity is one).
+
+    A frame that is not square is stretched back into its shape by the four symmetries that transpose it.
+    """
+
+    uniforms = 2
+
+    def __init__(self, p: float = 1.0):
+        super().__init__()
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        return {"symmetry": torch.where(u[:, 0] < self.p, torch.floor(u[:, 1] * 8), 0.0).long()}
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        symmetry = drawn["symmetry"]
+        flip = geometry.flip_matrix((symmetry & 1).bool(), (symmetry & 2).bool(), *frame)
+        return flip @ geometry.transpose_matrix((symmetry & 4).bool(), *frame), frame
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class RandomRotation(Operator):
+    """Turn about the centre by a random angle, with probability p.
+
+    Args:
+        degrees: (min, max), or max for (-max, max); positive is counter-clockwise, as in torchvision.
+    """
+
+    uniforms = 2
+
+    def __init__(self, degrees: float | tuple[float, float], p: float = 1.0):
+        super().__init__()
+        self.degrees = _range(self, "degrees", degrees, around=0.0)
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        return {"degrees": torch.where(u[:, 0] < self.p, _between(self.degrees, u[:, 1]), 0.0)}
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        return geometry.rotation_matrix(drawn["degrees"], *frame), frame
+
+    def extra_repr(self) -> str:
+        return f"degrees={self.degrees}, p={self.p}"
+
+
+class RandomZoom(Operator):
+    """Enlarge a window at a random place to the whole frame, with probability p, as fastai's `Zoom`.
+
+    Args:
+        scale: (min, max) magnification; 1.1 shows 1 / 1.1 of the width and of the height.
+    """
+
+    uniforms = 4
+
+    def __init__(self, scale: tuple[float, float] = (1.0, 1.1), p: float = 1.0):
+        super().__init__()
+        self.scale = _range(self, "scale", scale, positive=True)
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        zoom = torch.where(u[:, 0] < self.p, _between(self.scale, u[:, 1]), 1.0)
+        return {"zoom": zoom, "x": u[:, 2], "y": u[:, 3]}
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        position = torch.stack([drawn["x"], drawn["y"]], 1)
+        return geometry.zoom_matrix(drawn["zoom"], position, *frame), frame
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, p={self.p}"
+
+
+class RandomPerspective(Operator):
+    """Tilt about the vertical and the horizontal axis, each drawn by itself with probability p, as fastai's `Warp`.
+
+    Args:
+        magnitude: largest tilt, in half frames, below 1: with 0.2 an edge is at most 1.2 and at least 0.8 as long.
+    Differs from: torchvision's RandomPerspective, which moves the four corners independently, inwards only.
+    """
+
+    uniforms = 4
+
+    def __init__(self, magnitude: float = 0.2, p: float = 0.5):
+        super().__init__()
+        if not 0 <= magnitude < 1:
+            raise ValueError(f"RandomPerspective: expected a magnitude in [0, 1), got {magnitude}.")
+        self.magnitude = float(magnitude)
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        tilt = _between((-self.magnitude, self.magnitude), u[:, 2:])
+        tilt = torch.where(u[:, :2] < self.p, tilt, 0.0)
+        return {"tilt_x": tilt[:, 0], "tilt_y": tilt[:, 1]}
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        return geometry.perspective_matrix(drawn["tilt_x"], drawn["tilt_y"], *frame), frame
+
+    def extra_repr(self) -> str:
+        return f"magnitude={self.magnitude}, p={self.p}"
+
+
+class RandomResizedCrop(Operator):
+    """Crop a box of random area and aspect at a random place, and resize it, with probability p.
+
+    Args:
+        scale: (min, max) area of the crop, as a share of the frame's.
+        ratio: (min, max) width / height of the crop, drawn log-uniformly.
+        size: of the output, pixels or (height, width). None: the size of the Augment it is in; alone, the input's.
+    Differs from: torchvision's, which tries ten times and then crops the centre: a box that does not fit is shrunk,
+        aspect kept, until it fits.
+    """
+
+    uniforms = 5
+
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        size: int | tuple[int, int] | None = None,
+        p: float = 1.0,
+    ):
+        super().__init__()
+        self.scale = _range(self, "scale", scale, positive=True)
+        if self.scale[1] > 1:
+            raise ValueError(f"RandomResizedCrop: expected a scale of at most 1, the whole frame, got {scale}.")
+        self.ratio = _range(self, "ratio", ratio, positive=True)
+        self.size = None if size is None else output_size("RandomResizedCrop", size)
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        low, high = self.ratio
+        return {
+            "cropped": u[:, 0] < self.p,
+            "scale": _between(self.scale, u[:, 1]),
+            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
+            "x": u[:, 3],
+            "y": u[:, 4],
+        }
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        frame_width, frame_height = frame
+        width, height = _sides(drawn, frame)
+        width = torch.where(drawn["cropped"], width, frame_width)
+        height = torch.where(drawn["cropped"], height, frame_height)
+        out_height, out_width = (torch.full_like(frame_width, pixels) for pixels in self.size or size)
+        x0, y0 = (frame_width - width) * drawn["x"], (frame_height - height) * drawn["y"]
+        return geometry.box_matrix(x0, y0, width, height, out_width, out_height), (out_width, out_height)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, ratio={self.ratio}, size={self.size}, p={self.p}"
+
+
+# ColorJitter's parts in their order: the value that changes nothing, and the matrix.
+_LIGHTING = {
+    "brightness": (1.0, colors.brightness_matrix),
+    "contrast": (1.0, colors.contrast_matrix),
+    "saturation": (1.0, colors.saturation_matrix),
+    "hue": (0.0, colors.hue_matrix),
+}
+
+
+class ColorJitter(Operator):
+    """Change brightness, contrast, saturation and hue, in this order, with probability p.
+
+    Args:
+        brightness, contrast, saturation: (min, max) factor, or x for (max(0, 1 - x), 1 + x).
+        hue: (min, max) in turns within [-0.5, 0.5], or x for (-x, x).
+    Differs from: torchvision's by a fixed order and no clamping in between; `contrast_matrix` and `hue_matrix` say
+        how these two differ.
+    """
+
+    uniforms = 5
+    changes_color = True
+
+    def __init__(
+        self,
+        brightness: float | tuple[float, float] = 0.0,
+        contrast: float | tuple[float, float] = 0.0,
+        saturation: float | tuple[float, float] = 0.0,
+        hue: float | tuple[float, float] = 0.0,
+        p: float = 1.0,
+    ):
+        super().__init__()
+        self.brightness = _range(self, "brightness", brightness, around=1.0)
+        self.contrast = _range(self, "contrast", contrast, around=1.0)
+        self.saturation = _range(self, "saturation", saturation, around=1.0)
+        self.hue = _range(self, "hue", hue, around=0.0)
+        if not -0.5 <= self.hue[0] <= self.hue[1] <= 0.5:
+            raise ValueError(f"ColorJitter: expected a hue within [-0.5, 0.5] turns, got {hue}.")
+        self.p = _probability(self, p)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        changed = u[:, 0] < self.p
+        drawn = {}
+        for i, (name, (nothing, _)) in enumerate(_LIGHTING.items(), 1):
+            limits = getattr(self, name)
+            if limits != (nothing, nothing):  # the matrix of what is never changed would take time for nothing
+                drawn[name] = torch.where(changed, _between(limits, u[:, i]), nothing)
+        return drawn
+
+    def color(self, drawn: Drawn, batch: int) -> Tensor:
+        matrix = colors.identity_color(batch)
+        for name, (_, build) in _LIGHTING.items():
+            if name in drawn:
+                matrix = colors.compose_color(build(drawn[name]), matrix)
+        return matrix
+
+    def extra_repr(self) -> str:
+        return (
+            f"brightness={self.brightness}, contrast={self.contrast}, saturation={self.saturation}, hue={self.hue}, "
+            f"p={self.p}"
+        )
+
+
+class RandomErasing(Operator):
+    """Fill a rectangle of random area and aspect at a random place of the output, with probability p.
+
+    It works on the output, so it comes after all other operators; masks, boxes and points are left as they are. On a
+    CPU only the rectangle's pixels are written a second time.
+
+    Args:
+        p: probability.
+        scale: (min, max) area of the rectangle, as a share of the output's.
+        ratio: (min, max) width / height of the rectangle, drawn log-uniformly.
+        value: the colour, a number or (r, g, b) in [0, 1], normalised like the photo; "random": a colour drawn for each
+            image; None: 0 in the output, which after a normalisation is its mean colour.
+    Differs from: torchvision's, whose value is in output units (0 there is None here) and whose "random" is noise in
+        every pixel. Torchvision tries ten times for a rectangle that fits; this one is shrunk, aspect kept, until it
+        does.
+    """
+
+    uniforms = 8
+    erases = True
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.02, 0.33),
+        ratio: tuple[float, float] = (0.3, 3.3),
+        value: float | tuple[float, float, float] | str | None = None,
+    ):
+        super().__init__()
+        self.p = _probability(self, p)
+        self.scale = _range(self, "scale", scale, positive=True)
+        if self.scale[1] > 1:
+            raise ValueError(f"RandomErasing: expected a scale of at most 1, the whole output, got {scale}.")
+        self.ratio = _range(self, "ratio", ratio, positive=True)
+        self.value = _color(value)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        low, high = self.ratio
+        drawn = {
+            "erased": u[:, 0] < self.p,
+            "scale": _between(self.scale, u[:, 1]),
+            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
+            "x": u[:, 3],
+            "y": u[:, 4],
+        }
+        return drawn | {"value": u[:, 5:8]} if self.value == "random" else drawn
+
+    def rectangle(self, drawn: Drawn, size: tuple[int, int]) -> Tensor:
+        """int64 [B, 4]: x0, y0, x1, y1 in an output of size (height, width); nothing erased: x0 = x1 and y0 = y1."""
+        extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
+        sides = torch.stack(_sides(drawn, extent.expand(len(drawn["scale"]), 2).unbind(1)), 1)
+        sides = sides.round().clamp(min=1) * drawn["erased"][:, None]
+        position = torch.stack([drawn["x"], drawn["y"]], 1)
+        corner = torch.floor(position * (extent - sides + 1)).minimum(extent - sides)
+        return torch.cat([corner, corner + sides], 1).long()
+
+    def fill_color(self, drawn: Drawn, batch: int) -> Tensor | None:
+        """float64 [B, 3] in [0, 1], not yet normalised; None: 0 in the output."""
+        if self.value is None:
+            return None
+        return drawn["value"] if self.value == "random" else torch.tensor(self.value).double().expand(batch, 3)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, scale={self.scale}, ratio={self.ratio}, value={self.value!r}"
+
+
+def _between(limits: tuple[float, float], u: Tensor) -> Tensor:
+    return limits[0] + (limits[1] - limits[0]) * u
+
+
+def _sides(drawn: Drawn, frame: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Width and height [B] of a box of the drawn area and aspect; one that does not fit the frame is shrunk."""
+    frame_width, frame_height = frame
+    area = drawn["scale"] * frame_width * frame_height
+    width, height = torch.sqrt(area * drawn["ratio"]), torch.sqrt(area / drawn["ratio"])
+    fit = torch.minimum(frame_width / width, frame_height / height).clamp(max=1.0)
+    return width * fit, height * fit
+
+
+def _color(value: float | tuple[float, float, float] | str | None) -> tuple[float, ...] | str | None:
+    """RandomErasing's value, a number as three."""
+    if value is None or value == "random":
+        return value
+    channels = (value,) * 3 if isinstance(value, (int, float)) else value
+    if isinstance(channels, str) or len(channels) != 3 or not all(0 <= channel <= 1 for channel in channels):
+        raise ValueError(
+            "RandomErasing: expected value to be a number or (r, g, b) in [0, 1], 'random' or None, got "
+            f"{value!r}. It is normalised like the photo."
+        )
+    return tuple(float(channel) for channel in channels)
+
+
+def _probability(op: Operator, p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{type(op).__name__}: expected a probability p in [0, 1], got {p}.")
+    return float(p)
+
+
+def _range(
+    op: Operator, name: str, value: float | tuple[float, float], around: float | None = None, positive: bool = False
+) -> tuple[float, float]:
+    """(low, high) from a pair, or from one number as torchvision reads it: around ± value, factors not below 0."""
+    if isinstance(value, (int, float)):
+        if around is None or value < 0:
+            raise ValueError(f"{type(op).__name__}: expected {name} as (min, max), got {value}.")
+        value = (max(0.0, around - value) if around else 0.0 - value, around + value)
+    low, high = float(value[0]), float(value[1])
+    if not (low <= high and math.isfinite(low) and math.isfinite(high)) or (positive and low <= 0):
+        raise ValueError(
+            f"{type(op).__name__}: expected {name} as (min, max) with min <= max{' and above 0' if positive else ''}, "
+            f"got {value}."
+        )
+    return low, high

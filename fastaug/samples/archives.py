@@ -1,0 +1,177 @@
+"""What tar archives in WebDataset's layout hold: which members are images, and what each of them shows."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class Layout(NamedTuple):
+    """Which members are images, and what tells their class; see `Samples.from_tar`."""
+
+    target: str
+    pattern: str | None
+    image: str | None
+
+
+def find_archives(archives: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """The files of a path, of a pattern ("train-*.tar", "train-{000..146}.tar"), or of a list of such.
+
+    Raises:
+        FileNotFoundError: nothing there. ValueError: an empty list.
+    """
+    given = [archives] if isinstance(archives, str | os.PathLike) else list(archives)
+    found: list[str] = []
+    for name in (name for pattern in given for name in _without_ranges(os.fspath(pattern))):
+        matching = [name] if os.path.exists(name) else sorted(glob.glob(name))
+        if not matching:
+            raise FileNotFoundError(f"from_tar: expected archives, got none for {name!r}. Check the path or pattern.")
+        found += matching
+    if not found:
+        raise ValueError("from_tar: expected archives, got an empty list.")
+    return found
+
+
+def _without_ranges(pattern: str) -> list[str]:
+    """ "a{08..10}" -> a08, a09, a10."""
+    found = _RANGE.search(pattern)
+    if found is None or os.path.exists(pattern):
+        return [pattern]
+    first, last = found.groups()
+    numbers = (f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1))
+    parts = (pattern[: found.start()] + number + pattern[found.end() :] for number in numbers)
+    return [path for part in parts for path in _without_ranges(part)]
+
+
+def index_archives(archives: list[str], layout: Layout, index: str | None) -> tuple[MemberPaths, list[str]]:
+    """The images of the archives, in order, and what each shows, as it is written there.
+
+    Args:
+        index: a file to keep this in, and to read it from as long as archives and layout are the same.
+    """
+    facts = [(archive, os.stat(archive).st_size, os.stat(archive).st_mtime_ns) for archive in archives]
+    signature = json.dumps([1, facts, layout])
+    kept = _read_index(index, signature) if index is not None else None
+    if kept is not None:
+        return kept
+    labels: list[str] = []
+
+    def images() -> Iterator[Member]:
+        with Reader() as reader:
+            for archive in archives:
+                for member, label in _labelled(archive, layout, reader):
+                    labels.append(label)
+                    yield member
+
+    paths = MemberPaths.of(images())
+    if index is not None:
+        _write_index(index, signature, paths, labels)
+    return paths, labels
+
+
+def _labelled(archive: str, layout: Layout, reader: Reader) -> Iterator[tuple[Member, str]]:
+    """The images of one archive, in its order, each with its label."""
+    extension, _, field = layout.target.partition(":")
+    of_name = layout.pattern is not None or layout.target == "folder"
+    images: list[tuple[str, Member]] = []
+    labels: dict[str, Member] = {}
+    seen: dict[str, str] = {}
+    for member in members(archive):
+        folder, name = os.path.split(member.name)
+        stem, _, ending = name.partition(".")
+        key, ending = os.path.join(folder, stem), ending.lower()
+        if not stem:
+            continue  # a hidden file
+        if ending == layout.image or (layout.image is None and f".{ending}".endswith(IMAGE_EXTENSIONS)):
+            if not of_name and key in seen:
+                raise ValueError(
+                    f"from_tar: expected one image per sample, got {seen[key]!r} and {member.name!r} in {archive!r}. "
+                    "Name the ending of the one to load, image='jpg', or write one of them under another name."
+                )
+            seen[key] = member.name
+            images.append((key, member))
+        elif ending == extension and not of_name:
+            labels[key] = member
+    for key, member in images:
+        if of_name:
+            yield member, _label_of_name(member, layout.pattern)
+        else:
+            yield member, _label_beside(member, labels.get(key), field, reader)
+
+
+def _label_of_name(image: Member, pattern: str | None) -> str:
+    if pattern is None:
+        label = os.path.basename(os.path.dirname(image.name))
+    else:
+        found = re.search(pattern, image.name)
+        label = found[1] if found and found[1] else ""
+    return _given(image, "" if label == "." else label)
+
+
+def _label_beside(image: Member, label: Member | None, field: str, reader: Reader) -> str:
+    """The class in the member beside an image."""
+    content = reader.read_bytes(label.path) if label is not None else ""
+    if isinstance(content, str):
+        return _given(image, "")
+    try:
+        value: Any = content.decode().strip()
+        if field:
+            value = json.loads(value).get(field, "")
+        if not isinstance(value, str | int):
+            raise ValueError(f"{value!r}")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {image.name!r} in "
+            f"{image.archive!r}, got something else: {error}. Correct it, or name another target."
+        ) from None
+    return _given(image, str(value))
+
+
+def _given(image: Member, label: str) -> str:
+    if not label:
+        raise ValueError(
+            f"from_tar: expected a class for every image, got none for {image.name!r} in {image.archive!r}. Say where "
+            'it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
+        )
+    return label
+
+
+def _write_index(index: str, signature: str, paths: MemberPaths, labels: list[str]) -> None:
+    distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
+    archives = np.array(paths.archives, dtype=np.str_)
+    columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
+    unfinished = f"{index}.{os.getpid()}.part"
+    with open(unfinished, "wb") as file:
+        np.savez(file, signature=signature, archives=archives, **columns)
+    os.replace(unfinished, index)
+
+
+def _read_index(index: str, signature: str) -> tuple[MemberPaths, list[str]] | None:
+    """None where there is none, or one of other archives."""
+    if not os.path.exists(index):
+        return None
+    try:
+        with np.load(index, allow_pickle=False) as kept:
+            if str(kept["signature"]) != signature:
+                return None
+            columns = (kept[name] for name in ("archive", "offset", "size", "ends", "names"))
+            paths, distinct = MemberPaths(kept["archives"].tolist(), *columns), kept["labels"].tolist()
+            return paths, [distinct[code] for code in kept["codes"].tolist()]
+    except Exception as error:  # zipfile, zlib and numpy have many
+        raise ValueError(
+            f"from_tar: expected index={index!r} to be a file that from_tar wrote, or none yet, got something else "
+            f"({type(error).__name__}). Name another file, or delete this one."
+        ) from None
+
+
+__all__ = ["Layout", "find_archives", "index_archives"]

@@ -1,0 +1,206 @@
+"""A trained classifier with its classes and its preprocessing, in memory and in one file. Needs nothing of the trainer.
+
+The file is safetensors: the tensors of the model's state dict, and JSON in the metadata under "fastaug".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from fastaug.augment.augment import Augment
+from fastaug.loading.loader import ImageLoader
+from fastaug.samples.samples import Samples
+from fastaug.training.models import classifier
+
+NONE = "none of these"
+AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FORMAT = 1  # raised where an older version could not read the file
+_SEEN_AS = ("size", "interpolation", "padding", "normalize", "keep_inside")  # of an Augment that draws nothing
+
+
+@dataclass
+class Predictor:
+    """What a trained model says of image files, seen as the validation images were; see `load_classifier`.
+
+    Attributes:
+        model: images -> activations [B, classes]. classes: their names, in the order of the outputs.
+        augment: size, normalisation and so on; nothing random is done. presize, mode: as of `ImageLoader`.
+        threshold: None: probabilities are the softmax of the activations. Else their sigmoid, and a class counts as
+            seen from this probability on; a number, or one per class.
+        amp: "bf16" or "fp16": the model computes in it where that is safe. device: default "cuda" where there is one.
+    """
+
+    model: nn.Module
+    classes: list[str]
+    augment: Augment
+    presize: int = 460
+    mode: str = "resize"
+    threshold: float | list[float] | None = None
+    amp: str | None = None
+    device: str | torch.device | None = None
+
+    def __post_init__(self) -> None:
+        self.device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = self.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def predict(self, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
+        """(class, its index, probabilities float32 [classes]) of one file; -1 is "none of these".
+
+        Raises:
+            BadFileError: it cannot be read.
+        """
+        probabilities = self.get_preds([path])
+        index = int(self.decide(probabilities)[0])
+        return self.name(index), index, probabilities[0]
+
+    def get_preds(self, paths: Sequence[str | os.PathLike[str]], batch_size: int = 64) -> Tensor:
+        """Probabilities float32 [N, classes] of N files, on the CPU, in their order.
+
+        Raises:
+            ValueError: no file. BadFileError: one that cannot be read.
+        """
+        samples = Samples(paths, [0] * len(paths), self.classes)
+        settings = {"training": False, "shard": (0, 1), "on_error": "raise", "mode": self.mode}
+        loader = ImageLoader(samples, batch_size, self.presize, self.augment, self.device, **settings)  # type: ignore
+        found = [self.activations(x).cpu() for x, _ in loader]
+        if not found:
+            raise ValueError("get_preds: expected at least one file, got none.")
+        return to_probabilities(torch.cat(found), self.threshold)
+
+    @torch.no_grad()
+    def activations(self, images: Tensor) -> Tensor:
+        """float32 [B, classes] of images [B, 3, H, W] that are normalised already."""
+        self.model.eval()
+        dtype = AMP[self.amp]
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            return self.model(images).float()
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """int64 [B]: which class each image is of; -1: none of these."""
+        return most_probable(probabilities, self.threshold)
+
+    def name(self, index: int) -> str:
+        return NONE if index < 0 else self.classes[index]
+
+    def save(self, path: str | os.PathLike[str], architecture: str | None = None) -> None:
+        """Write model, classes and preprocessing into one file for `load_classifier`, whole or not at all.
+
+        Args:
+            path: of the file, such as "pets.safetensors"; its folder is made.
+            architecture: the name under which `classifier` makes this model, if it was not made there.
+        Raises:
+            ValueError: a model that cannot be made again by its name, or that computes something else then.
+        """
+        from safetensors.torch import save_file
+
+        built = getattr(self.model, "built_as", None)
+        if architecture is not None:
+            built = {"name": architecture, "num_classes": len(self.classes), "head": "linear"}
+        self._check(built)
+        described = {
+            "format": _FORMAT,
+            "architecture": built,
+            "classes": self.classes,
+            "seen_as": {name: getattr(self.augment, name) for name in _SEEN_AS},
+            "dtype": str(self.augment.dtype).removeprefix("torch."),
+            **{name: getattr(self, name) for name in ("presize", "mode", "threshold", "amp")},
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".unfinished")
+        kept = torch.contiguous_format  # safetensors knows no other
+        state = {name: t.detach().cpu().clone(memory_format=kept) for name, t in self.model.state_dict().items()}
+        save_file(state, unfinished, {"format": "pt", "fastaug": json.dumps(described)})
+        unfinished.replace(path)
+
+    def _check(self, built: dict[str, Any] | None) -> None:
+        """That the model can be made again, and then says the same."""
+        if built is None:
+            raise ValueError(
+                "export: expected a model made by fa.classifier, which can be made again by its name, got "
+                f"{type(self.model).__name__}. Give architecture='resnet34' (or 'timm:…') if it is one of torchvision "
+                "or timm as it stands; else save model.state_dict() beside the code that makes the model."
+            )
+        images = torch.rand(2, 3, *self.augment.size, generator=torch.Generator().manual_seed(0))
+        images = images.to(self.device, self.augment.dtype)
+        try:
+            again = replace(self, model=_build(built, self.model.state_dict()))
+            same = torch.allclose(self.activations(images), again.activations(images), 1e-3, 1e-4, equal_nan=True)
+            problem = "" if same else "other activations for the same images"
+        except RuntimeError as error:  # names and shapes that do not fit, or a forward pass that fails
+            problem = " ".join(str(error).split())[:200]
+        if problem:
+            raise ValueError(
+                f"export: expected a model that is {built['name']!r} of {built['num_classes']} outputs and head "
+                f"{built['head']!r} as fa.classifier makes it, got {problem}. Save model.state_dict() beside the code "
+                "that makes the model."
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device | None = None) -> Self:
+        """See `load_classifier`."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"load_classifier: expected a file, got '{path}', which is none. Check the path.")
+        try:
+            with safe_open(path, "pt") as file:
+                described = json.loads((file.metadata() or {}).get("fastaug", "null"))
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        except SafetensorError as error:
+            raise ValueError(f"load_classifier: expected a safetensors file, got '{path}': {error}.") from None
+        if not described or described["format"] > _FORMAT:
+            found = (
+                f"format {described['format']}, this version reads {_FORMAT}" if described else "one without classes"
+            )
+            raise ValueError(
+                f"load_classifier: expected a file that learn.export wrote, got '{path}', {found}. "
+                "Bare weights go into fa.classifier(weights=path)."
+            )
+        augment = Augment([], dtype=getattr(torch, described["dtype"]), **described["seen_as"])
+        model = _build(described["architecture"], state)
+        settings = {name: described[name] for name in ("presize", "mode", "threshold", "amp")}
+        return cls(model, described["classes"], augment, device=device, **settings)
+
+
+def load_classifier(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Predictor:
+    """A trained classifier from the file that `learn.export(path)` wrote; never runs code from the file.
+
+    `.predict(file)` is (class, index, probabilities), as `learn.predict`; `.get_preds(files)` float32 [N, classes].
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not a file of `export`. ImportError: a model of timm without timm.
+    """
+    return Predictor.load(path, device)
+
+
+def to_probabilities(activations: Tensor, threshold: object = None) -> Tensor:
+    """Softmax, or, where classes have a threshold, sigmoid."""
+    return activations.softmax(1) if threshold is None else activations.sigmoid()
+
+
+def most_probable(probabilities: Tensor, threshold: float | list[float] | Tensor | None) -> Tensor:
+    """int64 [B]: the most probable class, of those above their threshold if there is one; -1 if none is."""
+    if threshold is None:
+        return probabilities.argmax(1)
+    seen = probabilities >= torch.as_tensor(threshold, device=probabilities.device)
+    return torch.where(seen.any(1), probabilities.masked_fill(~seen, -1).argmax(1), -1)
+
+
+def _build(built: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # random weights are drawn first, which nobody should notice
+        model = classifier(built["name"], built["num_classes"], None, built["head"])
+    model.load_state_dict(state)
+    return model
+
+
+__all__ = ["AMP", "NONE", "Predictor", "load_classifier", "most_probable", "to_probabilities"]

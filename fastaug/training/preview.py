@@ -1,0 +1,97 @@
+"""A look before training: a batch as pictures; a sample's way to its loss, and the layers of the model."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastaug.loading.summary import Summary, range_of, summarize
+from fastaug.training import plots
+from fastaug.training.checkpoint import random_state, set_random_state
+from fastaug.training.inference import NONE
+from fastaug.training.lr_finder import training_batches
+from fastaug.training.models import layer_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastaug.training.learner import Learner
+
+
+def peek(learn: Learner, images: int) -> tuple[Tensor, Tensor]:
+    """The first images of the next epoch and their targets; loader and random states stay where they are."""
+    state, batches = random_state(learn.train_loader), training_batches(learn)
+    found: list[tuple[Tensor, Tensor]] = []
+    try:
+        for x, y, _ in islice(batches, len(learn.train_loader)):
+            found.append((x, y))
+            if sum(len(y) for _, y in found) >= images:
+                break
+    finally:
+        batches.close()
+        set_random_state(state, learn.train_loader)
+    return torch.cat([x for x, _ in found])[:images], torch.cat([y for _, y in found])[:images]
+
+
+def show_batch(learn: Learner, n: int = 9) -> Figure:
+    """n images of the next training epoch as the model gets them, but not normalised, with the names of their classes.
+
+    Of fewer images all are shown. Without an augment that tells the normalisation, they are shown as they are, cut to
+    [0, 1].
+    """
+    x, y = peek(learn, n)
+    normalize = getattr(getattr(learn.train_loader, "augment", None), "normalize", None)
+    names = getattr(getattr(learn.train_loader, "samples", None), "classes", None)
+    seen = [[i] if i >= 0 else [] for i in y.tolist()] if y.ndim == 1 else [row.nonzero()[:, 0].tolist() for row in y]
+    titles = [", ".join(names[i] if names else str(i) for i in some) or NONE for some in seen]
+    return plots.show_images(plots.denormalized(x, normalize), titles)
+
+
+def summary(learn: Learner, row: int = 0) -> Summary:
+    """Walk one sample through every step to its loss, and list the layers that have parameters: `print` it.
+
+    The steps are those of `ImageLoader.summary`, then model (in eval mode) and loss; where one fails, it says which and
+    why. Of another kind of loader the first image of the next epoch is taken. The table says of each layer its kind,
+    the number of its parameters, its group, and whether it trains.
+
+    Args:
+        row: of the samples of train_loader.
+    """
+    loader = learn.train_loader
+    if hasattr(loader, "summary"):
+        walk, batch = summarize(loader, row)
+    else:
+        walk = Summary()
+        batch = walk.step("batch", lambda: _first(learn))
+    learn.model.eval()
+    found = walk.step("model", lambda: _activations(learn, *batch))
+    walk.step("loss", lambda: _loss(learn, *found))
+    walk.table = layer_table(learn.model, learn.groups)
+    return walk
+
+
+def _first(learn: Learner) -> tuple[str, Any]:
+    x, y = peek(learn, 1)
+    return f"{range_of(x)}; target {y[0].tolist()}", (x, y)
+
+
+@torch.no_grad()
+def _activations(learn: Learner, x: Tensor, y: Tensor) -> tuple[str, Any]:
+    activations, y = learn._activate(learn.model, x, y)
+    if activations.ndim != 2 or len(activations) != len(x):
+        raise ValueError(f"expected activations [{len(x)}, classes], got {list(activations.shape)}.")
+    return f"{type(learn.model).__name__}: {range_of(activations)}", (activations, y)
+
+
+def _loss(learn: Learner, activations: Tensor, y: Tensor) -> tuple[str, None]:
+    loss = learn.loss_func(activations, y)
+    if loss.ndim or not torch.isfinite(loss):
+        raise ValueError(f"expected one finite number for the batch, got {loss.tolist()}.")
+    name = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
+    return f"{name}, the {'sum' if learn.summed else 'mean'} over a batch: {float(loss):.4f}", None
+
+
+__all__ = ["peek", "show_batch", "summary"]

@@ -1,0 +1,91 @@
+"""What is left behind when a training is over: the model, its settings, the history, and the pictures of both."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from fastaug.training import plots, ranks
+from fastaug.training.history import History
+from fastaug.training.learner import Learner
+
+
+def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Tensor:
+    """Write everything about a finished training into `out` (made where missing).
+
+    model.pth         the state dict; `model.load_state_dict(torch.load(path))` reads it
+    model.safetensors the model with its classes and preprocessing, for `fa.load_classifier(path)`
+    settings.json     `settings` and the classes, in the order of the model's outputs
+    history.csv       a row per epoch
+    history.json      the same, and loss, rates and momentum of every batch
+    curves.png        loss and accuracy
+    confusion.png     the confusion matrix of the validation images
+
+    Returns:
+        The confusion matrix, int64 [classes, classes], rows actual, columns predicted.
+    """
+    probabilities, targets = learn.get_preds()
+    matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
+    if ranks.rank():  # they all predict, one writes
+        return matrix
+    out.mkdir(parents=True, exist_ok=True)
+    torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
+    learn.export(out / "model.safetensors")
+    write_json(out / "settings.json", {**settings, "classes": list(classes)})
+    save_history(learn.history, out)
+    plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
+    plots.save_figure(plots.plot_confusion_matrix(matrix, classes), out / "confusion.png")
+    return matrix
+
+
+class RunLog:
+    """For `Learner(after_epoch=[RunLog(folder)])`: history.csv and history.json, and TensorBoard's files if installed.
+
+    They are whole after each epoch, so that a run can be watched, and a killed one leaves its history.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out, self.board = Path(out), None
+        if not ranks.rank() and importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(out))
+
+    def __call__(self, learn: Learner) -> None:
+        if ranks.rank():
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_history(learn.history, self.out)
+        if self.board is not None:
+            row = dict(learn.history.epochs[-1])
+            epoch = int(row.pop("epoch"))
+            for name, value in row.items():
+                self.board.add_scalar(name, value, epoch)
+            self.board.flush()
+
+
+def save_history(history: History, out: Path) -> None:
+    """history.csv, a row per epoch, and history.json, everything."""
+    columns = list(dict.fromkeys(name for row in history.epochs for name in row))
+    with open(out / "history.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history.epochs)
+    write_json(out / "history.json", asdict(history))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+__all__ = ["RunLog", "save_history", "save_results", "write_json"]

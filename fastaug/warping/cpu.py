@@ -1,0 +1,440 @@
+"""The warp on CPU cores: Numba, one pass, a band of output rows at a time.
+
+The formula is that of `reference.py`: places in float64, all else in float32. For one output row after the other, the
+first loop finds where its pixels look and how wide they look there (the compiler turns it into vector instructions),
+the second sums the taps. Up to 8 × 8 taps the sum is written in LLVM's vector types (`_make_tap_sum`): the taps of
+one row lie next to each other in memory with their three channels, so a row of 4 taps is one load of 16 bytes, one
+conversion and one multiply-add. Wider footprints take plain loops.
+
+460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. Each of 50,176 output pixels costs about 30
+vector instructions for its taps and 10 for its place and weights: 2 million, or 0.3 ms of a core that does 2 a cycle
+at 3 GHz.
+
+Tried and lost, the costliest first: plain loops over the taps; counting references to the arrays inside the loops
+(hence `_nrt=False`); weights written one by one and read back as a vector; letting the taps wait for each new cache
+line (hence `_fetch_rows`); Python's check for a division by zero, which keeps loops scalar. benchmarks/README.md
+compares what is left with OpenCV.
+
+Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
+when two threads enter them at once or when it forks. There are as many as torch has (`torch.set_num_threads`), so one
+setting limits both, and a DataLoader worker, where torch has one, starts none.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from fastaug.warping.compiled import FASTMATH, F, njit, order, row_loop, spread
+from fastaug.warping.reference import MAX_FOOTPRINT, inverse_matrix
+
+_MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
+_PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
+_FARTHEST = 1e9  # places beyond it are cut to it, so that they remain integers
+
+
+# --- vector instructions -------------------------------------------------------------------------------------------
+
+_FAST = ("fast",)
+
+
+def _make_tap_sum(taps: int) -> Any:
+    """(pixels, start, stride, weights, row_x, row_y, u) -> (red, green, blue), float32, from taps × taps pixels.
+
+    pixels: uint8 or float32, flat; start: index of the first tap's red; stride: from one row of taps to the next.
+    weights: float32 [2, 8, columns], see `_weigh_row`; row_x, row_y: those of the first tap; u: the column.
+    Reads `_reach(taps)` items from the start of each row, of which it uses the first 3 * taps.
+    """
+    lanes, number, integer = _reach(taps), ir.FloatType(), ir.IntType(64)
+
+    @intrinsic
+    def tap_sum(typing_context, pixels, start, stride, weights, row_x, row_y, u):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            flat, table = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 3))
+            columns = builder.extract_value(table.shape, 2)
+            item = context.get_data_type(pixels.dtype)
+
+            def weight(axis: int, k: int) -> Any:
+                row = builder.add(arguments[4 + axis], ir.Constant(integer, 8 * axis + k))
+                return builder.load(builder.gep(table.data, [builder.add(builder.mul(columns, row), arguments[6])]))
+
+            first, total = arguments[1], None
+            for i in range(taps):
+                place = builder.gep(flat.data, [first])
+                row = builder.load(builder.bitcast(place, ir.VectorType(item, lanes).as_pointer()), align=1)
+                if pixels.dtype == types.uint8:
+                    row = builder.uitofp(row, ir.VectorType(number, lanes))
+                row = builder.fmul(row, spread(builder, weight(1, i), lanes), flags=_FAST)
+                total = row if total is None else builder.fadd(total, row, flags=_FAST)
+                first = builder.add(first, arguments[2])
+            color = None
+            for j in range(taps):
+                part = order(builder, total, [3 * j, 3 * j + 1, 3 * j + 2, 0])
+                part = builder.fmul(part, spread(builder, weight(0, j), 4), flags=_FAST)
+                color = part if color is None else builder.fadd(color, part, flags=_FAST)
+            channels = [builder.extract_element(color, ir.Constant(ir.IntType(32), c)) for c in range(3)]
+            return context.make_tuple(builder, signature.return_type, channels)
+
+        return types.UniTuple(types.float32, 3)(pixels, *[types.int64] * 2, weights, *[types.int64] * 3), generate
+
+    return tap_sum
+
+
+def _reach(taps: int) -> int:
+    """Items that one row of taps reads: the power of two that holds its 3 * taps."""
+    return {2: 8, 4: 16, 5: 16, 6: 32, 8: 32}[taps]
+
+
+# --- kernel --------------------------------------------------------------------------------------------------------
+
+
+@row_loop
+def _place_row(inverse, v, shift, whole, part, wide, visible):  # type: ignore[no-untyped-def]
+    """Where the pixels of output row v look: place - shift as whole + part; footprints; who sees the plane at all."""
+    x_v = inverse[0, 1] * (v + 0.5) + inverse[0, 2]
+    y_v = inverse[1, 1] * (v + 0.5) + inverse[1, 2]
+    denominator_v = inverse[2, 1] * (v + 0.5) + inverse[2, 2]
+    xu, xv, yu, yv = F(inverse[0, 0]), F(inverse[0, 1]), F(inverse[1, 0]), F(inverse[1, 1])
+    wu, wv = F(inverse[2, 0]), F(inverse[2, 1])
+    for u in range(visible.shape[0]):
+        denominator = inverse[2, 0] * (u + 0.5) + denominator_v
+        visible[u] = denominator > 0
+        reciprocal = 1.0 / max(denominator, 1e-30)
+        x = min(max((inverse[0, 0] * (u + 0.5) + x_v) * reciprocal, -_FARTHEST), _FARTHEST)
+        y = min(max((inverse[1, 0] * (u + 0.5) + y_v) * reciprocal, -_FARTHEST), _FARTHEST)
+        r, x32, y32 = F(reciprocal), F(x), F(y)
+        x_u, x_v32, y_u, y_v32 = (xu - x32 * wu) * r, (xv - x32 * wv) * r, (yu - y32 * wu) * r, (yv - y32 * wv) * r
+        wide[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(MAX_FOOTPRINT))
+        wide[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(MAX_FOOTPRINT))
+        floor_x, floor_y = math.floor(x - shift), math.floor(y - shift)
+        whole[0, u], part[0, u] = np.int32(floor_x), F(x - shift - floor_x)
+        whole[1, u], part[1, u] = np.int32(floor_y), F(y - shift - floor_y)
+
+
+@row_loop
+def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
+    """Touch what an output row will read, in the order of memory, but for the rows seen before; return what it reads.
+
+    Left to the taps, each new cache line is waited for; touched in order, many are under way at once.
+    """
+    last = whole.shape[1] - 1
+    top = max(min(whole[1, 0], whole[1, last]) - 1, 0)
+    bottom = min(max(whole[1, 0], whole[1, last]) + 3, height)
+    left = max(min(whole[0, 0], whole[0, last]) - 1, 0)
+    right = min(max(whole[0, 0], whole[0, last]) + 3, width)
+    total = F(0)
+    for y in range(top, bottom):
+        if seen_top <= y < seen_bottom:
+            continue
+        start = np.int64(y) * width
+        for k in range((start + left) * 3, (start + right) * 3, 64):
+            total += F(pixels[k])
+    return top, bottom, total
+
+
+@njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=FASTMATH)
+def _coefficients(footprint):  # type: ignore[no-untyped-def]
+    """a and b of `reference.antialias_weight`."""
+    v = max(F(1) / footprint, F(0.25))
+    return F(4.2) + v * (F(6.7) * v - F(16.3)), F(-3.0) + v * (F(1.8) * v + F(6.8))
+
+
+@row_loop
+def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
+    """The filter of `reference.antialias_weight` for each footprint of a row: radius, 1 / radius², a, b."""
+    for u in range(wide.shape[1]):
+        radius = max(F(2), F(0.95) + F(0.5) * wide[axis, u], F(0.7375) * wide[axis, u])
+        shape[axis, 0, u], shape[axis, 1, u] = radius, F(1) / (radius * radius)
+        shape[axis, 2, u], shape[axis, 3, u] = _coefficients(wide[axis, u])
+
+
+@row_loop
+def _row_taps(wide):  # type: ignore[no-untyped-def]
+    """How many taps along an axis the widest filter of a row needs, up to 8. Counts, since those are vectorised."""
+    over_2, over_3 = np.int32(0), np.int32(0)
+    for axis in range(2):
+        for u in range(wide.shape[1]):
+            over_2 += np.int32(wide[axis, u] > F(2.1))  # where the radius passes 2 …
+            over_3 += np.int32(wide[axis, u] > F(4.06))  # … and 3
+    return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
+
+
+@row_loop
+def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
+    """As `_weigh_row`, where all radii of the row are 2: in one loop, since most rows are such."""
+    for u in range(part.shape[1]):
+        (a, b), p = _coefficients(wide[axis, u]), part[axis, u]
+        z0, z1 = F(0.25) * (F(1) + p) * (F(1) + p), F(0.25) * p * p
+        z2, z3 = F(0.25) * (F(1) - p) * (F(1) - p), F(0.25) * (F(2) - p) * (F(2) - p)
+        w0 = (F(1) - z0) * (F(1) - z0) * (F(1) + z0 * (a + z0 * b))
+        w1 = (F(1) - z1) * (F(1) - z1) * (F(1) + z1 * (a + z1 * b))
+        w2 = (F(1) - z2) * (F(1) - z2) * (F(1) + z2 * (a + z2 * b))
+        w3 = (F(1) - z3) * (F(1) - z3) * (F(1) + z3 * (a + z3 * b))
+        scale = F(1) / (w0 + w1 + w2 + w3)
+        weights[axis, 2, u], weights[axis, 3, u] = w0 * scale, w1 * scale
+        weights[axis, 4, u], weights[axis, 5, u] = w2 * scale, w3 * scale
+
+
+@row_loop
+def _weigh_row(axis, mode, part, shape, taps, weights, total):  # type: ignore[no-untyped-def]
+    """Fill the middle `taps` rows of weights[axis], normalised: row 3 is the whole place, row 4 the pixel after it."""
+    columns = part.shape[1]
+    if mode < 2:
+        for u in range(columns):
+            weight = part[axis, u] if mode == 1 else F(0)
+            weights[axis, 3, u], weights[axis, 4, u] = F(1) - weight, weight
+        return
+    for u in range(columns):
+        total[u] = 0
+    for k in range(4 - taps // 2, 4 + taps // 2):
+        before = F(3 - k)
+        for u in range(columns):
+            distance = before + part[axis, u]
+            z = distance * distance * shape[axis, 1, u]
+            q = max(F(1) - z, F(0))
+            weight = q * q * (F(1) + z * (shape[axis, 2, u] + z * shape[axis, 3, u]))
+            weights[axis, k, u] = weight
+            total[u] += weight
+    for u in range(columns):
+        total[u] = F(1) / total[u]
+    for k in range(4 - taps // 2, 4 + taps // 2):
+        for u in range(columns):
+            weights[axis, k, u] *= total[u]
+
+
+@njit(nogil=True, _nrt=False, forceinline=True)
+def _padded(index, size, padding):  # type: ignore[no-untyped-def]
+    """The pixel that stands for an index beyond the edges; -1 for black."""
+    if 0 <= index < size:
+        return index
+    if padding == 0:
+        if -size <= index < 2 * size:  # once: without a division
+            return -1 - index if index < 0 else 2 * size - 1 - index
+        index %= 2 * size
+        return index if index < size else 2 * size - 1 - index
+    if padding == 1:
+        return 0 if index < 0 else size - 1
+    return -1
+
+
+def _make_sum(taps: int) -> Any:
+    """As tap_sum, from the pixel (left, top) on, and beyond the edges too."""
+    tap_sum, reach = _make_tap_sum(taps), _reach(taps)
+
+    @njit(nogil=True, _nrt=False, forceinline=True)
+    def padded_sum(  # type: ignore[no-untyped-def]
+        pixels, height, width, padding, patch, columns, left, top, weights, row_x, row_y, u
+    ):
+        stride = 3 * width
+        start = top * stride + left * 3
+        if (
+            left >= 0
+            and top >= 0
+            and left + taps <= width
+            and top + taps <= height
+            and start + (taps - 1) * stride + reach <= pixels.shape[0]
+        ):
+            return tap_sum(pixels, start, stride, weights, row_x, row_y, u)
+        for j in range(taps):
+            columns[j] = _padded(left + j, width, padding)
+        for i in range(taps):
+            y = _padded(top + i, height, padding)
+            for j in range(taps):
+                source, to = y * stride + columns[j] * 3, (i * taps + j) * 3
+                if columns[j] >= 0 and y >= 0:
+                    patch[to], patch[to + 1], patch[to + 2] = pixels[source], pixels[source + 1], pixels[source + 2]
+                else:
+                    patch[to] = patch[to + 1] = patch[to + 2] = patch.dtype.type(0)
+        return tap_sum(patch, 0, 3 * taps, weights, row_x, row_y, u)
+
+    return padded_sum
+
+
+_sum_2, _sum_4, _sum_5, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 5, 6, 8))
+
+
+@row_loop
+def _wide_sum(pixels, height, width, padding, left, top, part, shape, u):  # type: ignore[no-untyped-def]
+    """As padded_sum with the antialias filter, for any number of taps: plain loops."""
+    radius = math.ceil(max(shape[0, 0, u], shape[1, 0, u]))
+    red = green = blue = total = F(0)
+    for i in range(1 - radius, 1 + radius):
+        y, distance = _padded(np.int64(top) + i, height, padding), F(i) - part[1, u]
+        z = distance * distance * shape[1, 1, u]
+        q = max(F(1) - z, F(0))
+        weight_y = q * q * (F(1) + z * (shape[1, 2, u] + z * shape[1, 3, u]))
+        for j in range(1 - radius, 1 + radius):
+            x, distance = _padded(np.int64(left) + j, width, padding), F(j) - part[0, u]
+            z = distance * distance * shape[0, 1, u]
+            q = max(F(1) - z, F(0))
+            weight = weight_y * q * q * (F(1) + z * (shape[0, 2, u] + z * shape[0, 3, u]))
+            total += weight
+            if x >= 0 and y >= 0:
+                source = (y * width + x) * 3
+                red += weight * F(pixels[source])
+                green += weight * F(pixels[source + 1])
+                blue += weight * F(pixels[source + 2])
+    return red / total, green / total, blue / total
+
+
+@row_loop
+def _sum_row(  # type: ignore[no-untyped-def]
+    pixels, height, width, taps, padding, color, whole, part, shape, weights, visible, patch, columns, out, row
+):
+    """The sums of one output row, through the colour matrix, to out[row]; the rest as `_warp_rows` has it."""
+    for u in range(out.shape[1]):
+        red = green = blue = F(0)
+        left, top = np.int64(whole[0, u]), np.int64(whole[1, u])
+        radius = F(2) if taps <= 4 else max(shape[0, 0, u], shape[1, 0, u])
+        if not visible[u]:
+            pass
+        elif taps == 2:
+            red, green, blue = _sum_2(pixels, height, width, padding, patch, columns, left, top, weights, 3, 3, u)
+        elif radius <= 2:
+            red, green, blue = _sum_4(
+                pixels, height, width, padding, patch, columns, left - 1, top - 1, weights, 2, 2, u
+            )
+        elif radius <= 2.5:  # one of the six taps is out of reach, and 5 × 3 values fit where 6 × 3 do not
+            x, y = np.int64(part[0, u] >= 0.5), np.int64(part[1, u] >= 0.5)
+            red, green, blue = _sum_5(
+                pixels, height, width, padding, patch, columns, left - 2 + x, top - 2 + y, weights, 1 + x, 1 + y, u
+            )
+        elif radius <= 3:
+            red, green, blue = _sum_6(
+                pixels, height, width, padding, patch, columns, left - 2, top - 2, weights, 1, 1, u
+            )
+        elif radius <= 4:
+            red, green, blue = _sum_8(
+                pixels, height, width, padding, patch, columns, left - 3, top - 3, weights, 0, 0, u
+            )
+        else:
+            red, green, blue = _wide_sum(pixels, height, width, padding, left, top, part, shape, u)
+        out[row, u, 0] = color[0, 0] * red + color[0, 1] * green + color[0, 2] * blue + color[0, 3]
+        out[row, u, 1] = color[1, 0] * red + color[1, 1] * green + color[1, 2] * blue + color[1, 3]
+        out[row, u, 2] = color[2, 0] * red + color[2, 1] * green + color[2, 2] * blue + color[2, 3]
+
+
+@njit(nogil=True, cache=True, fastmath=FASTMATH)
+def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_row):  # type: ignore[no-untyped-def]
+    """Some output rows of one image.
+
+    Args:
+        pixels: uint8 or float32 [H * W * 3].
+        inverse: float64 [3, 3], finite, output pixels -> input pixels, third coordinate positive where visible.
+        mode, padding: codes, see `_MODES` and `_PADDINGS`.
+        color: float32 [3, 4], from pixel values as they are stored.
+        out: float32 [rows, w, 3]; first_row: the output's row that out[0] is.
+    """
+    columns = out.shape[1]
+    # by axis, x first
+    whole, part, wide = np.empty((2, columns), np.int32), np.empty((2, columns), F), np.empty((2, columns), F)
+    shape, weights = np.zeros((2, 4, columns), F), np.zeros((2, 8, columns), F)
+    visible, total = np.empty(columns, np.bool_), np.empty(columns, F)
+    patch, tap_columns = np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
+    shift, touched = 0.0 if mode == 0 else 0.5, F(0)
+    top = bottom = 0
+    for row in range(out.shape[0]):
+        _place_row(inverse, first_row + row, shift, whole, part, wide, visible)
+        top, bottom, value = _fetch_rows(pixels, height, width, whole, top, bottom)
+        touched += value
+        taps = 2 if mode < 2 else _row_taps(wide)
+        for axis in range(2):
+            if taps == 4:
+                _weigh_row_4(axis, part, wide, weights)
+            else:
+                if mode == 2:
+                    _shape_row(axis, wide, shape)
+                _weigh_row(axis, mode, part, shape, taps, weights, total)
+        _sum_row(
+            pixels, height, width, taps, padding, color,
+            whole, part, shape, weights, visible, patch, tap_columns, out, row,
+        )  # fmt: skip
+    return touched  # so that the compiler does not leave the touching out
+
+
+# --- launcher ------------------------------------------------------------------------------------------------------
+
+_pool: ThreadPoolExecutor | None = None
+_pool_owner = (0, 0)  # process and number of threads
+_pool_lock = threading.Lock()
+
+
+def warp(
+    images: Tensor | Sequence[Tensor],
+    matrix: Tensor,
+    size: tuple[int, int],
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """See `fastaug.warping.warp`, which checks the arguments. Other float images are converted to float32 first."""
+    height, width = size
+    out = _new_output((len(images), height, width, 3))
+    mode, pad = _MODES[interpolation], _PADDINGS[padding]
+    colors = (torch.eye(3, 4).expand(len(images), 3, 4) if color is None else color).detach().float().numpy()
+    threads = torch.get_num_threads()
+    bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
+    rows = -(-height // bands)
+    work = []
+    inverses = inverse_matrix(matrix.detach()).numpy()
+    for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
+        pixels, scaled = _pixels(image), unscaled.copy()
+        if pixels.dtype == np.uint8:
+            scaled[:, :3] /= 255
+        if not np.isfinite(inverse).all():
+            image_out[:] = scaled[:, 3]  # sees nothing: black before the colour matrix
+            continue
+        for first in range(0, height, rows):
+            band = image_out[first : first + rows]
+            work.append((pixels, *image.shape[:2], inverse, mode, pad, scaled, band, first))
+    _run(work, threads)
+    return torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2)
+
+
+def _new_output(shape: tuple[int, ...]) -> np.ndarray:
+    """float32, not filled. NumPy asks for huge pages, torch does not, and fresh memory is paid for page by page."""
+    return np.empty(shape, np.float32)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """An image [H, W, 3] as a flat array, uint8 or float32; a copy only where it is something else or strided."""
+    image = image.detach()
+    if image.dtype != torch.uint8:
+        image = image.float()
+    return image.contiguous().view(-1).numpy()
+
+
+def _run(work: list[tuple[Any, ...]], threads: int) -> None:
+    if threads == 1 or len(work) < 2:
+        for arguments in work:
+            _warp_rows(*arguments)
+        return
+    left = iter(work)  # each thread takes the next piece when it has done one: a task for each piece costs more
+
+    def take() -> None:
+        for arguments in left:
+            _warp_rows(*arguments)
+
+    for done in [_threads(threads).submit(take) for _ in range(min(threads, len(work)))]:
+        done.result()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """The pool of this process: a forked child has none of its parent's threads and needs its own."""
+    global _pool, _pool_owner
+    with _pool_lock:
+        if _pool is None or _pool_owner != (os.getpid(), count):
+            _pool, _pool_owner = ThreadPoolExecutor(count, "fastaug-warp"), (os.getpid(), count)
+        return _pool

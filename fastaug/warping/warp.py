@@ -1,0 +1,245 @@
+"""The one warp: any 3×3 matrix, any colour matrix, one interpolation; and the choice of who computes it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+Images = Tensor | Sequence[Tensor]
+
+INTERPOLATIONS = ("antialias", "bilinear", "nearest")
+PADDINGS = ("reflection", "border", "zeros")
+BACKENDS = ("auto", "triton", "cpu", "reference")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked for, not imported: that takes a second
+
+
+def warp(
+    images: Images,
+    matrix: Tensor,
+    size: int | tuple[int, int],
+    interpolation: str = "antialias",
+    padding: str = "reflection",
+    color: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+) -> Tensor:
+    """Warp a batch through one matrix per image, interpolating once.
+
+    Args:
+        images: uint8 or float [B, H, W, 3] or [B, 3, H, W], or a list of [H, W, 3] of different sizes. RGB; uint8
+            counts as value / 255. Where both axes are 3, float is read as [B, 3, H, W] and uint8 as [B, H, W, 3].
+        matrix: float [B, 3, 3], input pixels -> output pixels, corner-origin: (0, 0) is the corner of the first pixel.
+        size: of the output, pixels or (height, width).
+        interpolation: "antialias" averages over what an output pixel covers in the input and interpolates where it
+            enlarges; "bilinear"; "nearest".
+        padding: beyond the photo's edges: "reflection" about the edge, "border" repeats the edge pixel, "zeros" black.
+        color: float [B, 3, 4] or None: (r, g, b, 1) in [0, 1] -> output channels, applied after the interpolation.
+        dtype: of the output: torch.float32, float16 or bfloat16 (the reference also computes float64).
+        backend: "auto", "triton" (NVIDIA GPUs), "cpu" or "reference" (any device; the specification).
+    Returns:
+        dtype [B, 3, height, width] in channels_last memory, on the images' device, in [0, 1] before `color` (the
+        antialias filter has small negative lobes and may exceed it by a few levels at hard edges). Output pixels
+        that see no point of the input plane (beyond the horizon of a perspective, not finite) are black before `color`.
+    Raises:
+        TypeError, ValueError: arguments that do not fit, a singular or not finite matrix. A matrix on a GPU is not
+            looked at, since that would stall it: a singular one gives black images.
+        RuntimeError: a backend that was asked for by name and cannot run here.
+    Inside `torch.compile` and `torch.export` the warp is one node of the graph, `torch.ops.fastaug.warp`: the backend
+    is chosen, and the matrix looked at, when the graph runs. Where gradients are needed, it runs outside the graph.
+    """
+    batch = _batch("warp", images)
+    count = batch.shape[0] if isinstance(batch, Tensor) else len(batch)  # len() would fix the batch size of an export
+    height, width = output_size("warp", size)
+    _one_of("interpolation", interpolation, INTERPOLATIONS)
+    _one_of("padding", padding, PADDINGS)
+    _one_of("backend", backend, BACKENDS)
+    if dtype not in DTYPES:
+        raise ValueError(f"warp: expected dtype to be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
+    if matrix.shape != (count, 3, 3) or not matrix.is_floating_point():
+        raise ValueError(
+            f"warp: expected a float matrix [{count}, 3, 3] for {count} images, got "
+            f"{matrix.dtype} {list(matrix.shape)}. Draw the parameters for the same batch."
+        )
+    if color is not None and (color.shape != (count, 3, 4) or not color.is_floating_point()):
+        raise ValueError(
+            f"warp: expected a float color [{count}, 3, 4] for {count} images, got {color.dtype} {list(color.shape)}."
+        )
+    tensors = [batch] if isinstance(batch, Tensor) else list(batch)
+    needs_grad = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (*tensors, matrix, color) if tensor is not None
+    )
+    if torch.compiler.is_compiling() and not needs_grad:
+        return _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
+    run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
+    return run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad)
+
+
+def _run(
+    batch: Images,
+    matrix: Tensor,
+    size: tuple[int, int],
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+    needs_grad: bool,
+) -> Tensor:
+    """What of `warp` depends on the machine and on the values of the matrix, and so has no place in a graph."""
+    if matrix.device.type == "cpu" and len(batch):
+        _check_invertible(matrix)
+    first = batch if isinstance(batch, Tensor) else next(iter(batch), torch.empty(0, device=matrix.device))
+    device, double = first.device.type, torch.float64 in (dtype, first.dtype)
+    name, _ = choose_backend(device, needs_grad, double, HAS_TRITON)
+    if backend not in ("auto", name):
+        _refuse_backend(backend, device, needs_grad, double)
+        name = backend
+    if not len(batch):
+        return torch.empty(0, *size, 3, dtype=dtype, device=first.device).permute(0, 3, 1, 2)
+    return _backend(name).warp(batch, matrix, size, interpolation, padding, color, dtype)
+
+
+@torch.library.custom_op("fastaug::warp", mutates_args=())
+def _warp_op(
+    images: Sequence[Tensor],
+    matrix: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """`warp` as a node of a graph. images: one batch [B, H, W, 3], or images [H, W, 3]. Eager calls go past it."""
+    batch = images[0] if len(images) == 1 and images[0].dim() == 4 else images
+    return _run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad=False)
+
+
+@_warp_op.register_fake
+def _warp_fake(
+    images: Sequence[Tensor],
+    matrix: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    padding: str,
+    color: Tensor | None,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """What tracing needs to know of the result: shape, dtype, device and strides."""
+    device = images[0].device if images else matrix.device
+    return matrix.new_empty((matrix.shape[0], height, width, 3), dtype=dtype, device=device).permute(0, 3, 1, 2)
+
+
+def choose_backend(device: str, needs_grad: bool, double: bool, triton: bool) -> tuple[str, str]:
+    """What backend="auto" runs, and why. A pure function.
+
+    Args:
+        device: "cpu", "cuda", or another device type of torch, where the images are.
+        needs_grad: whether gradients are to flow through the warp.
+        double: whether the images or the output are float64.
+        triton: whether Triton is installed and can run here.
+    """
+    if needs_grad:
+        return "reference", "gradients are needed, and only the reference is differentiable"
+    if double:
+        return "reference", "float64 is asked for, and only the reference computes it"
+    if device == "cpu":
+        return "cpu", "the images are on the CPU"
+    if device == "cuda" and triton:
+        return "triton", "the images are on an NVIDIA GPU and Triton is installed"
+    if device == "cuda":
+        return "reference", "the images are on a GPU, but Triton is not installed (pip install triton)"
+    return "reference", f"the images are on {device}, for which there is no kernel"
+
+
+def _refuse_backend(backend: str, device: str, needs_grad: bool, double: bool) -> None:
+    """Raise if a backend that was asked for by name cannot do what is asked of it."""
+    needed = {"triton": "cuda", "cpu": "cpu"}.get(backend)
+    if needed is None:
+        return
+    if backend == "triton" and not HAS_TRITON:
+        raise RuntimeError("warp: backend 'triton' was asked for, and Triton is not installed: pip install triton")
+    if device != needed and not (backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
+        raise RuntimeError(f"warp: backend {backend!r} needs images on {needed}, got them on {device}.")
+    if needs_grad or double:
+        what = "gradients" if needs_grad else "float64"
+        raise RuntimeError(f"warp: backend {backend!r} does not do {what}. Use backend='reference'.")
+
+
+def _backend(name: str) -> ModuleType:
+    """Numba and Triton are imported when they are first needed."""
+    module = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}[name]
+    return importlib.import_module(f"fastaug.warping.{module}")
+
+
+def output_size(where: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from pixels or (height, width)."""
+    pair = size if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or not all(isinstance(pixels, (int, torch.SymInt)) and pixels > 0 for pixels in pair):
+        raise ValueError(f"{where}: expected a size above 0, in pixels or (height, width), got {size}.")
+    return pair[0], pair[1]
+
+
+def channels_first(images: Tensor) -> bool:
+    """Whether a batch, or one image, is [(B,) 3, H, W] rather than [(B,) H, W, 3]."""
+    return images.shape[-3] == 3 and (images.is_floating_point() or images.shape[-1] != 3)
+
+
+def _batch(where: str, images: Images) -> Images:
+    """The same images as [B, H, W, 3] or a list of [H, W, 3], without a copy."""
+    expected = "uint8 or float [B, H, W, 3] or [B, 3, H, W], or a list of [H, W, 3]"
+    if isinstance(images, Tensor):
+        _check_dtype(where, images, expected)
+        if images.dim() == 4 and channels_first(images):
+            images = images.permute(0, 2, 3, 1)
+        if images.dim() != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
+            raise ValueError(f"{where}: expected {expected}, got {images.dtype} {list(images.shape)}.")
+        return images
+    images = list(images)
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"{where}: expected tensors, got {type(image).__name__} at position {i}.")
+        _check_dtype(where, image, expected)
+        if image.dim() != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"{where}: expected [H, W, 3], got {list(image.shape)} at position {i}.")
+        if image.device != images[0].device or image.dtype != images[0].dtype:
+            raise ValueError(
+                f"{where}: expected {images[0].dtype} on {images[0].device} as the first image, got {image.dtype} on "
+                f"{image.device} at position {i}."
+            )
+    return images
+
+
+def _check_dtype(where: str, images: Tensor, expected: str) -> None:
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"{where}: expected {expected}, got {images.dtype}. Convert with .to(torch.uint8).")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"warp: expected {name} to be one of {', '.join(allowed)}, got {value!r}.")
+
+
+def _check_invertible(matrix: Tensor) -> None:
+    matrix = matrix.detach().double()
+    size = matrix.abs().amax((1, 2)) ** 3
+    usable = torch.isfinite(matrix).all((1, 2)) & (torch.linalg.det(matrix).abs() > 1e-14 * size)
+    if not usable.all():
+        row = int((~usable).nonzero()[0])
+        raise ValueError(
+            f"warp: expected invertible matrices, got {matrix[row].tolist()} for image {row}, which is singular or not "
+            "finite."
+        )
+
+
+__all__ = ["warp"]

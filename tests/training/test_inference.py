@@ -1,0 +1,162 @@
+"""The exported classifier: one file, read without the trainer, that says what the learner said."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+
+import fastaug as fa
+from fastaug.training.inference import most_probable, to_probabilities
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        name = ("dark", "grey", "light")[i % 3]
+        (root / name).mkdir(exist_ok=True)
+        pixels = rng.integers(80 * (i % 3), 80 * (i % 3) + 80, (50 + i, 70, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / name / f"{i}.jpg")
+    return fa.Samples.from_folder(root)
+
+
+def learner(photos: fa.Samples, model: nn.Module | str = "timm:test_resnet", **arguments: Any) -> fa.Learner:
+    if isinstance(model, str):
+        torch.manual_seed(0)
+        model = fa.classifier(model, 3, None, arguments.pop("head", "linear"))
+    settings = {"batch_size": 2, "presize": 40, "device": "cpu", "mode": arguments.pop("mode", "resize")}
+    augment = fa.aug_transforms(size=(32, 24), min_scale=0.75, padding="zeros", normalize=((0.4, 0.5, 0.6), (0.2,) * 3))
+    train, valid = (fa.ImageLoader(photos, augment=augment, training=t, **settings) for t in (True, False))
+    return fa.Learner(train, valid, model, device="cpu", **arguments)
+
+
+def test_the_file_says_what_the_learner_says_and_needs_no_trainer(photos: fa.Samples, tmp_path: Path) -> None:
+    learn = learner(photos)
+    learn.fit_one_cycle(1, 1e-2)
+    file = tmp_path / "made" / "pets.safetensors"
+    learn.export(file)
+    assert [path.name for path in file.parent.iterdir()] == ["pets.safetensors"]
+    program = (
+        "import sys, json, fastaug as fa; p = fa.load_classifier(sys.argv[1], 'cpu'); "
+        "found = p.get_preds(sys.argv[2:], batch_size=4).tolist(); "
+        "print(json.dumps([found, p.predict(sys.argv[2])[:2], "
+        "[name for name in sys.modules if name.startswith(('fastaug.training', 'torchmetrics', 'matplotlib'))]]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(file), *photos.paths], capture_output=True, text=True, check=True
+    )
+    found, (name, index), imported = json.loads(run.stdout)
+    assert imported == []
+    assert torch.allclose(torch.tensor(found), learn.get_preds()[0], atol=1e-6)
+    assert (name, index) == learn.predict(photos.paths[0])[:2]
+    spread = learn.get_preds()[0].std(0).max()
+    assert spread > 1e-3  # of the images: else any would do
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"mode": "direct"},
+        {"amp": "bf16"},
+        {"head": "fastai", "model": "resnet18"},
+        {"loss_func": fa.BinaryCrossEntropy(threshold=torch.tensor([0.4, 0.999, 0.2]))},
+        {"loss_func": fa.BinaryCrossEntropy(threshold=0.999)},
+        {"loss_func": nn.BCEWithLogitsLoss()},
+    ],
+    ids=["direct", "amp", "fastai head", "thresholds", "none of these", "binary"],
+)
+def test_every_setting_comes_along(setting: dict[str, Any], photos: fa.Samples, tmp_path: Path) -> None:
+    learn = learner(photos, **setting)
+    learn.export(tmp_path / "m.safetensors")
+    predictor = fa.load_classifier(tmp_path / "m.safetensors", "cpu")
+    for path in photos.paths[:3]:
+        name, index, probabilities = learn.predict(path)
+        again = predictor.predict(path)
+        assert (name, index) == again[:2]
+        assert torch.equal(probabilities, again[2])
+    assert torch.allclose(predictor.get_preds(photos.paths), learn.get_preds()[0], atol=1e-6)
+    predictor.presize, predictor.augment.padding = 44, "border"
+    assert not torch.allclose(predictor.get_preds(photos.paths), learn.get_preds()[0], atol=1e-6)
+
+
+def test_exporting_changes_nothing(photos: fa.Samples, tmp_path: Path) -> None:
+    learn = learner(photos)
+    before, random = copy.deepcopy(learn.model.state_dict()), torch.get_rng_state()
+    learn.export(tmp_path / "m.safetensors")
+    fa.load_classifier(tmp_path / "m.safetensors", "cpu")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in learn.model.state_dict().items())
+
+
+def test_a_model_made_elsewhere_needs_its_name(photos: fa.Samples, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    learn = learner(photos, torchvision.models.resnet18(num_classes=3))
+    with pytest.raises(ValueError, match=r"made by fa\.classifier, .* got ResNet\. Give architecture="):
+        learn.export(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"expected a model that is 'resnet34' .* Missing key"):
+        learn.export(tmp_path / "m.safetensors", architecture="resnet34")
+    assert list(tmp_path.iterdir()) == []
+    learn.export(tmp_path / "m.safetensors", architecture="resnet18")
+    found = fa.load_classifier(tmp_path / "m.safetensors", "cpu").get_preds(photos.paths)
+    assert torch.allclose(found, learn.get_preds()[0], atol=1e-5)
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+def test_a_model_that_was_changed_is_not_taken_for_its_name(photos: fa.Samples, tmp_path: Path) -> None:
+    learn = learner(photos)
+    learn.model.act1 = Halved()  # no parameter of another name or shape: only the activations tell
+    with pytest.raises(ValueError, match=r"'timm:test_resnet' .* got other activations for the same images"):
+        learn.export(tmp_path / "m.safetensors")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match=r"load_classifier: expected a file, got '.*no\.safetensors'"):
+        fa.load_classifier(tmp_path / "no.safetensors")
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(ValueError, match="expected a safetensors file"):
+        fa.load_classifier(tmp_path / "text")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"learn\.export wrote, .* one without classes"):
+        fa.load_classifier(tmp_path / "bare")
+    save_file({"a": torch.zeros(1)}, tmp_path / "new", {"fastaug": json.dumps({"format": 99})})
+    with pytest.raises(ValueError, match="format 99, this version reads 1"):
+        fa.load_classifier(tmp_path / "new")
+
+
+def test_bad_photos(photos: fa.Samples, tmp_path: Path) -> None:
+    predictor = fa.Predictor(fa.classifier("timm:test_resnet", 3, None), photos.classes, fa.Augment([], 32), 40)
+    (tmp_path / "text.jpg").write_bytes(b"no photo")
+    with pytest.raises(fa.BadFileError, match=r"text\.jpg"):
+        predictor.get_preds([photos.paths[0], tmp_path / "text.jpg"])
+    with pytest.raises(ValueError, match="expected at least one file"):
+        predictor.get_preds([])
+
+
+def test_deciding() -> None:
+    p = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.2, 0.3]])
+    assert most_probable(p, None).tolist() == [1, 2]
+    assert most_probable(p, 0.4).tolist() == [1, -1]
+    assert most_probable(p, [0.1, 0.6, 0.1]).tolist() == [2, 2]
+    a = torch.tensor([[0.0, 2.0]])
+    assert torch.equal(to_probabilities(a), a.softmax(1))
+    assert torch.equal(to_probabilities(a, 0.5), a.sigmoid())
