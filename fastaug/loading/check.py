@@ -101,7 +101,7 @@ def _work(threads: int, one_by_one: bool, output: IO[str]) -> None:
     """The other process: rows and paths come in, a line with the reasons goes out for each chunk."""
     import torch
 
-    from fastaug.loading.background import DecoderPool
+    from fastaug.loading.workers import DecoderPool
 
     pool = DecoderPool(torch.device("cpu"), threads)
     lock = threading.Lock()
@@ -115,9 +115,8 @@ def _work(threads: int, one_by_one: bool, output: IO[str]) -> None:
                 reasons[row] = content
             else:
                 encoded[row] = content
-        readable = list(encoded)
-        _, bad = decoder.decode(list(encoded.values()))
-        reasons |= {readable[position]: reason for position, reason in bad}
+        found = zip(encoded, decoder.decode(list(encoded.values())), strict=True)
+        reasons |= {row: outcome for row, outcome in found if isinstance(outcome, str)}
         with lock:
             print(json.dumps(reasons), file=output, flush=True)
 

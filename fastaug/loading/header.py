@@ -24,6 +24,12 @@ class Header(NamedTuple):
     orientation: int
 
 
+def upright_size(content: bytes | memoryview) -> tuple[int, int] | None:
+    """(height, width) of an image that is certainly stored upright; None of others, and where it is not known."""
+    header = read_header(content)
+    return (header.height, header.width) if header and header.orientation == 1 else None
+
+
 def read_header(content: bytes | memoryview) -> Header | None:
     """None for everything else than JPEG and PNG, and where there is any doubt.
 

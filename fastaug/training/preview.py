@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastaug.loading.summary import Summary, range_of, summarize
+from fastaug.loading.summary import Summary, range_of
 from fastaug.training import plots
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.inference import NONE
@@ -62,7 +62,7 @@ def summary(learn: Learner, row: int = 0) -> Summary:
     """
     loader = learn.train_loader
     if hasattr(loader, "summary"):
-        walk, batch = summarize(loader, row)
+        walk, batch = loader.walk(row)
     else:
         walk = Summary()
         batch = walk.step("batch", lambda: _first(learn))
