@@ -1,6 +1,5 @@
 """mode="direct" decodes only the columns that the warp reads: nothing may change by that."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,13 @@ from fastaug.augment import geometry
 from fastaug.loading.decode import Decoder
 from fastaug.warping import reference
 from tests.compare import random_image
-from tests.loading.common import make
+from tests.factories import encode, make_loader
 
 SIZE = (24, 32)
 
 
 def jpeg(mode: str = "RGB", **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(skimage.data.chelsea()).convert(mode).save(file, "JPEG", **options)
-    return file.getvalue()
+    return encode(Image.fromarray(skimage.data.chelsea()).convert(mode), **options)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +43,7 @@ def test_some_columns_are_those_of_the_whole_image(decoder: Decoder, mode: str, 
 
 
 def test_beside_bad_and_other_files(decoder: Decoder) -> None:
-    file = io.BytesIO()
-    Image.fromarray(skimage.data.chelsea()).save(file, "PNG")
-    contents = [jpeg(), b"text", file.getvalue(), jpeg()[:9000], jpeg()]
+    contents = [jpeg(), b"text", encode(skimage.data.chelsea(), "PNG"), jpeg()[:9000], jpeg()]
     columns = np.array([[3, 50], [0, 9], [0, 0], [1, 40], [10, 451]])
     decoded, bad = decoder.decode(contents, columns)
     assert [position for position, _ in bad] == [1, 3]
@@ -80,9 +75,7 @@ def test_damage_beyond_the_columns_is_found(decoder: Decoder, columns: Any, opti
 def test_what_follows_a_whole_picture_is_no_damage(decoder: Decoder, options: Any, appended: bytes) -> None:
     pixels = skimage.data.chelsea().copy()
     pixels[250:] = pixels[:, :30] = 255  # plain edges
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", **options)
-    assert decoder.decode([file.getvalue() + appended] * 2)[1] == []
+    assert decoder.decode([encode(pixels, **options) + appended] * 2)[1] == []
 
 
 def moved(matrix: Tensor, first: int) -> Tensor:
@@ -152,12 +145,12 @@ def test_the_loader_delivers_the_same_images(
 
     monkeypatch.setattr(Decoder, "decode", note)
     augment = fa.aug_transforms(size=64, min_scale=0.5)
-    parts = list(make(samples, augment=augment, mode="direct", training=training))
+    parts = list(make_loader(samples, augment=augment, mode="direct", training=training))
     seen = np.concatenate(spans)
     assert ((seen[:, 0] > 0) | (seen[:, 1] > 0)).all(), "every file is an upright JPEG"
     assert (seen[:, 0] > 0).mean() > 0.2
     monkeypatch.setattr("fastaug.loading.loader.read_header", lambda content: None)
-    whole = list(make(samples, augment=augment, mode="direct", training=training))
+    whole = list(make_loader(samples, augment=augment, mode="direct", training=training))
     for (x, y, info), (x_whole, y_whole, info_whole) in zip(parts, whole, strict=True):
         assert torch.equal(y, y_whole)
         assert torch.equal(info.sizes, info_whole.sizes)
