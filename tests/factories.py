@@ -21,7 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug.loading.loader import BatchInfo
+from fastaug.loading.batch import BatchInfo
+from fastaug.loading.decode import Decoder
+from fastaug.loading.photo import Need, Photo, Resizing
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 240  # what is waited for comes much sooner, unless it never comes
@@ -86,6 +88,30 @@ def difficult_files() -> tuple[dict[str, bytes], dict[str, bytes]]:
         f"{header}: an Adobe marker that is a byte too short": with_header(segment(0xEE, b"Adobe\0d@\0\0\0\1", 13)),
     }
     return good, bad
+
+
+def decode(decoder: Decoder, files: Any, needs: list[Need | None] | None = None) -> tuple[list[Photo], list[Any]]:
+    """The photos of those files that can be decoded, and (position, reason) of the others."""
+    outcomes = decoder.decode(files, needs)
+    assert len(outcomes) == len(files)
+    bad = [(position, reason) for position, reason in enumerate(outcomes) if isinstance(reason, str)]
+    return [photo for photo in outcomes if isinstance(photo, Photo)], bad
+
+
+def pixels_of(photos: list[Photo]) -> list[Tensor]:
+    return [photo.pixels for photo in photos]
+
+
+def squares(top_left_xy: Any, side: Any, size: int) -> Resizing:
+    """A square of each photo, resized to size × size."""
+    corners, sides = (torch.as_tensor(np.asarray(part), dtype=torch.float64) for part in (top_left_xy, side))
+    boxes = torch.cat([corners.reshape(-1, 2), sides[:, None], sides[:, None]], 1)
+    return Resizing([*range(len(boxes))], boxes, [(size, size)] * len(boxes))
+
+
+def presize(decoder: Decoder, photos: list[Photo], top_left_xy: Any, side: Any, size: int) -> Tensor:
+    """uint8 [N, size, size, 3]: a square of each photo, resized."""
+    return torch.stack(pixels_of(decoder.resize(photos, squares(top_left_xy, side, size))))
 
 
 def write_tar(path: Path, content: dict[str, bytes], mode: str = "w", **options: object) -> Path:

@@ -162,7 +162,7 @@ class Decoder:
             GPU differ by a level at most.
         """
         images = [photos[row].pixels for row in resizing.rows]
-        boxes = _checked_boxes(resizing.boxes.numpy(), images)
+        boxes = _checked_boxes(resizing, images)
         if not images:
             return list(photos)
         if self.stream is not None:
@@ -408,13 +408,16 @@ def _reason(error: Exception, file: np.ndarray) -> str | None:
     return None
 
 
-def _checked_boxes(boxes: np.ndarray, images: Sequence[torch.Tensor]) -> np.ndarray:
+def _checked_boxes(resizing: Resizing, images: Sequence[torch.Tensor]) -> np.ndarray:
     """x, y, width, height of each box, float64 [N, 4]."""
-    if boxes.shape != (len(images), 4):
+    boxes, sizes = resizing.boxes.numpy(), resizing.sizes
+    if boxes.shape != (len(images), 4) or len(sizes) != len(images):
         raise ValueError(
-            f"resize: expected boxes [{len(images)}, 4] for {len(images)} photos, got {list(boxes.shape)}. Leave out "
-            "the files that could not be decoded."
+            f"resize: expected boxes [{len(images)}, 4] and {len(images)} sizes for {len(images)} photos, got "
+            f"{list(boxes.shape)} and {len(sizes)}. Leave out the files that could not be decoded."
         )
+    if empty := [size for size in sizes if min(size) < 1]:
+        raise ValueError(f"resize: expected sizes of at least 1 pixel, got {empty[0]}.")
     limits = np.array([(image.shape[1], image.shape[0]) for image in images]).reshape(-1, 2) + EDGE_TOLERANCE_PX
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     inside = (start >= -EDGE_TOLERANCE_PX).all(1) & (end <= limits).all(1) & (end > start).all(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fastaug as fa
 from fastaug.augment import geometry
-from fastaug.loading import loader as loader_module
+from fastaug.loading import modes
 from fastaug.warping import reference
 from tests.compare import assert_images_close, photo
 from tests.factories import by_sample, epoch, make_loader
@@ -168,7 +168,7 @@ def test_direct_mode_is_one_warp_of_the_decoded_photo(samples: fa.Samples) -> No
     augment = fa.aug_transforms(size=64, min_scale=0.75, normalize=None)
     checked = 0
     for x, _, info in make_loader(samples, augment=augment, mode="direct", batch_size=50):
-        small = geometry.smallest_footprint(info.matrix, 64, 64) <= loader_module.SHRINK_BEYOND
+        small = geometry.smallest_footprint(info.matrix, 64, 64) <= modes.SHRINK_BEYOND
         for i in small.nonzero().flatten().tolist():
             decoded = torch.from_numpy(np.array(Image.open(samples.paths[int(info.indices[i])]).convert("RGB")))
             assert tuple(decoded.shape[:2]) == tuple(info.sizes[i].tolist())
@@ -194,12 +194,12 @@ def test_direct_mode_shrinks_photos_that_are_far_too_large(
     x, _, info = epoch(make_loader(samples, augment=augment, mode="direct", drop_last=False))
     direct = {int(i): (image, matrix) for i, image, matrix in zip(info.indices, x, info.matrix, strict=True)}
     before = geometry.smallest_footprint(info.matrix, 24, 24).tolist()
-    large = [b > loader_module.SHRINK_BEYOND for b in before]
+    large = [b > modes.SHRINK_BEYOND for b in before]
     assert 20 < sum(large) < 50
     for is_large, was, is_now in zip(large, before, given, strict=True):
-        expected = loader_module.SHRINK_TO if is_large else was
+        expected = modes.SHRINK_TO if is_large else was
         assert expected - 1e-4 <= is_now <= expected * 1.05  # whole pixels: a little more than asked
-    monkeypatch.setattr(loader_module, "SHRINK_BEYOND", 1e9)
+    monkeypatch.setattr(modes, "SHRINK_BEYOND", 1e9)
     whole = by_sample(make_loader(samples, augment=augment, mode="direct", drop_last=False))
     for index, (image, matrix) in direct.items():
         assert torch.equal(matrix, whole[index][1])

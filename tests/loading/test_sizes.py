@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastaug as fa
-from fastaug.loading import loader as loader_module
+from fastaug.loading import workers
 from fastaug.warping import cpu
 from tests.compare import assert_same_batches
 from tests.factories import epoch, make_loader
@@ -80,15 +80,19 @@ def fresh_chain(made: Any) -> Any:
     return itertools.chain(list(loader), list(loader))
 
 
-def test_training_and_validation_share_the_size(samples: fa.Samples) -> None:
-    """One Augment in both: what the training's schedule sets is what validation sees."""
+def test_a_schedule_is_its_own_loaders(samples: fa.Samples) -> None:
+    """One Augment in all: what one loader's schedule says reaches no other, and does not stay behind."""
     augment = fa.aug_transforms(size=8)
-    train = make_loader(samples, augment=augment, schedule=lambda number: (16 + 8 * number, 48))
+    train = make_loader(samples, augment=augment, schedule=lambda number: (16 + 8 * number, 48 + number))
     valid = make_loader(samples, augment=augment, training=False)
-    sides = []
+    same = make_loader(samples, augment=augment, training=False, schedule=train.schedule)
+    seen = []
     for _ in range(2):
-        sides += [next(iter(train))[0].shape[-1], next(iter(valid))[0].shape[-1]]
-    assert sides == [16, 16, 24, 24]
+        batches = [next(iter(loader)) for loader in (train, valid, same)]
+        sides = [min(size.tolist()) * info.presize[0, 0, 0].item() for _, _, info in batches for size in info.sizes[:1]]
+        seen.append([(x.shape[-1], round(side)) for (x, _, _), side in zip(batches, sides, strict=True)])
+        assert (augment.size, [loader.presize for loader in (train, valid, same)]) == ((8, 8), [128, 128, 128])
+    assert seen == [[(16, 48), (8, 128), (16, 48)], [(24, 49), (8, 128), (24, 49)]]
 
 
 def test_the_summary_sees_the_next_epochs_size_and_leaves_the_present_one(samples: fa.Samples) -> None:
@@ -96,19 +100,19 @@ def test_the_summary_sees_the_next_epochs_size_and_leaves_the_present_one(sample
     next(iter(loader))
     assert "[1, 3, 20, 12]" in str(loader.summary())
     assert "to 48: resized with the Lanczos filter" in str(loader.summary())
-    assert (loader.augment.size, loader.presize) == ((16, 16), 24)
+    assert (loader.augment.size, loader.presize) == ((8, 8), 20)
 
 
 def test_nothing_is_built_again(samples: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another size costs no compilation and no more decoders or threads than another epoch does."""
     made: list[int] = []
 
-    class Counted(loader_module.DecoderPool):
+    class Counted(workers.DecoderPool):
         def __init__(self, *arguments: Any):
             made.append(1)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(loader_module, "DecoderPool", Counted)
+    monkeypatch.setattr(workers, "DecoderPool", Counted)
     loader = fresh(samples, 16, 24, 0)
     operators, targets = list(loader.augment.ops), loader._targets
     epoch(loader)

@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug.loading.background import prefetch
 from fastaug.loading.loader import BadFileError
+from fastaug.loading.workers import prefetch
 from tests.compare import assert_same_batches
 from tests.factories import (
     PATIENCE_S,

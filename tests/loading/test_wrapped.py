@@ -34,8 +34,8 @@ def test_behind_torchs_dataloader(samples: fa.Samples) -> None:
         assert all(isinstance(info, BatchInfo) for _, _, info in epoch)
     loader.set_epoch(0)
     given: list[int] = []
-    finish = loader._finish
-    loader._finish = lambda batch: (result := finish(batch), given.append(result[0].data_ptr()))[0]  # type: ignore
+    warp_batch = loader._warp_batch
+    loader._warp_batch = lambda batch: (result := warp_batch(batch), given.append(result[0].data_ptr()))[0]  # type: ignore
     batches = list(wrapped)
     assert_same_batches(batches, epochs[0])
     assert [x.data_ptr() for x, _, _ in batches] == given
