@@ -9,23 +9,19 @@ with one weight function along the rows and one along the columns:
 
     nearest     1 for the pixel that contains the point, 0 for the others
     bilinear    max(0, 1 - |d|), d the distance from the point to the pixel's centre
-    antialias   see `antialias_weight`: the same idea, as wide as the output pixel's footprint on the input
+    antialias   see `filter.py`: the same idea, as wide as the output pixel's footprint on the input
 
 Pixels outside the photo are found by the padding rule. The result goes through the colour matrix and is cast once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Weight = Callable[[Tensor], Tensor]
-
-MAX_FOOTPRINT = (
-    64.0  # input pixels; a wider footprint (near a horizon, or a photo shrunk further) is cut to this: it aliases
-)
+from fastaug.warping.filter import MAX_FOOTPRINT, Weight, antialias_radius, antialias_weight
 
 
 def warp(
@@ -107,38 +103,6 @@ def _sample_points(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tens
     dx_du, dx_dv = ((inverse[0, k] - x * inverse[2, k]) / denominator for k in (0, 1))
     dy_du, dy_dv = ((inverse[1, k] - y * inverse[2, k]) / denominator for k in (0, 1))
     return x, y, torch.hypot(dx_du, dx_dv), torch.hypot(dy_du, dy_dv)
-
-
-def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
-    """The antialias filter along one axis: (largest radius in input pixels, weight as a function of the distance).
-
-    For a footprint of s input pixels and a distance t, with
-    R = max(2, 0.95 + s/2, 0.7375 s), v = max(1/s, 1/4) and z = (t/R)²:
-
-        (1 - z)² (1 + a z + b z²) inside R,    a = 4.2 - 16.3 v + 6.7 v²,    b = -3 + 6.8 v + 1.8 v²
-
-    At s = 1 it is 1 at 0 and 0 at every other pixel: an interpolation, close to Keys' cubic. It needs 4 × 4 pixels up
-    to s = 2.1 (460 -> 224 is 2.05), tends to the area that the output pixel covers, and from s = 4 on only grows in
-    proportion. The numbers are fitted to photographs, for the least error against the scene that was photographed.
-
-    Args:
-        footprint: what the output pixel covers along this axis, from 1 (also where it enlarges) to MAX_FOOTPRINT
-            input pixels.
-    """
-    radius = antialias_radius(footprint)
-    v = (1 / footprint).clamp(min=0.25)
-    a, b = 4.2 - 16.3 * v + 6.7 * v**2, -3 + 6.8 * v + 1.8 * v**2
-
-    def weight(distance: Tensor) -> Tensor:
-        z = (distance / radius) ** 2
-        return (1 - z).clamp(min=0) ** 2 * (1 + a * z + b * z**2)
-
-    return float(radius.max()), weight
-
-
-def antialias_radius(footprint: Tensor) -> Tensor:
-    """R of `antialias_weight`, in input pixels."""
-    return torch.maximum(0.95 + footprint / 2, 0.7375 * footprint).clamp(min=2)
 
 
 def columns_read(matrix: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:

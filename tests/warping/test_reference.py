@@ -215,7 +215,7 @@ def test_empty_and_single_batches(batch: int) -> None:
 
 
 def stated_filter(distance: np.ndarray, s: float) -> np.ndarray:
-    """The formula of `antialias_weight`'s docstring, written down a second time."""
+    """The formula of `filter.py`'s docstring, written down a second time."""
     radius, v = max(2, 0.95 + s / 2, 0.7375 * s), max(1 / s, 1 / 4)
     z = (distance / radius) ** 2
     a, b = 4.2 - 16.3 * v + 6.7 * v**2, -3 + 6.8 * v + 1.8 * v**2
