@@ -25,6 +25,7 @@ from benchmarks import common, fidelity
 from benchmarks.common import SIZE
 from fastaug.warping import reference
 from fastaug.warping.filter import antialias_weight
+from fastaug.warping.footprint import sampling_matrix
 
 FOOTPRINTS = (1.3, 1.6, 2.0, 2.9)
 
@@ -121,7 +122,7 @@ FILTERS = {
 
 def filtered_warp(image: Tensor, matrix: Tensor, chosen: Filter) -> Tensor:
     """One image, uint8 [H, W, 3], through a candidate: float [1, 3, 224, 224] in 0..1, reflected at the edges."""
-    inverse = reference.inverse_matrix(matrix)[0]
+    inverse = sampling_matrix(matrix)[0]
     x, y, *footprints = reference._sample_points(inverse, (SIZE, SIZE))
     axes = []
     for place, footprint, size in ((x, footprints[0], image.shape[1]), (y, footprints[1], image.shape[0])):

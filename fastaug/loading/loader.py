@@ -32,7 +32,7 @@ from fastaug.loading.stats import Clock, LoaderStats
 from fastaug.loading.summary import Summary, summarize
 from fastaug.samples.samples import Samples
 from fastaug.samples.sources import Reader
-from fastaug.warping.reference import columns_read
+from fastaug.warping.footprint import part_read, smallest_footprint
 
 log = logging.getLogger("fastaug")
 
@@ -462,7 +462,7 @@ class ImageLoader(IterableDataset[Any]):
         if wide:
             known = [size for i in wide if (size := sizes[i])]
             whole = params.matrix[wide].double() @ plan.presize_matrix(torch.tensor(known), wide)
-            columns[wide] = columns_read(whole, known, _out_size(params)).numpy()
+            columns[wide] = part_read(whole, known, _out_size(params))[:, [0, 2]].numpy()
         plan.sizes, plan.columns = list(sizes), columns
 
     def _load_chunk(self, sources: _Sources, plan: _Plan, decoder: Decoder, rows: range) -> _Chunk:
@@ -519,7 +519,7 @@ class ImageLoader(IterableDataset[Any]):
         rows = [chunk.rows[i] for i in large]
         presize = plan.presize_matrix(torch.tensor([chunk.sizes[i] for i in large]), rows)
         height, width = _out_size(plan.params)
-        footprints = geometry.smallest_footprint(plan.params.matrix[rows].double() @ presize, width, height).tolist()
+        footprints = smallest_footprint(plan.params.matrix[rows].double() @ presize, width, height).tolist()
         smaller = {
             i: [math.ceil(side * SHRINK_TO / footprint) for side in chunk.sizes[i]]
             for i, footprint in zip(large, footprints, strict=True)

@@ -49,7 +49,7 @@ from fastaug.warping.filter import (
     A,
     B,
 )
-from fastaug.warping.reference import inverse_matrix
+from fastaug.warping.footprint import sampling_matrix
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
@@ -197,7 +197,7 @@ def _row_taps(wide):  # type: ignore[no-untyped-def]
 
 @row_loop
 def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
-    """As `_weigh_row`, where all radii of the row are 2, and 1 / radius² is 0.25: in one loop, as most rows are such."""
+    """As `_weigh_row`, where all radii of the row are 2 and 1 / radius² is 0.25: in one loop: most rows are such."""
     for u in range(part.shape[1]):
         (a, b), p = _coefficients(wide[axis, u]), part[axis, u]
         w0, w1 = _weight(F(1) + p, F(0.25), a, b), _weight(p, F(0.25), a, b)
@@ -403,7 +403,7 @@ def warp(
     bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work = []
-    inverses = inverse_matrix(matrix.detach()).numpy()
+    inverses = sampling_matrix(matrix.detach()).numpy()
     for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
         pixels, scaled = _pixels(image), unscaled.copy()
         if pixels.dtype == np.uint8:

@@ -16,6 +16,7 @@ from fastaug.augment import geometry
 from fastaug.loading import loader as loader_module
 from fastaug.loading.loader import BadFileError
 from fastaug.warping import reference
+from fastaug.warping.footprint import smallest_footprint
 from tests.compare import assert_images_close, photo
 from tests.loading.common import SIZES, by_sample, epoch, make, spoil
 
@@ -230,7 +231,7 @@ def test_direct_mode_is_one_warp_of_the_decoded_photo(samples: fa.Samples) -> No
         else make(samples, augment=augment, mode="direct")
     )
     for image, index, matrix, size in zip(x, info.indices, info.matrix, info.sizes, strict=True):
-        footprint = geometry.smallest_footprint(matrix[None], 64, 64).item()
+        footprint = smallest_footprint(matrix[None], 64, 64).item()
         if footprint > loader_module.SHRINK_BEYOND:
             continue
         decoded = torch.from_numpy(np.array(Image.open(samples.paths[int(index)]).convert("RGB")))
@@ -249,13 +250,13 @@ def test_direct_mode_shrinks_photos_that_are_far_too_large(
     apply = fa.Augment.apply
 
     def spy(self: fa.Augment, images: list[Tensor], params: fa.Params) -> Tensor:
-        given.extend(geometry.smallest_footprint(params.matrix, 24, 24).tolist())
+        given.extend(smallest_footprint(params.matrix, 24, 24).tolist())
         return apply(self, images, params)
 
     monkeypatch.setattr(fa.Augment, "apply", spy)
     x, _, info = epoch(make(samples, augment=augment, mode="direct", drop_last=False))
     direct = {int(i): (image, matrix) for i, image, matrix in zip(info.indices, x, info.matrix, strict=True)}
-    before = geometry.smallest_footprint(info.matrix, 24, 24).tolist()
+    before = smallest_footprint(info.matrix, 24, 24).tolist()
     large = [b > loader_module.SHRINK_BEYOND for b in before]
     assert 20 < sum(large) < 50
     for is_large, was, is_now in zip(large, before, given, strict=True):
