@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.augment.geometry import smallest_footprint
 from fastaug.loading.draws import Draws
 from fastaug.loading.lanczos import reach
 from fastaug.loading.photo import Need, Photo, Resizing, Size
-from fastaug.warping.reference import columns_read
+from fastaug.warping.footprint import smallest_footprint
 
 SHRINK_BEYOND = 4.0  # a photo of which an output pixel covers more pixels than this along an axis …
 SHRINK_TO = 2.0  # … is first shrunk until it covers this many, so that the cost of the warp and the memory are bounded

@@ -12,6 +12,7 @@ import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.loading import modes
 from fastaug.warping import reference
+from fastaug.warping.footprint import smallest_footprint
 from tests.compare import assert_images_close, photo
 from tests.factories import by_sample, epoch, make_loader
 from tests.loading.conftest import SIZES
@@ -168,7 +169,7 @@ def test_direct_mode_is_one_warp_of_the_decoded_photo(samples: fa.Samples) -> No
     augment = fa.aug_transforms(size=64, min_scale=0.75, normalize=None)
     checked = 0
     for x, _, info in make_loader(samples, augment=augment, mode="direct", batch_size=50):
-        small = geometry.smallest_footprint(info.matrix, 64, 64) <= modes.SHRINK_BEYOND
+        small = smallest_footprint(info.matrix, 64, 64) <= modes.SHRINK_BEYOND
         for i in small.nonzero().flatten().tolist():
             decoded = torch.from_numpy(np.array(Image.open(samples.paths[int(info.indices[i])]).convert("RGB")))
             assert tuple(decoded.shape[:2]) == tuple(info.sizes[i].tolist())
@@ -187,13 +188,13 @@ def test_direct_mode_shrinks_photos_that_are_far_too_large(
     apply = fa.Augment.apply
 
     def spy(self: fa.Augment, images: list[Tensor], params: fa.Params) -> Tensor:
-        given.extend(geometry.smallest_footprint(params.matrix, 24, 24).tolist())
+        given.extend(smallest_footprint(params.matrix, 24, 24).tolist())
         return apply(self, images, params)
 
     monkeypatch.setattr(fa.Augment, "apply", spy)
     x, _, info = epoch(make_loader(samples, augment=augment, mode="direct", drop_last=False))
     direct = {int(i): (image, matrix) for i, image, matrix in zip(info.indices, x, info.matrix, strict=True)}
-    before = geometry.smallest_footprint(info.matrix, 24, 24).tolist()
+    before = smallest_footprint(info.matrix, 24, 24).tolist()
     large = [b > modes.SHRINK_BEYOND for b in before]
     assert 20 < sum(large) < 50
     for is_large, was, is_now in zip(large, before, given, strict=True):
