@@ -13,7 +13,7 @@ from torch import Tensor
 from fastaug.loading.draws import Draws
 from fastaug.loading.lanczos import reach
 from fastaug.loading.photo import Need, Photo, Resizing, Size
-from fastaug.warping.footprint import smallest_footprint
+from fastaug.warping.footprint import part_read, smallest_footprint
 
 SHRINK_BEYOND = 4.0  # a photo of which an output pixel covers more pixels than this along an axis …
 SHRINK_TO = 2.0  # … is first shrunk until it covers this many, so that the cost of the warp and the memory are bounded
@@ -40,7 +40,7 @@ class Mode(Protocol):
 class Resize:
     """Photos are presized, then warped: two interpolations."""
 
-    presize_is = "resized with the Lanczos filter"
+    presize_is: ClassVar[str] = "resized with the Lanczos filter"
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
         """The presize's square, and what its filter reads around it."""
@@ -72,7 +72,7 @@ class Direct:
     Photos that are far too large are shrunk first.
     """
 
-    presize_is = "part of the one warp"
+    presize_is: ClassVar[str] = "part of the one warp"
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
         """What the warp may read; of a photo that is shrunk first all of it, since there the neighbourhood counts."""
@@ -80,10 +80,7 @@ class Direct:
             return []
         matrix, (height, width) = draws.matrix(torch.tensor(sizes)), draws.output
         footprints = smallest_footprint(matrix, width, height).tolist()
-        parts = [
-            (a, 0, b, size[0])
-            for (a, b), size in zip(columns_read(matrix, sizes, draws.output).tolist(), sizes, strict=True)
-        ]
+        parts = part_read(matrix, sizes, draws.output).tolist()
         return [
             Need(size, (0, 0, size[1], size[0]) if footprint > SHRINK_BEYOND else tuple(part), footprint)
             for size, part, footprint in zip(sizes, parts, footprints, strict=True)

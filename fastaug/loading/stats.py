@@ -90,7 +90,10 @@ def merge_stats(parts: Sequence[LoaderStats]) -> LoaderStats:
 class Observer(Protocol):
     """Is told what happens to a batch while it is made, and by which step."""
 
-    operator: Observe | None  # of the operators' draws
+    @property
+    def operator(self) -> Observe | None:
+        """The same for the operators' draws, see `Augment.draw`."""
+        ...
 
     def stage(self, name: str, images: int) -> AbstractContextManager[Callable[[Any], None]]:
         """Around a step; what comes of it is told to the function that one gets."""

@@ -117,17 +117,19 @@ def summarize(
     if not 0 <= row < len(samples):
         raise ValueError(f"summary: expected a row 0..{len(samples) - 1} of the samples, got {row}.")
     path, target = samples.paths[row], samples.targets[row]
-    walk, summary, batch = Walk(path), Summary(), None
+    walk, summary = Walk(path), Summary()
     summary.steps.append(("sample", f"row {row} of {len(samples):,}, epoch {epoch}: {path}"))
     try:
         batch = make(walk)
     except Exception as error:  # of any kind: to say which step raises what is the purpose here
         if walk.failed is None:
             raise
+        summary.steps += _told(walk, mode, augment)
         summary.fail(walk.failed, error)
-    summary.steps += _told(walk, mode, augment, summary.failed)
+        return summary, None
+    summary.steps += _told(walk, mode, augment)
     summary.step("matrix", lambda: (_matrices(batch), None))
-    result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))  # type: ignore[arg-type]
+    result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))
     summary.step("target", lambda: (f"{target}, {samples.classes[target]!r} of {len(samples.classes)} classes", None))
     return summary, result
 
@@ -143,21 +145,20 @@ def range_of(images: Tensor) -> str:
     return f"{text}, {low:.4g} to {high:.4g}"
 
 
-def _told(walk: Walk, mode: Mode, augment: Augment | None, failed: str | None) -> list[tuple[str, str]]:
+def _told(walk: Walk, mode: Mode, augment: Augment | None) -> list[tuple[str, str]]:
     """What the observer heard, in the order in which it happens to a photo, up to the step that failed."""
     steps: list[tuple[str, str]] = []
     if "read" in walk.found:
         steps.append(("read", f"{len(walk.found['read'][0]):,} bytes"))
     if "decode" in walk.found:
         photo: Photo = walk.found["decode"][0]
-        steps += [
-            ("decode", _decoded(photo, walk.found["read"][0])),
-            ("presize", _presize(photo, walk.found["draw"], mode)),
-        ]
-    if failed not in ("read", "decode", "presize"):  # they come before the operators, which are drawn before them
-        plain = {"augment": "nothing random: the whole square, resized and normalised"}
-        steps += (walk.operators or ({} if augment is None or failed else plain)).items()
-    return steps
+        steps.append(("decode", _decoded(photo, walk.found["read"][0])))
+        steps.append(("presize", _presize(photo, walk.found["draw"], mode)))
+    if walk.failed in ("read", "decode", "presize"):  # before the operators, though these are drawn first
+        return steps
+    if augment is not None and walk.failed is None and not walk.operators:
+        steps.append(("augment", "nothing random: the whole square, resized and normalised"))
+    return [*steps, *walk.operators.items()]
 
 
 def _decoded(photo: Photo, content: bytes) -> str:
