@@ -49,7 +49,6 @@ class Batch:
         bad: row of the samples -> reason.
         images: what the warp reads.
         warp_params: `info.params`, but for these images instead of presized ones.
-        presize: side of the presized images, pixels.
         ready: on a GPU: the decoders' streams have finished the images.
     """
 
@@ -58,21 +57,10 @@ class Batch:
     bad: dict[int, str]
     images: Tensor | Sequence[Tensor]
     warp_params: Params | None
-    presize: int
     ready: list[torch.cuda.Event]
 
     def __len__(self) -> int:
         return len(self.images)
-
-
-@dataclass
-class _Chunk:
-    """Some photos of a batch, decoded together; without the bad ones."""
-
-    rows: list[int]  # of the batch
-    photos: list[Photo]
-    bad: dict[int, str]  # row of the batch -> reason
-    ready: torch.cuda.Event | None
 
 
 @dataclass
@@ -106,7 +94,9 @@ class BatchMaker:
         size = self.workers.decoders.chunk_size
         rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
         chunks = self.workers.decoders.map(partial(self._load_chunk, contents, needs, draws, buffer), rows)
-        return self._gather(indices, chunks, draws, buffer)
+        batch = self._gather(indices, [outcome for outcomes, _ in chunks for outcome in outcomes], draws, buffer)
+        batch.ready = [ready for _, ready in chunks if ready]
+        return batch
 
     def _needs(self, contents: Sequence[bytes | str], draws: Draws) -> list[Need | None]:
         """What is needed of each file; None where its header does not tell its size."""
@@ -125,33 +115,33 @@ class BatchMaker:
         buffer: Tensor | None,
         decoder: Decoder,
         rows: range,
-    ) -> _Chunk:
-        """Decode some rows of a batch, and resize those that the mode wants smaller."""
-        bad = {row: content for row in rows if isinstance(content := contents[row], str)}
+    ) -> tuple[list[Photo | str], torch.cuda.Event | None]:
+        """Photos of some rows of a batch, or the reasons why there are none, and when they are ready."""
         encoded = {row: content for row in rows if isinstance(content := contents[row], bytes)}
+        outcomes: dict[int, Photo | str] = dict.fromkeys(rows, "the loader was stopped")
+        outcomes |= {row: reason for row in rows if isinstance(reason := contents[row], str)}
         if self.workers.stopped:
             encoded = {}  # nobody will look at the batch
         with torch.cuda.stream(decoder.stream):  # of no effect on a CPU
             with self.observer.stage("decode", len(encoded)) as tell:
                 found = decoder.decode(list(encoded.values()), [needs[row] for row in encoded])
                 tell(found)
-            outcomes = dict(zip(encoded, found, strict=True))
-            bad |= {row: reason for row, reason in outcomes.items() if isinstance(reason, str)}
+            outcomes |= zip(encoded, found, strict=True)
             photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
             good = list(photos)
             resizing = self.mode.resizing(list(photos.values()), [needs[row] for row in good], draws[good])
-            out = None if buffer is None else [buffer[row] for row in good]
-            resized = list(photos.values())
             if len(resizing):
+                out = None if buffer is None else [buffer[row] for row in good]
                 with self.observer.stage("presize", len(resizing)):
-                    resized = decoder.resize(resized, resizing, out)
+                    outcomes |= zip(good, decoder.resize(list(photos.values()), resizing, out), strict=True)
             ready = None if decoder.stream is None else decoder.stream.record_event()
-        return _Chunk(good, resized, bad, ready)
+        return list(outcomes.values()), ready
 
-    def _gather(self, indices: np.ndarray, chunks: list[_Chunk], draws: Draws, buffer: Tensor | None) -> Batch:
+    def _gather(self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: Tensor | None) -> Batch:
         """One batch of what is good."""
-        rows = [row for chunk in chunks for row in chunk.rows]
-        photos = [photo for chunk in chunks for photo in chunk.photos]
+        rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)]
+        photos = [outcome for outcome in outcomes if isinstance(outcome, Photo)]
+        bad = {int(indices[row]): reason for row, reason in enumerate(outcomes) if isinstance(reason, str)}
         draws = draws[rows]
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
         matrix = draws.matrix(sizes)
@@ -159,39 +149,27 @@ class BatchMaker:
         if draws.params is not None:
             to_photos = torch.stack([photo.matrix for photo in photos]) if photos else matrix
             warp_params = replace(draws.params, matrix=(matrix @ torch.linalg.inv(to_photos)).float())
-        targets = self.targets[indices[rows]]
-        presize = draws.presize_matrix(sizes).float()
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
         if buffer is not None:
             images = buffer if len(rows) == len(buffer) else buffer[rows]
-        return Batch(
-            BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, draws.params),
-            targets.pin_memory() if self.device.type == "cuda" else targets,
-            {int(indices[row]): reason for chunk in chunks for row, reason in sorted(chunk.bad.items())},
-            images,
-            warp_params,
-            draws.presize,
-            [chunk.ready for chunk in chunks if chunk.ready],
-        )
+        elif not photos:
+            images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8, device=self.device)
+        targets = self.targets[indices[rows]]
+        targets = targets.pin_memory() if self.device.type == "cuda" else targets
+        presize = draws.presize_matrix(sizes).float()
+        info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, draws.params)
+        return Batch(info, targets, bad, images, warp_params, [])
 
 
 def warp_batch(batch: Batch, augment: Augment | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """The consumer's part: x and y on the device, by one warp on its current stream."""
     for event in batch.ready:
         torch.cuda.current_stream(device).wait_event(event)  # the stream waits, the host does not
-    targets = batch.targets.to(device, non_blocking=True)
     if augment is not None and batch.warp_params is not None:
-        return _augmented(batch, augment, batch.warp_params, device), targets
-    if not len(batch):
-        return torch.empty((0, batch.presize, batch.presize, 3), dtype=torch.uint8, device=device), targets
-    return batch.images if isinstance(batch.images, Tensor) else torch.stack(list(batch.images)), targets
-
-
-def _augmented(batch: Batch, augment: Augment, params: Params, device: torch.device) -> Tensor:
-    if len(batch):
-        return augment.apply(batch.images, params)
-    assert params.size is not None, "every Augment notes it"
-    return torch.empty((0, 3, *params.size), dtype=augment.dtype, device=device)
+        x = augment.apply(batch.images, batch.warp_params)
+    else:
+        x = batch.images if isinstance(batch.images, Tensor) else torch.stack(list(batch.images))
+    return x, batch.targets.to(device, non_blocking=True)
 
 
 __all__ = ["Batch", "BatchInfo", "BatchMaker", "warp_batch"]
