@@ -137,8 +137,7 @@ def _operator(op: Operator, name: str, uniforms: SampleUniforms, frame: Any, loa
     matrix, frame = op.matrix(drawn, frame, loader.augment.size)
     if matrix.shape != (1, 3, 3) or not torch.isfinite(matrix).all():
         raise ValueError(f"expected a finite matrix [1, 3, 3], got {list(matrix.shape)}: {matrix.tolist()}.")
-    if op.changes_color:
-        op.color(drawn, 1)
+    op.color(drawn, 1)
     return _drawn(drawn), frame
 
 
