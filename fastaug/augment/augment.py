@@ -239,7 +239,7 @@ class Augment(nn.Module):
             raise ValueError(f"draw: expected uniforms for {batch} images, got them for {source.batch}.")
         return self._compose(lambda name, op: op.parameters_from(source(name, op.uniforms)), batch, size, observe)
 
-    def plain(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
+    def without_chance(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
         """Parameters with nothing random: the whole frame resized, and normalised."""
         frame = _frame(batch, size)
         return self._params(geometry.identity_matrix(batch), frame, frame, colors.identity_color(batch), self.size)
@@ -317,7 +317,7 @@ class Augment(nn.Module):
             return self.forward(images[None])[0]
         sizes = image_sizes(images)
         batch = sizes.shape[0]  # not len(): that would fix the batch size of an exported graph
-        params = self.draw(batch, sizes) if self.training else self.plain(batch, sizes)
+        params = self.draw(batch, sizes) if self.training else self.without_chance(batch, sizes)
         return self.apply(images, params)
 
     def extra_repr(self) -> str:

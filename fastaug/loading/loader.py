@@ -443,7 +443,7 @@ class ImageLoader(IterableDataset[Any]):
         frame = (presize, presize)
         if self.training:
             return self.augment.draw(uniforms.batch, frame, uniforms=uniforms)
-        return self.augment.plain(uniforms.batch, frame)
+        return self.augment.without_chance(uniforms.batch, frame)
 
     def _find_columns(self, plan: _Plan) -> None:
         """Note what the headers tell of the photos' sizes, and which columns of them the warp will read.
