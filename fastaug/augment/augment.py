@@ -20,7 +20,7 @@ from fastaug.augment import color as colors
 from fastaug.augment import geometry
 from fastaug.augment.rng import GeneratorUniforms, Uniforms
 from fastaug.warping.fill import fill_rectangles
-from fastaug.warping.warp import Images, channels_first, output_size, warp
+from fastaug.warping.warp import Backend, Images, Interpolation, Padding, channels_first, output_size, warp
 
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
@@ -128,7 +128,8 @@ class Operator(nn.Module):
         return None
 
     def forward(self, images: Images) -> Tensor:
-        return Augment([self], self.size or _frame_size(images), normalize=None).train(self.training)(images)
+        alone = Augment([self], self.size or _frame_size(images), normalize=None).train(self.training)
+        return alone.forward(images)
 
     def extra_repr(self) -> str:
         """The arguments of `__init__` that are kept under their names."""
@@ -170,11 +171,11 @@ class Augment(nn.Module):
         self,
         ops: Sequence[Operator],
         size: int | tuple[int, int],
-        interpolation: str = "antialias",
-        padding: str = "reflection",
+        interpolation: Interpolation = "antialias",
+        padding: Padding = "reflection",
         normalize: tuple[Sequence[float], Sequence[float]] | None = colors.IMAGENET,
         dtype: torch.dtype = torch.float32,
-        backend: str = "auto",
+        backend: Backend = "auto",
         keep_inside: bool = False,
     ):
         super().__init__()
