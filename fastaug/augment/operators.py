@@ -143,21 +143,11 @@ class RandomResizedCrop(Operator):
         p: float = 1.0,
     ):
         super().__init__(p)
-        self.scale = _range(self, "scale", scale, positive=True)
-        if self.scale[1] > 1:
-            raise ValueError(f"RandomResizedCrop: expected a scale of at most 1, the whole frame, got {scale}.")
-        self.ratio = _range(self, "ratio", ratio, positive=True)
+        self.scale, self.ratio = _share(self, scale, "frame"), _range(self, "ratio", ratio, positive=True)
         self.size = None if size is None else output_size("RandomResizedCrop", size)
 
     def parameters_from(self, u: Tensor) -> Drawn:
-        low, high = self.ratio
-        return {
-            "cropped": u[:, 0] < self.p,
-            "scale": _between(self.scale, u[:, 1]),
-            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
-            "x": u[:, 3],
-            "y": u[:, 4],
-        }
+        return {"cropped": u[:, 0] < self.p, **_box(self.scale, self.ratio, u[:, 1:5])}
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         frame_width, frame_height = frame
@@ -250,21 +240,11 @@ class RandomErasing(Operator):
         value: float | tuple[float, float, float] | str | None = None,
     ):
         super().__init__(p)
-        self.scale = _range(self, "scale", scale, positive=True)
-        if self.scale[1] > 1:
-            raise ValueError(f"RandomErasing: expected a scale of at most 1, the whole output, got {scale}.")
-        self.ratio = _range(self, "ratio", ratio, positive=True)
+        self.scale, self.ratio = _share(self, scale, "output"), _range(self, "ratio", ratio, positive=True)
         self.value = _color(value)
 
     def parameters_from(self, u: Tensor) -> Drawn:
-        low, high = self.ratio
-        drawn = {
-            "erased": u[:, 0] < self.p,
-            "scale": _between(self.scale, u[:, 1]),
-            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
-            "x": u[:, 3],
-            "y": u[:, 4],
-        }
+        drawn = {"erased": u[:, 0] < self.p, **_box(self.scale, self.ratio, u[:, 1:5])}
         return drawn | {"value": u[:, 5:8]} if self.value == "random" else drawn
 
     def erasure(self, drawn: Drawn, size: tuple[int, int]) -> Erasure:
@@ -281,6 +261,13 @@ class RandomErasing(Operator):
 
 def _between(limits: tuple[float, float], u: Tensor) -> Tensor:
     return limits[0] + (limits[1] - limits[0]) * u
+
+
+def _box(scale: tuple[float, float], ratio: tuple[float, float], u: Tensor) -> Drawn:
+    """A box of random area, aspect and place, from u [B, 4]."""
+    low, high = ratio
+    aspect = torch.exp(_between((math.log(low), math.log(high)), u[:, 1]))
+    return {"scale": _between(scale, u[:, 0]), "ratio": aspect, "x": u[:, 2], "y": u[:, 3]}
 
 
 def _sides(drawn: Drawn, frame: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -319,4 +306,12 @@ def _range(
             f"{type(op).__name__}: expected {name} as (min, max) with min <= max{' and above 0' if positive else ''}, "
             f"got {value}."
         )
+    return low, high
+
+
+def _share(op: Operator, scale: tuple[float, float], whole: str) -> tuple[float, float]:
+    """(min, max) area as a share of the whole."""
+    low, high = _range(op, "scale", scale, positive=True)
+    if high > 1:
+        raise ValueError(f"{type(op).__name__}: expected a scale of at most 1, the whole {whole}, got {scale}.")
     return low, high

@@ -36,19 +36,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from fastaug.warping import filter as antialias
 from fastaug.warping.compiled import FASTMATH, F, broadcast, njit, row_loop, shuffle_lanes
-from fastaug.warping.filter import (
-    FOOTPRINT_OF_RADIUS_2,
-    FOOTPRINT_OF_RADIUS_3,
-    MAX_FOOTPRINT,
-    MIN_RADIUS,
-    MIN_V,
-    RADIUS_OFFSET,
-    RADIUS_PER_FOOTPRINT,
-    RADIUS_SLOPE,
-    A,
-    B,
-)
 from fastaug.warping.footprint import sampling_matrix
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
@@ -120,8 +109,8 @@ def _place_row(inverse, v, shift, cell, fraction, footprint, visible):  # type: 
         y = min(max((inverse[1, 0] * (u + 0.5) + y_v) * reciprocal, -_FARTHEST), _FARTHEST)
         r, x32, y32 = F(reciprocal), F(x), F(y)
         x_u, x_v32, y_u, y_v32 = (xu - x32 * wu) * r, (xv - x32 * wv) * r, (yu - y32 * wu) * r, (yv - y32 * wv) * r
-        footprint[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(MAX_FOOTPRINT))
-        footprint[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(MAX_FOOTPRINT))
+        footprint[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(antialias.MAX_FOOTPRINT))
+        footprint[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(antialias.MAX_FOOTPRINT))
         floor_x, floor_y = math.floor(x - shift), math.floor(y - shift)
         cell[0, u], fraction[0, u] = np.int32(floor_x), F(x - shift - floor_x)
         cell[1, u], fraction[1, u] = np.int32(floor_y), F(y - shift - floor_y)
@@ -154,8 +143,9 @@ _inlined = njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, f
 @_inlined
 def _coefficients(footprint):  # type: ignore[no-untyped-def]
     """a and b of the antialias filter, see `filter.py`."""
-    v = max(F(1) / footprint, F(MIN_V))
-    return F(A[0]) + v * (F(A[2]) * v + F(A[1])), F(B[0]) + v * (F(B[2]) * v + F(B[1]))
+    v = max(F(1) / footprint, F(antialias.MIN_V))
+    (a0, a1, a2), (b0, b1, b2) = antialias.A, antialias.B
+    return F(a0) + v * (F(a2) * v + F(a1)), F(b0) + v * (F(b2) * v + F(b1))
 
 
 @_inlined
@@ -170,8 +160,8 @@ def _weight(distance, inverse, a, b):  # type: ignore[no-untyped-def]
 def _filter_row(axis, footprint, filter_terms):  # type: ignore[no-untyped-def]
     """The antialias filter for each footprint of a row: radius, 1 / radius², a, b."""
     for u in range(footprint.shape[1]):
-        growing = F(RADIUS_OFFSET) + F(RADIUS_SLOPE) * footprint[axis, u]
-        radius = max(F(MIN_RADIUS), growing, F(RADIUS_PER_FOOTPRINT) * footprint[axis, u])
+        growing = F(antialias.RADIUS_OFFSET) + F(antialias.RADIUS_SLOPE) * footprint[axis, u]
+        radius = max(F(antialias.MIN_RADIUS), growing, F(antialias.RADIUS_PER_FOOTPRINT) * footprint[axis, u])
         filter_terms[axis, 0, u], filter_terms[axis, 1, u] = radius, F(1) / (radius * radius)
         filter_terms[axis, 2, u], filter_terms[axis, 3, u] = _coefficients(footprint[axis, u])
 
@@ -182,8 +172,8 @@ def _row_taps(footprint):  # type: ignore[no-untyped-def]
     over_2, over_3 = np.int32(0), np.int32(0)
     for axis in range(2):
         for u in range(footprint.shape[1]):
-            over_2 += np.int32(footprint[axis, u] > F(FOOTPRINT_OF_RADIUS_2))
-            over_3 += np.int32(footprint[axis, u] > F(FOOTPRINT_OF_RADIUS_3))
+            over_2 += np.int32(footprint[axis, u] > F(antialias.FOOTPRINT_OF_RADIUS_2))
+            over_3 += np.int32(footprint[axis, u] > F(antialias.FOOTPRINT_OF_RADIUS_3))
     return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
 
 
