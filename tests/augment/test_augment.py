@@ -90,9 +90,14 @@ def test_pickles_copies_and_prints(op: Operator) -> None:
 
 @pytest.mark.parametrize("op", OPERATORS, ids=IDS)
 def test_every_image_gets_its_own_draw(op: Operator) -> None:
-    out = op(PHOTO.expand(16, -1, -1, -1))
-    distinct = len({tuple(image.flatten()[::97].tolist()) for image in out})
-    assert distinct >= (2 if "Flip" in repr(op) else 6)
+    torch.manual_seed(0)
+    images = PHOTO.expand(16, -1, -1, -1)
+    first, second = op(images), op(images)
+    distinct = len({tuple(image.flatten()[::97].tolist()) for image in first})
+    assert distinct >= {"RandomHorizontalFlip": 2, "RandomVerticalFlip": 2, "RandomDihedral": 6}.get(
+        type(op).__name__, 16
+    )
+    assert not torch.equal(first, second), "the same draws again"
 
 
 def test_crop_with_a_size() -> None:
