@@ -48,9 +48,6 @@ BLOCK_PX = 8
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-# --- photos --------------------------------------------------------------------------------------------------------
-
-
 def scikit_image_photos(names: Sequence[str]) -> list[Path]:
     """Files in skimage/data; no package is imported and nothing is downloaded."""
     package = importlib.util.find_spec("skimage")
@@ -82,9 +79,6 @@ def presized_batch(files: Sequence[Path], batch: int) -> Tensor:
         photo = Image.fromarray(open_rgb(path))
         squares.append(np.array(ImageOps.fit(photo, (PRESIZE, PRESIZE), Image.Resampling.LANCZOS)))
     return torch.from_numpy(np.stack([squares[i % len(squares)] for i in range(batch)]))
-
-
-# --- drawn transforms, and peers that apply them -------------------------------------------------------------------
 
 
 def default_augment(**settings: Any) -> Augment:
@@ -164,9 +158,6 @@ def kornia_step_by_step(x: Tensor, augment: Augment, params: Params) -> Tensor:
     raise AssertionError("expected a crop as the last geometric operator")
 
 
-# --- checks --------------------------------------------------------------------------------------------------------
-
-
 def inside_photo(matrix: Tensor, width: float, height: float, size: int = SIZE, margin: float = 0.0) -> Tensor:
     """Which output pixels look at the photo, at least `margin` pixels from its edge. bool [B, size, size]."""
     v, u = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) + 0.5] * 2, indexing="ij")
@@ -193,9 +184,6 @@ def block_difference_levels(got: Tensor, expected: Tensor, mask: Tensor | None =
 
 def denormalised(x: Tensor) -> Tensor:
     return x.double() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-
-
-# --- timing --------------------------------------------------------------------------------------------------------
 
 
 def take_turns(
@@ -293,9 +281,6 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 
 def with_spread(value: Mapping[str, float], digits: int = 1) -> str:
     return f"{value['median']:,.{digits}f} ({value['q1']:,.{digits}f} to {value['q3']:,.{digits}f})"
-
-
-# --- reports -------------------------------------------------------------------------------------------------------
 
 
 class Report:

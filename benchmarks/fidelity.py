@@ -181,8 +181,6 @@ def _png(photo: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-# --- paths: each takes a view and returns float [1, 3, 224, 224] in 0..1 ---------------------------------------------
-
 Path_ = Callable[[View], Tensor]
 
 
@@ -289,9 +287,6 @@ def paths(report: common.Report) -> dict[str, Path_]:
         "direct, bilinear": direct("bilinear"),
         DIRECT: direct("antialias"),
     }
-
-
-# --- scores --------------------------------------------------------------------------------------------------------
 
 
 def psnr_db(output: Tensor, view: View) -> float:

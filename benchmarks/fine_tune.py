@@ -43,9 +43,6 @@ HEAD_SPLITS = 10
 HEAD_SCHEDULES = [(epochs, lr) for epochs in (1, 3, 5, 8) for lr in (2e-3, 4e-3, 1e-2, 3e-2)]
 
 
-# --- who trains ----------------------------------------------------------------------------------------------------
-
-
 def loaders(train: fa.Samples, valid: fa.Samples, batch: int, seed: int) -> tuple[fa.ImageLoader, fa.ImageLoader]:
     augment = common.default_augment(normalize=STATISTICS)
     settings: dict[str, Any] = {"batch_size": batch, "presize": PRESIZE, "augment": augment, "seed": seed}
@@ -212,9 +209,6 @@ def show_contest(report: common.Report) -> None:
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-# --- schedules -----------------------------------------------------------------------------------------------------
 
 
 def recipe(report: common.Report, samples: fa.Samples, weights: Any, rate: float, seed: int) -> None:

@@ -48,9 +48,6 @@ FREQUENCIES, DIRECTIONS = (0.13, 0.19), ("upright", "level", "slanted", "all way
 PHOTO_SIDE, COARSE_LEVELS, NOISE_LEVELS, JPEG_QUALITY = 500, 40.0, 8.0, 92
 
 
-# --- textures ------------------------------------------------------------------------------------------------------
-
-
 def texture(rng: np.random.Generator, direction: str, frequency: float, grain_levels: float) -> np.ndarray:
     """One photo, uint8 [500, 500, 3]: coarse 1/f structure, grain of the class, camera noise; deviations in levels."""
     y, x = np.meshgrid(*[np.fft.fftfreq(PHOTO_SIDE)] * 2, indexing="ij")
@@ -85,9 +82,6 @@ def write_textures(folder: Path, seed: int, each: int, grain_levels: float) -> f
 def labelled(folder: Path, pattern: str | None) -> fa.Samples:
     """The photos of a folder; without a pattern for their names its folders are the classes."""
     return fa.Samples.from_filenames(folder, pattern) if pattern else fa.Samples.from_folder(folder)
-
-
-# --- views and features --------------------------------------------------------------------------------------------
 
 
 def views(samples: fa.Samples, batch: int, seed: int, epoch: int | None) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -151,9 +145,6 @@ def check(report: common.Report, samples: fa.Samples, batch: int, seed: int) -> 
             report.admit(
                 f"{name}, {'validation' if epoch is None else 'drawn'}", difference, SAME_WITHIN_LEVELS, "levels"
             )
-
-
-# --- heads ---------------------------------------------------------------------------------------------------------
 
 
 class FeatureBatches:

@@ -11,17 +11,8 @@ import fastaug as fa
 from fastaug.augment.augment import Operator, Params, image_sizes
 from fastaug.augment.rng import SampleUniforms
 from tests.compare import assert_images_close, photo, random_image
+from tests.factories import OPERATORS
 
-OPERATORS = [
-    fa.RandomHorizontalFlip(),
-    fa.RandomVerticalFlip(),
-    fa.RandomDihedral(),
-    fa.RandomRotation(30),
-    fa.RandomZoom((0.8, 1.5)),
-    fa.RandomPerspective(0.3, p=1.0),
-    fa.RandomResizedCrop((0.3, 1.0)),
-    fa.ColorJitter(0.4, 0.4, 0.4, 0.1),
-]
 IDS = [type(op).__name__ for op in OPERATORS]
 PHOTO = photo("chelsea", 60, 60)
 
@@ -32,9 +23,6 @@ def uniforms(n: int, seed: int = 0) -> SampleUniforms:
 
 def drawn(op: Operator, n: int = 10_000, seed: int = 0) -> dict[str, Tensor]:
     return op.parameters_from(uniforms(n, seed)(type(op).__name__, op.uniforms))
-
-
-# --- each operator alone -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", OPERATORS, ids=IDS)
@@ -103,9 +91,6 @@ def test_every_image_gets_its_own_draw(op: Operator) -> None:
 def test_crop_with_a_size() -> None:
     assert fa.RandomResizedCrop(size=24)(PHOTO[None]).shape == (1, 3, 24, 24)
     assert fa.RandomResizedCrop(size=(24, 30)).eval()(PHOTO[None]).shape == (1, 3, 24, 30)
-
-
-# --- what is drawn -------------------------------------------------------------------------------------------------
 
 
 def test_frequencies() -> None:
@@ -182,9 +167,6 @@ def test_generator_repeats_and_is_independent_of_the_global_one() -> None:
     a, b = (augment.draw(4, (40, 40), generator=torch.Generator().manual_seed(3)).matrix for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, augment.draw(4, (40, 40)).matrix)
-
-
-# --- Augment -------------------------------------------------------------------------------------------------------
 
 
 def test_replay_gives_the_same() -> None:
@@ -290,9 +272,6 @@ def test_nn_module_apply_still_works() -> None:
     assert any(isinstance(module, nn.Conv2d) for module in seen)
 
 
-# --- RandomErasing -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_erasing_fills_its_rectangle_and_nothing_else(size: tuple[int, int], dtype: torch.dtype) -> None:
@@ -385,9 +364,6 @@ def test_erasing_is_a_pure_function_of_the_sample() -> None:
     assert torch.equal(part.erase_color, whole[[7, 3, 20]].erase_color)
 
 
-# --- aug_transforms ------------------------------------------------------------------------------------------------
-
-
 def test_aug_transforms_has_fastais_defaults() -> None:
     ops = {type(op).__name__: op for op in fa.aug_transforms().ops}
     assert list(ops) == ["RandomHorizontalFlip", "RandomPerspective", "RandomRotation", "RandomZoom", "ColorJitter"]
@@ -439,9 +415,6 @@ def test_lighting_agrees_with_fastais_at_mid_grey() -> None:
         slope = (sigmoid(k * logit(0.5 + step)) - sigmoid(k * logit(0.5 - step))) / (2 * step)
         assert jitter[0, 0].item() == pytest.approx(slope, rel=1e-4)
         assert jitter[0, 0].item() * 0.5 + jitter[0, 3].item() == pytest.approx(0.5)
-
-
-# --- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

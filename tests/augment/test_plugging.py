@@ -18,19 +18,10 @@ import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.augment.augment import Operator
 from fastaug.warping import warp as warp_module
+from tests import factories
 from tests.compare import assert_images_close, photo, random_image
 
-OPERATORS = [
-    fa.RandomHorizontalFlip(),
-    fa.RandomVerticalFlip(),
-    fa.RandomDihedral(),
-    fa.RandomRotation(30),
-    fa.RandomZoom((0.8, 1.5)),
-    fa.RandomPerspective(0.3, p=1.0),
-    fa.RandomResizedCrop((0.3, 1.0)),
-    fa.ColorJitter(0.4, 0.4, 0.4, 0.1),
-    fa.RandomErasing(p=1.0),
-]
+OPERATORS = [*factories.OPERATORS, fa.RandomErasing(p=1.0)]
 IDS = [type(op).__name__ for op in OPERATORS]
 AUGMENT = fa.Augment(OPERATORS, (20, 24))
 IMAGES = torch.stack([random_image(20, 30, seed) for seed in range(4)])
@@ -39,9 +30,6 @@ IMAGES = torch.stack([random_image(20, 30, seed) for seed in range(4)])
 def seeded(function: Any, *arguments: Any) -> Any:
     torch.manual_seed(7)
     return function(*arguments)
-
-
-# --- tensors and other libraries' pipelines ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", [*OPERATORS, AUGMENT], ids=[*IDS, "Augment"])
@@ -149,9 +137,6 @@ def test_behind_dalis_pytorch_iterator() -> None:
         assert torch.equal(seeded(op, batch["images"]), seeded(op, IMAGES[:3])), op
 
 
-# --- DataLoader workers --------------------------------------------------------------------------------------------
-
-
 class Augmented(Dataset[Tensor]):
     """Images that are augmented in the worker, one by one."""
 
@@ -186,9 +171,6 @@ def test_dataloader_workers_forked_and_spawned(augment: nn.Module) -> None:
     assert torch.equal(epochs(augment, 1, "spawn"), epochs(augment, 1, "fork"))
 
 
-# --- copies --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "again", [copy.deepcopy, lambda op: pickle.loads(pickle.dumps(op))], ids=["deepcopy", "pickle"]
 )
@@ -214,8 +196,6 @@ def test_a_model_with_an_augment_keeps_its_state_dict() -> None:
     assert list(model.state_dict()) == ["1.weight", "1.bias"]
     assert model(IMAGES).shape == (4, 2, 18, 22)
 
-
-# --- torch.compile -------------------------------------------------------------------------------------------------
 
 theirs = pytest.mark.filterwarnings("ignore::FutureWarning:torch", "ignore::DeprecationWarning:torch")
 
@@ -324,9 +304,6 @@ def test_eager_calls_go_past_the_operator(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(warp_module, "_warp_op", refuse)
     assert AUGMENT(IMAGES).shape == (4, 3, 20, 24)
-
-
-# --- torch.export --------------------------------------------------------------------------------------------------
 
 
 @theirs
