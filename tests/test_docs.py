@@ -71,6 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 50, 3), np.uint8)
     write_photos(tmp_path, {f"photos/{('cat', 'dog')[i % 2]}/{i}.jpg": image for i, image in enumerate(pixels)})
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastaug.classifier", tiny_classifier)  # first: a name is kept when it is first used
     monkeypatch.setattr("fastaug.training.models.classifier", tiny_classifier)
     return tmp_path
 
