@@ -33,6 +33,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
 from benchmarks.interpolation import MODEL, STATISTICS, FeatureBatches, frozen_body, labelled, percent, write_textures
+from fastaug.demo import comparison
 from fastaug.training.models import lite0_weights, parameter_groups
 
 FASTAI, RECIPE = "fastai", "recipe"
@@ -148,7 +149,7 @@ class Contest:
         model = fastai_learner(dls, self.model()).model.eval()
         with torch.no_grad():
             apart = float((model(ours[0][:2]) - self.model().eval()(ours[0][:2])).abs().max())
-        difference = common.block_difference_levels(*[each.double() * 0.5 + 0.5 for each in (x, ours[0])])
+        difference = comparison.difference_levels(*[each.double() * 0.5 + 0.5 for each in (x, ours[0])])
         return all(
             [
                 report.admit(f"{FASTAI}, validation photos", difference, SAME_WITHIN_LEVELS, "levels"),

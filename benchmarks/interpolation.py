@@ -34,6 +34,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
 from fastaug.augment.rng import SampleUniforms
+from fastaug.demo import comparison
 from fastaug.demo.stepwise import step_by_step
 from fastaug.training.models import lite0_weights
 
@@ -141,7 +142,7 @@ def check(report: common.Report, samples: fa.Samples, batch: int, seed: int) -> 
         _, ways = next(views(samples, batch, seed, epoch))
         shown = {name: x.double() * std + 0.5 for name, x in ways.items()}
         for name, x in shown.items():
-            difference = common.block_difference_levels(x, shown[RESIZE])
+            difference = comparison.difference_levels(x, shown[RESIZE])
             report.admit(
                 f"{name}, {'validation' if epoch is None else 'drawn'}", difference, SAME_WITHIN_LEVELS, "levels"
             )

@@ -102,9 +102,10 @@ def test_example(name: str, photos: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_moved_batch_is_noticed(delivered: Delivered, photos: str) -> None:
     loader = fa.ImageLoader(fa.Samples.from_folder(photos), 4, augment=fa.aug_transforms(size=16), device="cpu")
-    model = nn.Flatten()
+    model, moved = nn.Flatten(), []
     for x, _ in loader:
-        model(x if len(delivered.batches) % 2 else x.clone())
+        moved.append(x if len(delivered.batches) % 2 else x.clone())  # kept: no later batch takes its place
+        model(moved[-1])
     assert [x.data_ptr() in delivered.seen for x in delivered.batches] == [True, False] * 3
 
 
