@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fastaug.augment.color import IMAGENET, Statistics
 from fastaug.augment.fastai_names import aug_transforms
+from fastaug.demo.comparison import SAME_WITHIN_LEVELS, difference_levels, images_per_s, quartiles
 from fastaug.demo.fidelity import SCENES, make_views
 from fastaug.demo.photos import TRAIN_SHARE, cut_photos
 from fastaug.demo.report import environment, markdown
-from fastaug.demo.stepwise import SAME_WITHIN_LEVELS, difference_levels, images_per_s, quartiles, step_by_step
+from fastaug.demo.stepwise import step_by_step
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import default_device
 from fastaug.samples.samples import Samples
