@@ -26,6 +26,7 @@ from fastaug.demo import run_demo
 from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.stats import merge_stats
+from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import plots, ranks
 from fastaug.training.inference import load_classifier
@@ -164,7 +165,7 @@ def train(
         data = _Data(folder, pattern, valid_fraction, seed, model, weights, batch_size, size, presize, device)
         options = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
         learn, samples = _learner(data, as_json, **options)
-        if not ranks.rank():
+        if not rank():
             write_config(context, out / "config.toml")
         if resume:
             learn.load(checkpoint, resume=True)
@@ -172,7 +173,7 @@ def train(
         mean, std = model_statistics(learn.model)
         matrix = save_results(learn, samples.classes, out, {**settings, "mean": mean, "std": std})
         quarantined = [bad for loader in (learn.train_loader, learn.valid_loader) for bad in loader.quarantined]  # type: ignore[union-attr]
-        if not ranks.rank():
+        if not rank():
             _print_summary(learn, quarantined, matrix, out, as_json)
     finally:
         ranks.leave()
@@ -327,7 +328,7 @@ def _learner(data: _Data, quiet: bool, **settings: Any) -> tuple[Learner, Sample
         ImageLoader(part, data.batch_size, data.presize, augment, data.device, training, data.seed)
         for part, training in ((train_samples, True), (valid_samples, False))
     )
-    if not (ranks.rank() or quiet):
+    if not (rank() or quiet):
         typer.echo(f"{len(train_samples):,} images to train, {len(valid_samples):,} to validate: {samples}")
     return Learner(train_loader, valid_loader, network, device=data.device, progress=not quiet, **settings), samples
 

@@ -20,6 +20,7 @@ from fastaug.demo.photos import TRAIN_SHARE, cut_photos
 from fastaug.demo.report import environment, markdown
 from fastaug.demo.stepwise import SAME_WITHIN_LEVELS, difference_levels, images_per_s, quartiles, step_by_step
 from fastaug.loading.loader import ImageLoader
+from fastaug.machine import default_device
 from fastaug.samples.samples import Samples
 from fastaug.training import plots
 from fastaug.training.learner import Learner
@@ -64,7 +65,7 @@ def run_demo(
     """
     _require_packages()
     scale, seconds, start = scale or Scale(), dict[str, float](), time.monotonic()
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = default_device(device)
     out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"command": command, "seed": seed, "environment": environment(target)}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastaug.machine import core_count
 
 PACKAGES = ("fastaug", "torch", "torchvision", "timm", "kornia", "nvidia-dali-cuda130", "numba", "scikit-image")
 
@@ -18,7 +19,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": f"{device.type}: {name}",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": core_count(),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},

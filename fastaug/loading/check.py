@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
+from fastaug.machine import core_count
 from fastaug.samples.samples import Samples
 from fastaug.samples.sources import read_bytes
 
@@ -33,7 +34,7 @@ def bad_files(
     Raises:
         RuntimeError: the other process cannot even begin.
     """
-    threads = num_threads or len(os.sched_getaffinity(0))
+    threads = num_threads or core_count()
     found: dict[int, str] = {}
     left = list(range(len(samples)))
     while left:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastaug.files import whole_file
 from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -150,10 +151,8 @@ def _write_index(index: str, signature: str, paths: MemberPaths, labels: list[st
     distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
     archives = np.array(paths.archives, dtype=np.str_)
     columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
-    unfinished = f"{index}.{os.getpid()}.part"
-    with open(unfinished, "wb") as file:
+    with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
         np.savez(file, signature=signature, archives=archives, **columns)
-    os.replace(unfinished, index)
 
 
 def _read_index(index: str, signature: str) -> tuple[MemberPaths, list[str]] | None:

@@ -1,10 +1,8 @@
-"""What a training is at one moment, beside its model: random states and files."""
+"""What a training is at one moment, beside its model: random states."""
 
 from __future__ import annotations
 
-import os
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,13 +34,4 @@ def set_random_state(state: dict[str, Any], loader: object = None) -> None:
         loader.generator.set_state(state["loader"].cpu())  # type: ignore[attr-defined]
 
 
-def write_whole(content: Any, path: str | os.PathLike[str]) -> None:
-    """torch.save, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    torch.save(content, unfinished)
-    unfinished.replace(path)
-
-
-__all__ = ["random_state", "set_random_state", "write_whole"]
+__all__ = ["random_state", "set_random_state"]

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fastaug.augment.augment import Augment
+from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
+from fastaug.machine import default_device
 from fastaug.samples.samples import Samples
 from fastaug.training.models import classifier
 
@@ -48,7 +50,7 @@ class Predictor:
     device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
-        self.device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = default_device(self.device)
         self.model = self.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def predict(self, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
@@ -113,13 +115,10 @@ class Predictor:
             "dtype": str(self.augment.dtype).removeprefix("torch."),
             **{name: getattr(self, name) for name in ("presize", "mode", "threshold", "amp")},
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".unfinished")
         kept = torch.contiguous_format  # safetensors knows no other
         state = {name: t.detach().cpu().clone(memory_format=kept) for name, t in self.model.state_dict().items()}
-        save_file(state, unfinished, {"format": "pt", "fastaug": json.dumps(described)})
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file(state, unfinished, {"format": "pt", "fastaug": json.dumps(described)})
 
     def _check(self, built: dict[str, Any] | None) -> None:
         """That the model can be made again, and then says the same."""

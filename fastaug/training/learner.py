@@ -24,8 +24,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.files import whole_file
+from fastaug.machine import default_device, rank, world
 from fastaug.training import lr_finder, prediction, preview, ranks
-from fastaug.training.checkpoint import random_state, set_random_state, write_whole
+from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.display import Display
 from fastaug.training.history import History
 from fastaug.training.inference import AMP
@@ -113,7 +115,7 @@ class Learner:
                 f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
             )
         self.classes = len(known or other)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = default_device(device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
         if isinstance(self.loss_func, nn.Module):
@@ -127,7 +129,7 @@ class Learner:
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
             raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
-        self.train_bn, self.progress, self.amp = train_bn, progress and not ranks.rank(), AMP[amp]
+        self.train_bn, self.progress, self.amp = train_bn, progress and not rank(), AMP[amp]
         self.clip_norm, self.accumulate, self.mix, self.compile = clip_norm, accumulate, mix, compile
         self.after_epoch, self.checkpoint, self.checkpoint_batches = after_epoch, checkpoint, checkpoint_batches
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
@@ -302,7 +304,7 @@ class Learner:
         waiting: list[Tensor] = []  # losses still on the device
         self.opt.zero_grad()
         start = fetched = time.monotonic()
-        for x, y, _ in self.batches(self.train_loader, keep_empty=ranks.world() > 1):
+        for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
             loss = self.forward(network, x, y)
             waiting.append(loss.detach())
             self._seen.append(len(y))
@@ -513,8 +515,9 @@ class Learner:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
         state |= {"random": ranks.gather(state["random"]), **self._place}
-        if not ranks.rank():
-            write_whole(state, path)
+        if not rank():
+            with whole_file(path) as unfinished:
+                torch.save(state, unfinished)
 
     def load(self, path: str | os.PathLike[str], resume: bool = False) -> None:
         """Read what `save` wrote, for the same model and optimizer; never runs code from the file.
@@ -539,7 +542,7 @@ class Learner:
 
     def _restore(self, state: dict[str, Any]) -> None:
         state = copy.deepcopy(state)
-        self._set_state({**state, "random": state["random"][ranks.rank() % len(state["random"])]})
+        self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
         if state["loader"] is not None and hasattr(self.train_loader, "load_state_dict"):

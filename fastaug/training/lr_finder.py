@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fastaug.machine import world
 from fastaug.training import ranks
 from fastaug.training.display import Display
 
@@ -119,7 +120,7 @@ def lr_find(
         for rate, (x, y, _) in zip(lrs, training_batches(learn), strict=False):
             learn.set_rates([rate] * len(learn.groups))
             loss = learn.forward(network, x, y)
-            value = float(ranks.total(loss.detach() * ranks.share(len(y), learn.device, learn.summed))) / ranks.world()
+            value = float(ranks.total(loss.detach() * ranks.share(len(y), learn.device, learn.summed))) / world()
             if not math.isfinite(value):
                 break
             average = SMOOTHING * average + (1 - SMOOTHING) * value
@@ -148,7 +149,7 @@ def training_batches(learn: Learner) -> Generator[tuple[Tensor, Tensor, Any], No
         for epoch in itertools.count(learn.epoch):
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
-            yield from learn.batches(loader, keep_empty=ranks.world() > 1)
+            yield from learn.batches(loader, keep_empty=world() > 1)
     finally:
         if any(own.state_dict()[name] != place[name] for name in place.keys() - {"quarantined"}):
             own.load_state_dict(place)

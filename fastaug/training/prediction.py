@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import ranks
 from fastaug.training.inference import AMP, Predictor, to_probabilities
@@ -109,7 +110,7 @@ def export(learn: Learner, path: str | os.PathLike[str], architecture: str | Non
     Raises:
         ValueError: a model that cannot be made again by its name. TypeError: the learner has no ImageLoader.
     """
-    if not ranks.rank():
+    if not rank():
         predictor(learn).save(path, architecture)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastaug.machine import world
+
 
 def join(device: str | None) -> str | None:
     """Under torchrun: join the other processes. Returns the device of this one."""
@@ -26,14 +28,6 @@ def leave() -> None:
     """Part from the other processes; without it torch warns at the end."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def world() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def total(value: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fastaug.training import plots, ranks
+from fastaug.machine import rank
+from fastaug.training import plots
 from fastaug.training.history import History
 from fastaug.training.learner import Learner
 
@@ -36,7 +37,7 @@ def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Ma
     """
     probabilities, targets = learn.get_preds()
     matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
-    if ranks.rank():  # they all predict, one writes
+    if rank():  # they all predict, one writes
         return matrix
     out.mkdir(parents=True, exist_ok=True)
     torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
@@ -56,13 +57,13 @@ class RunLog:
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.out, self.board = Path(out), None
-        if not ranks.rank() and importlib.util.find_spec("tensorboard"):
+        if not rank() and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(out))
 
     def __call__(self, learn: Learner) -> None:
-        if ranks.rank():
+        if rank():
             return
         self.out.mkdir(parents=True, exist_ok=True)
         save_history(learn.history, self.out)

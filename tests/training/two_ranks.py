@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastaug.machine import rank, world
 from fastaug.training import ranks
 from fastaug.training.learner import Learner
 
@@ -72,8 +73,8 @@ def gradients_of(learn: Learner, several: bool) -> dict[str, Tensor]:
 def main(folder: str) -> None:
     torch.set_num_threads(1)
     ranks.join("cpu")
-    found = {case: train(case, folder, ranks.rank(), ranks.world()) for case in CASES}
-    torch.save(found, f"{folder}/rank{ranks.rank()}.pt")
+    found = {case: train(case, folder, rank(), world()) for case in CASES}
+    torch.save(found, f"{folder}/rank{rank()}.pt")
     ranks.leave()
 
 
