@@ -16,12 +16,12 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastaug.machine import rank
-from fastaug.training import plots
+from fastaug.training import plots, prediction
+from fastaug.training.engine import Engine
 from fastaug.training.history import History
-from fastaug.training.learner import Learner
 
 
-def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Tensor:
+def save_results(learn: Engine, classes: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Tensor:
     """Write everything about a finished training into `out` (made where missing).
 
     model.pth         the state dict; `model.load_state_dict(torch.load(path))` reads it
@@ -35,13 +35,13 @@ def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Ma
     Returns:
         The confusion matrix, int64 [classes, classes], rows actual, columns predicted.
     """
-    probabilities, targets = learn.get_preds()
+    probabilities, targets = prediction.get_preds(learn)
     matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
     if rank():  # they all predict, one writes
         return matrix
     out.mkdir(parents=True, exist_ok=True)
     torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
-    learn.export(out / "model.safetensors")
+    prediction.export(learn, out / "model.safetensors")
     write_json(out / "settings.json", {**settings, "classes": list(classes)})
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
@@ -62,7 +62,7 @@ class RunLog:
 
             self.board = SummaryWriter(str(out))
 
-    def __call__(self, learn: Learner) -> None:
+    def __call__(self, learn: Engine) -> None:
         if rank():
             return
         self.out.mkdir(parents=True, exist_ok=True)
