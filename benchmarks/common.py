@@ -35,6 +35,7 @@ import fastaug as fa
 from benchmarks import versions
 from fastaug.augment import geometry
 from fastaug.augment.augment import Augment, Params
+from fastaug.training.plots import denormalized
 
 HERE = versions.HERE
 RESULTS = HERE / "results"
@@ -192,7 +193,7 @@ def block_difference_levels(got: Tensor, expected: Tensor, mask: Tensor | None =
 
 
 def denormalised(x: Tensor) -> Tensor:
-    return x.double() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    return denormalized(x.double(), (MEAN, STD))
 
 
 # --- timing --------------------------------------------------------------------------------------------------------

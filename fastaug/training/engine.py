@@ -132,7 +132,7 @@ class Engine:
         """The loss of a batch in training."""
         if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
             self.model.eval()
-            nothing = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
+            nothing: Tensor = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
             self.train_mode()
             return nothing
         mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)

@@ -84,7 +84,8 @@ class Predictor:
         self.model.eval()
         dtype = AMP[self.amp]
         with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            return self.model(images).float()
+            activations: Tensor = self.model(images).float()
+        return activations
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """int64 [B]: which class each image is of; -1: none of these."""

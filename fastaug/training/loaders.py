@@ -81,18 +81,18 @@ class LoaderAdapter:
 
     def copy(self) -> Loader:
         """One whose epoch can be set while the loader itself stays where it is."""
-        loader: Any = copy.copy(self.loader)
-        if self.augment is not None:
-            loader.augment = copy.deepcopy(self.augment)  # a schedule sets its size
-        return loader  # type: ignore[no-any-return]
+        if self.augment is None:
+            return copy.copy(self.loader)
+        return self._copy_with("augment", copy.deepcopy(self.augment))  # a schedule sets its size
 
     def with_rows(self) -> Loader:
         """One that also yields, as an ImageLoader can, which rows of the samples the images are."""
-        if self._find("return_info") is None:
-            return self.loader
-        loader: Any = copy.copy(self.loader)
-        loader.return_info = True
-        return loader  # type: ignore[no-any-return]
+        return self.loader if self._find("return_info") is None else self._copy_with("return_info", True)
+
+    def _copy_with(self, name: str, value: object) -> Loader:
+        copied = copy.copy(self.loader)
+        setattr(copied, name, value)
+        return copied
 
 
 def rows_of(info: object) -> torch.Tensor | None:

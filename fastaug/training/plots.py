@@ -74,8 +74,7 @@ def show_images(
 
 
 def denormalized(images: Tensor, normalize: tuple[Sequence[float], Sequence[float]] | None) -> Tensor:
-    """Images [B, 3, H, W] back in [0, 1], on the CPU: times std, plus mean. None: they were not normalised."""
-    images = images.detach().cpu().float()
+    """Images [B, 3, H, W] back in [0, 1]: times std, plus mean. None: they were not normalised."""
     if normalize is None:
         return images
     mean, std = (images.new_tensor(values)[:, None, None] for values in normalize)

@@ -47,7 +47,7 @@ def show_batch(learn: Engine, n: int = 9) -> Figure:
     names = loader.classes
     seen = [[i] if i >= 0 else [] for i in y.tolist()] if y.ndim == 1 else [row.nonzero()[:, 0].tolist() for row in y]
     titles = [", ".join(names[i] if names else str(i) for i in some) or NONE for some in seen]
-    return plots.show_images(plots.denormalized(x, loader.normalize), titles)
+    return plots.show_images(plots.denormalized(x.float(), loader.normalize), titles)
 
 
 def summary(learn: Engine, row: int = 0) -> Summary:

@@ -1,4 +1,4 @@
-"""What is left behind when a training is over: the model, its settings, the history, and the pictures of both."""
+"""What is left behind when a training is over: the model, the history, and the pictures of both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -21,12 +20,10 @@ from fastaug.training.engine import Engine
 from fastaug.training.history import History
 
 
-def save_results(learn: Engine, classes: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Tensor:
+def save_results(learn: Engine, classes: Sequence[str], out: Path) -> Tensor:
     """Write everything about a finished training into `out` (made where missing).
 
-    model.pth         the state dict; `model.load_state_dict(torch.load(path))` reads it
     model.safetensors the model with its classes and preprocessing, for `fa.load_classifier(path)`
-    settings.json     `settings` and the classes, in the order of the model's outputs
     history.csv       a row per epoch
     history.json      the same, and loss, rates and momentum of every batch
     curves.png        loss and accuracy
@@ -40,9 +37,7 @@ def save_results(learn: Engine, classes: Sequence[str], out: Path, settings: Map
     if rank():  # they all predict, one writes
         return matrix
     out.mkdir(parents=True, exist_ok=True)
-    torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
     prediction.export(learn, out / "model.safetensors")
-    write_json(out / "settings.json", {**settings, "classes": list(classes)})
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
     plots.save_figure(plots.plot_confusion_matrix(matrix, classes), out / "confusion.png")
