@@ -22,7 +22,7 @@ from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Amp
-from fastaug.training.loaders import Loader, LoaderAdapter, check_loader, rows_of, shared_classes
+from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
@@ -54,10 +54,7 @@ class Engine:
         progress: bool,
     ) -> None:
         self.train_loader, self.valid_loader = train_loader, valid_loader
-        check_loader("train_loader", train_loader)
-        if valid_loader is not None:
-            check_loader("valid_loader", valid_loader)
-        self.classes = len(shared_classes(train_loader, valid_loader))
+        self.classes = len(checked_classes(train_loader, valid_loader))
         self.device = default_device(device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
@@ -200,7 +197,7 @@ class Engine:
             empty = False
             layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
             x = x.to(self.device, non_blocking=True, memory_format=layout)
-            yield x, y, rows_of(more[0]) if more else None
+            yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
             raise ValueError(
                 "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "

@@ -232,7 +232,7 @@ class Learner(Engine):
         self.train_mode()
         loader = LoaderAdapter(self.train_loader)
         loader.set_epoch(self.epoch)
-        every = self.checkpoint_batches if self.checkpoint and loader.has_position else None
+        every = self.checkpoint_batches if self.checkpoint and loader.position() is not None else None
         before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
         waiting: list[Tensor] = []  # losses still on the device
         self.opt.zero_grad()
