@@ -1,4 +1,4 @@
-"""Which filter keeps most of a scene, and at what price? The study behind `fastaug.warping.reference.antialias_weight`.
+"""Which filter keeps most of a scene, and at what price? The study behind `fastaug.warping.filter`.
 
     python -m benchmarks.filter_study --photos FOLDER
 
@@ -24,6 +24,8 @@ import fastaug as fa
 from benchmarks import common, fidelity
 from benchmarks.common import SIZE
 from fastaug.warping import reference
+from fastaug.warping.filter import antialias_weight
+from fastaug.warping.footprint import sampling_matrix
 
 FOOTPRINTS = (1.3, 1.6, 2.0, 2.9)
 
@@ -97,7 +99,7 @@ def linear_integral(x: Tensor) -> Tensor:
 
 def ours_radius(s: Tensor) -> Tensor:
     """The largest of any s; the weight ends by itself where its own radius does."""
-    return torch.full_like(s, reference.antialias_weight(s)[0])
+    return torch.full_like(s, antialias_weight(s)[0])
 
 
 FILTERS = {
@@ -114,13 +116,13 @@ FILTERS = {
     "Lanczos3 × 0.9": scaled(lanczos(3), 3, 0.9, 26),
     "Lanczos3 × 1": scaled(lanczos(3), 3, 1.0, 26),
     "box ∗ Keys": box_convolved(keys_integral, 2, 26),
-    "fastaug": Filter(ours_radius, lambda d, s: reference.antialias_weight(s)[1](d), 9),
+    "fastaug": Filter(ours_radius, lambda d, s: antialias_weight(s)[1](d), 9),
 }
 
 
 def filtered_warp(image: Tensor, matrix: Tensor, chosen: Filter) -> Tensor:
     """One image, uint8 [H, W, 3], through a candidate: float [1, 3, 224, 224] in 0..1, reflected at the edges."""
-    inverse = reference.inverse_matrix(matrix)[0]
+    inverse = sampling_matrix(matrix)[0]
     x, y, *footprints = reference._sample_points(inverse, (SIZE, SIZE))
     axes = []
     for place, footprint, size in ((x, footprints[0], image.shape[1]), (y, footprints[1], image.shape[0])):

@@ -25,6 +25,7 @@ from fastaug.demo import run_demo
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader
+from fastaug.loading.modes import ModeName
 from fastaug.loading.stats import merge_stats
 from fastaug.machine import rank
 from fastaug.samples.samples import Samples
@@ -69,7 +70,7 @@ Weights = Annotated[
 ]
 Size = Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")]
 Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
-Mode = Annotated[str, typer.Option(help="resize or direct.")]
+Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Config = Annotated[

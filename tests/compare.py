@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import skimage.data
 import torch
@@ -15,6 +17,26 @@ def assert_images_close(got: Tensor | np.ndarray, expected: Tensor | np.ndarray,
     assert torch.isfinite(got).all(), "some values are not finite: unwritten, or computed from nothing"
     worst = (got - expected).abs().amax().item() * 255 if got.numel() else 0.0
     assert worst <= levels, f"expected at most {levels} of 255 apart, got {worst:.4f}"
+
+
+def assert_levels(got: Tensor, expected: np.ndarray, worst: float, mean: float) -> None:
+    """uint8 images of the same shape, at most `worst` of 255 apart anywhere and `mean` on average."""
+    assert got.dtype == torch.uint8
+    assert tuple(got.shape) == expected.shape
+    apart = np.abs(got.cpu().numpy().astype(int) - expected.astype(int))
+    assert apart.max() <= worst, f"expected at most {worst} levels apart, got {apart.max()}"
+    assert apart.mean() <= mean, f"expected at most {mean} levels apart on average, got {apart.mean():.3f}"
+
+
+def assert_same_batches(got: list[Any], expected: list[Any]) -> None:
+    """Bit for bit, of batches (x, y) or (x, y, info); what the infos say where both have one."""
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one[0], other[0]), "other pixels"
+        assert torch.equal(one[1], other[1]), "other targets"
+        for info, expected_info in zip(one[2:], other[2:], strict=False):
+            for name in ("indices", "sizes", "matrix", "presize"):
+                assert torch.equal(getattr(info, name), getattr(expected_info, name)), f"other {name}"
 
 
 def photo(name: str = "astronaut", height: int | None = None, width: int | None = None) -> Tensor:

@@ -16,16 +16,16 @@ from examples import with_accelerate, with_lightning
 torch.set_num_threads(1)
 photos, out = sys.argv[1], Path(sys.argv[2])
 seen: list[int] = []
-finish = fa.ImageLoader._finish
+warp_batch = fa.ImageLoader._warp_batch
 
 
-def finish_and_note(loader: fa.ImageLoader, batch: Any) -> Any:
+def warp_and_note(loader: fa.ImageLoader, batch: Any) -> Any:
     if loader.training:
-        seen.extend(batch.indices.tolist())
-    return finish(loader, batch)
+        seen.extend(batch.info.indices.tolist())
+    return warp_batch(loader, batch)
 
 
-fa.ImageLoader._finish = finish_and_note  # type: ignore[method-assign]
+fa.ImageLoader._warp_batch = warp_and_note  # type: ignore[method-assign]
 shared: dict[str, Any] = {"size": 16, "batch_size": 2, "epochs": 1, "model_name": "timm:test_resnet", "weights": None}
 quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 found = {}

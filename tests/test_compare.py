@@ -1,9 +1,13 @@
 """The comparison helper must reject wrong answers."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
-from tests.compare import assert_images_close, photo
+from tests.compare import assert_images_close, assert_levels, assert_same_batches, photo
 
 IMAGE = photo("chelsea", 40, 50).double() / 255
 
@@ -36,3 +40,35 @@ def test_accepts_the_same() -> None:
 def test_rejects_a_wrong_answer(wrong: torch.Tensor) -> None:
     with pytest.raises(AssertionError):
         assert_images_close(wrong, IMAGE, 1)
+
+
+@pytest.mark.parametrize("wrong", ["shifted by a pixel", "channels swapped", "a row unwritten", "another shape"])
+def test_levels_reject_a_wrong_answer(wrong: str) -> None:
+    right = photo("chelsea").numpy()
+    got = {
+        "shifted by a pixel": np.roll(right, 1, axis=1),
+        "channels swapped": right[..., ::-1].copy(),
+        "a row unwritten": np.concatenate([right[:-1], np.zeros_like(right[-1:])]),
+        "another shape": right[:-1],
+    }[wrong]
+    assert_levels(torch.from_numpy(right), right, 0, 0)
+    with pytest.raises(AssertionError):
+        assert_levels(torch.from_numpy(got), right, worst=3, mean=0.3)
+
+
+def batch(seed: int, **change: torch.Tensor) -> tuple[Any, ...]:
+    values = torch.arange(6.0).view(2, 3) + seed
+    info = dict.fromkeys(("indices", "sizes", "matrix", "presize"), values) | change
+    return values, values[:, 0], SimpleNamespace(**info)
+
+
+def test_batches_reject_a_wrong_answer() -> None:
+    batches = [batch(0), batch(1)]
+    assert_same_batches(batches, batches)
+    assert_same_batches([one[:2] for one in batches], batches)
+    x, y, info = batch(1)
+    wrong = [(x + 1e-6, y, info), (x, y.flip(0), info)]
+    wrong += [batch(1, **{name: x + 1}) for name in ("indices", "sizes", "matrix", "presize")]
+    for got in (batches[1:], batches[::-1], *([batches[0], one] for one in wrong)):
+        with pytest.raises(AssertionError):
+            assert_same_batches(got, batches)

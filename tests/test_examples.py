@@ -75,15 +75,15 @@ class Delivered:
 
 @pytest.fixture
 def delivered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Delivered]:
-    record, finish = Delivered(), fa.ImageLoader._finish
+    record, warp_batch = Delivered(), fa.ImageLoader._warp_batch
 
-    def finish_and_note(self: fa.ImageLoader, batch: Any) -> Any:
-        result = finish(self, batch)
+    def warp_and_note(self: fa.ImageLoader, batch: Any) -> Any:
+        result = warp_batch(self, batch)
         record.batches.append(result[0])
         record.training.append(self.training)
         return result
 
-    monkeypatch.setattr(fa.ImageLoader, "_finish", finish_and_note)
+    monkeypatch.setattr(fa.ImageLoader, "_warp_batch", warp_and_note)
     hook = nn.modules.module.register_module_forward_pre_hook(record.look)
     yield record
     hook.remove()
@@ -147,15 +147,15 @@ class Seen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.rows: list[tuple[Any, ...]] = []
-        finish = fa.ImageLoader._finish
+        warp_batch = fa.ImageLoader._warp_batch
 
-        def finish_and_note(loader: fa.ImageLoader, batch: Any) -> Any:
-            result = finish(loader, batch)
+        def warp_and_note(loader: fa.ImageLoader, batch: Any) -> Any:
+            result = warp_batch(loader, batch)
             if loader.training:
-                self.rows.append((loader.samples, *batch.indices.tolist(), result[0].sum().item()))
+                self.rows.append((loader.samples, *batch.info.indices.tolist(), result[0].sum().item()))
             return result
 
-        monkeypatch.setattr(fa.ImageLoader, "_finish", finish_and_note)
+        monkeypatch.setattr(fa.ImageLoader, "_warp_batch", warp_and_note)
 
     def take(self) -> list[tuple[Any, ...]]:
         rows, self.rows = [row[1:] for row in self.rows], []

@@ -7,9 +7,10 @@ hands the product to the warp, which interpolates once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +149,12 @@ class Augment(nn.Module):
     @size.setter
     def size(self, size: int | tuple[int, int]) -> None:
         self._size = output_size("Augment", size)
+
+    def with_size(self, size: int | tuple[int, int]) -> Self:
+        """The same augmentation, operators shared, with another size of the output."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def named_ops(self) -> dict[str, Operator]:
         """The operators by the name of their draws: the class, numbered where it comes more than once."""

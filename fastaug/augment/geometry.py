@@ -184,26 +184,6 @@ def shrink_inside(matrix: Tensor, width: Tensor, height: Tensor, out_width: int,
     return window @ matrix
 
 
-def smallest_footprint(matrix: Tensor, out_width: int, out_height: int) -> Tensor:
-    """The least that an output pixel covers along an axis of the input, over the output's corners and its centre.
-
-    Args:
-        matrix: [B, 3, 3], input pixels -> output pixels.
-        out_width, out_height: the output.
-    Returns:
-        float64 [B], input pixels per output pixel; the footprint that `warping.reference` defines.
-    """
-    inverse = torch.linalg.inv(matrix.double())
-    x, y = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [0.5, 0.5]], dtype=torch.float64).unbind(1)
-    points = torch.stack([x * out_width, y * out_height, torch.ones_like(x)])  # [3, 5]
-    places = inverse @ points
-    denominator = places[:, 2:]
-    slopes = (inverse[:, :2, None, :2] - (places[:, :2] / denominator)[..., None] * inverse[:, 2:, None, :2]) / (
-        denominator[..., None]
-    )  # [B, 2, 5, 2]: d(x, y) / d(u, v) at each point
-    return torch.linalg.vector_norm(slopes, dim=-1).amin((1, 2))
-
-
 def to_integer_centred(matrix: Tensor) -> Tensor:
     """Our corner-origin matrix as OpenCV's and Kornia's, which put (0, 0) at the first pixel's centre. [..., 3, 3]."""
     half = torch.eye(3, dtype=matrix.dtype, device=matrix.device)

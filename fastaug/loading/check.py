@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import IO, Any, cast
 
 from fastaug.machine import core_count
@@ -63,45 +64,33 @@ def _run(
     """
     left = dict.fromkeys(rows)
     command = [sys.executable, "-m", "fastaug.loading.check", str(threads), str(int(one_by_one))]
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        stdin, stdout = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
-        sender = threading.Thread(target=_send, args=(stdin, paths, rows), daemon=True)
-        sender.start()
-        try:
-            at_once = stdout.readline()
-            for line in stdout:
-                reasons: dict[str, str | None] = json.loads(line)
-                for row, reason in reasons.items():
-                    left.pop(int(row))
-                    if reason is not None:
-                        found[int(row)] = reason
-                done(len(reasons))
-        finally:
-            process.kill()
-            process.wait()
-            sender.join()
+    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as todo:
+        todo.writelines(json.dumps([row, paths[row]]) + "\n" for row in rows)
+        todo.seek(0)
+        with subprocess.Popen(command, stdin=todo, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            stdout = cast("IO[str]", process.stdout)
+            try:
+                at_once = stdout.readline()
+                for line in stdout:
+                    reasons: dict[str, str | None] = json.loads(line)
+                    for row, reason in reasons.items():
+                        left.pop(int(row))
+                        if reason is not None:
+                            found[int(row)] = reason
+                    done(len(reasons))
+            finally:
+                process.kill()
         if not at_once:
             errors.seek(0)
             raise RuntimeError(f"check: expected a process that decodes, got: {errors.read()[-2000:].strip()}")
     return list(left), int(at_once)
 
 
-def _send(stream: IO[str], paths: Sequence[str], rows: list[int]) -> None:
-    try:
-        with stream:
-            stream.writelines(json.dumps([row, paths[row]]) + "\n" for row in rows)
-    except BrokenPipeError:  # the other process has ended
-        pass
-
-
 def _work(threads: int, one_by_one: bool, output: IO[str]) -> None:
     """The other process: rows and paths come in, a line with the reasons goes out for each chunk."""
     import torch
 
-    from fastaug.loading.background import DecoderPool
+    from fastaug.loading.workers import DecoderPool
 
     pool = DecoderPool(torch.device("cpu"), threads)
     lock = threading.Lock()
@@ -115,28 +104,17 @@ def _work(threads: int, one_by_one: bool, output: IO[str]) -> None:
                 reasons[row] = content
             else:
                 encoded[row] = content
-        readable = list(encoded)
-        _, bad = decoder.decode(list(encoded.values()))
-        reasons |= {readable[position]: reason for position, reason in bad}
+        found = zip(encoded, decoder.decode(list(encoded.values())), strict=True)
+        reasons |= {row: outcome for row, outcome in found if isinstance(outcome, str)}
         with lock:
             print(json.dumps(reasons), file=output, flush=True)
 
     size = 1 if one_by_one else pool.chunk_size
     print(size * pool.count, file=output, flush=True)
-    for chunks in _grouped(map(json.loads, sys.stdin), size * 64):
-        pool.map(look, [chunks[first : first + size] for first in range(0, len(chunks), size)])
+    files = map(json.loads, sys.stdin)
+    while group := list(islice(files, size * 64)):
+        pool.map(look, [group[first : first + size] for first in range(0, len(group), size)])
     pool.close()
-
-
-def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 if __name__ == "__main__":

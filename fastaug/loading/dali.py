@@ -68,16 +68,15 @@ def image_shape(file: np.ndarray) -> list[int]:
     return np.asarray(ndd.peek_image_shape(ndd.as_batch([file], layout="")).tensors[0]).tolist()
 
 
-def resize(images: Sequence[Any], sizes: Any, box: tuple[np.ndarray, np.ndarray] | None, device: str) -> Any:
+def resize(images: Sequence[Any], sizes: np.ndarray, region: tuple[np.ndarray, np.ndarray], device: str) -> Any:
     """A batch of resized images, as `fastaug.loading.resize` has them.
 
     Args:
         images: of `decode`, or tensors of torch.
-        sizes: (height, width) of all results, or float32 [N, 2].
-        box: corners (y, x) float32 [N, 2], and the corners opposite; None: the whole images.
+        sizes: (height, width) of each result, float32 [N, 2].
+        region: corners (y, x) float32 [N, 2], and the corners opposite.
     """
-    region = {} if box is None else {"roi_start": ndd.as_batch(box[0]), "roi_end": ndd.as_batch(box[1])}
     return ndd.resize(
-        ndd.as_batch(images, layout="HWC"), size=ndd.as_batch(sizes) if isinstance(sizes, np.ndarray) else sizes,
-        interp_type=types.INTERP_LANCZOS3, antialias=True, device=device, **region,
+        ndd.as_batch(images, layout="HWC"), size=ndd.as_batch(sizes), roi_start=ndd.as_batch(region[0]),
+        roi_end=ndd.as_batch(region[1]), interp_type=types.INTERP_LANCZOS3, antialias=True, device=device,
     ).evaluate()  # fmt: skip

@@ -1,4 +1,4 @@
-"""Decode image files with NVIDIA DALI and presize them. Only this file and `dali.py`, its calls, know DALI.
+"""Decode image files with NVIDIA DALI, and resize photos. Only this file and `dali.py`, its calls, know DALI.
 
 DALI is driven in *dynamic mode* (imperative: encoded bytes in, a batch of tensors out), so that order, shards and
 random parameters stay plain Python elsewhere. The calls are the same on a CPU and on a GPU; only `device` differs.
@@ -13,7 +13,7 @@ What matters about DALI 2.4, and was measured on a CPU:
   region and does what Pillow's `resize(box=...)` does, but keeps floats between its two passes, where Pillow clips to
   0..255. Against Pillow on float channels Lanczos3 is within 7 levels, 0.004 on average (125 photos). On a CPU it took
   most of the time of a batch, so `resize.py` makes the same pictures there.
-- An output tensor shares DALI's memory, which lives as long as the torch tensor does.
+- A photo's pixels share DALI's memory, which lives as long as the torch tensor does.
 
 What was read in DALI's source, but not run on a GPU: decoding, stream order and lifetime with device="cuda".
 
@@ -29,10 +29,9 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -40,8 +39,9 @@ import numpy as np
 import torch
 
 from fastaug.loading.header import read_header, scan_end
+from fastaug.loading.photo import Need, Photo, Resizing, Size
 
-# How far a presize square may reach over the edge of its image: rounding, not geometry.
+# How far a box may reach over the edge of its photo: rounding, not geometry.
 EDGE_TOLERANCE_PX = 0.01
 
 # Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
@@ -59,34 +59,8 @@ _STATUS = re.compile(r"nvImageCodec failure: '#(\d+)'")
 _DAMAGED_SAMPLE = re.compile(r"Failed to decode sample #(\d+)")
 
 
-class DecodeError(ValueError):
-    """A file that cannot be decoded.
-
-    Args:
-        position: index of the file in the batch handed to `Decoder.decode`.
-        reason: one line, without a stack trace.
-        name: what the user calls the file, usually its path.
-    """
-
-    def __init__(self, position: int, reason: str, name: str | None = None) -> None:
-        super().__init__(f"decode: {name or f'file {position} of the batch'}: {reason}")
-        self.position = position
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The decoded images of a batch, in the order of their files, in DALI's memory. Made and read by a `Decoder`."""
-
-    _sizes: np.ndarray  # int64 [N, 2]
-    _images: list[Any]  # see dali.decode
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-
 class Decoder:
-    """Decode and presize encoded images, on a GPU (its JPEG decoder, and DALI's resize) or on the CPU.
+    """Encoded images to photos, photos to smaller ones: on a GPU by its JPEG decoder and DALI's resize, or on a CPU.
 
     One Decoder may be called from several threads, one call at a time runs. Several Decoders run side by side.
 
@@ -134,8 +108,8 @@ class Decoder:
         self._resizers = ThreadPoolExecutor(threads, "fastaug-resize") if self.stream is None and threads > 1 else None
 
     def decode(
-        self, encoded: Sequence[bytes | np.ndarray], columns: np.ndarray | None = None
-    ) -> tuple[Decoded, list[tuple[int, str]]]:
+        self, encoded: Sequence[bytes | np.ndarray], needs: Sequence[Need | None] | None = None
+    ) -> list[Photo | str]:
         """Decode to RGB uint8, turned upright by the EXIF orientation.
 
         Reads JPEG, PNG, BMP, TIFF, WebP and PNM; JPEG 2000 is refused, because a damaged one would end the process.
@@ -147,114 +121,77 @@ class Decoder:
 
         Args:
             encoded: N files, each the whole content: bytes, or a uint8 1-D numpy array (not copied).
-            columns: int64 [N, 2], the first column wanted of each image and one past the last, (0, 0) for all of
-                them; None: all of all. Only for images that are stored upright. Every row is decoded, so that damage
-                anywhere is found, and the pixels are the same.
+            needs: what is wanted of each, of files that are stored upright; None: all of it. On a CPU the other columns
+                are left out. Every row is decoded, so that damage anywhere is found, and the pixels are the same.
         Returns:
-            The good images in order, and (position in `encoded`, reason) for each file that cannot be decoded.
+            A Photo, or the reason why there is none, for each file; pixels are views of DALI's memory, not copied. On a
+            GPU they are ready for the calling thread's current stream.
         Raises:
             TypeError: something else than encoded bytes.
             RuntimeError: a failure that is not a file's (memory, device), or the decoder is closed.
         """
         files = [_even_chunks(_file_array(content, position)) for position, content in enumerate(encoded)]
-        images: list[Any] = []
-        bad: list[tuple[int, str]] = []
+        wanted = list(needs) if needs is not None and self.stream is None else [None] * len(files)
+        photos: list[Photo | str] = []
         with self._running():
             for first in range(0, len(files), self.chunk_size):
                 chunk = slice(first, first + self.chunk_size)
-                good, reasons = self._decode_good(files[chunk], None if columns is None else columns[chunk])
-                images += good
-                bad += [(first + position, reason) for position, reason in sorted(reasons.items())]
-            sizes = np.array([self._dali.shape(image)[:2] for image in images], np.int64).reshape(-1, 2)
-        return Decoded(sizes, images), bad
+                images, reasons = self._decode_good(files[chunk], _columns(wanted[chunk]))
+                good = iter(images)
+                for position, need in enumerate(wanted[chunk]):
+                    reason = reasons.get(position)
+                    photos.append(_photo(self._to_torch(next(good)), need) if reason is None else reason)
+        return photos
 
-    def sizes(self, decoded: Decoded) -> np.ndarray:
-        """int64 [N, 2], (height, width) in pixels as decoded, EXIF-upright; known on the host, nothing is awaited."""
-        return decoded._sizes.copy()
-
-    def presize(self, decoded: Decoded, top_left_xy: Any, side: Any, size: int) -> torch.Tensor:
-        """Crop one square from each image and resize it to size × size, in one interpolation.
+    def resize(
+        self, photos: Sequence[Photo], resizing: Resizing, out: Sequence[torch.Tensor] | None = None
+    ) -> list[Photo]:
+        """Resize a box of some photos with the Lanczos filter, in one interpolation.
 
         Args:
-            decoded: N images of this decoder.
-            top_left_xy: float [N, 2], (x, y) of the square's corner in pixels, corner-origin; on the host.
-            side: float [N], the square's side in pixels; the square lies inside the image. On the host.
-            size: side of the result in pixels.
+            photos: of this decoder.
+            resizing: which of them, which box of each, and to which size.
+            out: on a CPU, memory for the new pixels: tensors uint8 [height, width, 3], C-contiguous.
         Returns:
-            uint8 [N, size, size, 3], RGB, on `device`; on a GPU, ready for the calling thread's current stream.
+            All photos, those that were not resized as they were. On a GPU the pixels are ready for the calling thread's
+            current stream.
         Raises:
-            ValueError: shapes that do not fit, or a square that is empty, not finite or not inside its image.
+            ValueError: a box that is empty, not finite or not inside its photo.
         Differs from: Pillow's `resize(box=..., resample=LANCZOS)` by 0.2 levels on average, and by up to 39 beside hard
             black and white edges, where Pillow clips its intermediate image to 0..255 and this does not. A CPU and a
             GPU differ by a level at most.
         """
-        start_xy, side_px = _checked_squares(top_left_xy, side, decoded._sizes, size)
-        if self.stream is not None and len(decoded):
-            return self._presize_with_dali(decoded, start_xy, side_px, size)
-        out = torch.empty((len(decoded), size, size, 3), dtype=torch.uint8, device=self.device)
-        self._resize_squares(decoded, start_xy, side_px, out)
-        return out
-
-    def presize_into(self, decoded: Decoded, top_left_xy: Any, side: Any, out: Sequence[torch.Tensor]) -> None:
-        """As `presize` on a CPU, into memory of the caller: N tensors uint8 [size, size, 3], C-contiguous."""
-        size = len(out[0]) if out else 1
-        self._resize_squares(decoded, *_checked_squares(top_left_xy, side, decoded._sizes, size), out)
-
-    def _resize_squares(
-        self, decoded: Decoded, start_xy: np.ndarray, side_px: np.ndarray, out: Iterable[torch.Tensor]
-    ) -> None:
-        boxes = [(x, y, edge, edge) for (x, y), edge in zip(start_xy.tolist(), side_px.tolist(), strict=True)]
+        images = [photos[row].pixels for row in resizing.rows]
+        boxes = _checked_boxes(resizing, images)
+        if not images:
+            return list(photos)
+        if self.stream is not None:
+            return resizing.apply(photos, self._resize_with_dali(images, boxes, resizing.sizes))
+        if out is None:
+            out = [torch.from_numpy(np.empty((height, width, 3), np.uint8)) for height, width in resizing.sizes]
         with self._running():
-            self._resize_each(decoded._images, boxes, out)
+            self._resize_each(images, boxes, out)
+        return resizing.apply(photos, out)
 
-    def _presize_with_dali(
-        self, decoded: Decoded, start_xy: np.ndarray, side_px: np.ndarray, size: int
-    ) -> torch.Tensor:
-        start_yx = np.ascontiguousarray(start_xy[:, ::-1])
-        box = start_yx, start_yx + side_px[:, None]
-        with self._running():
-            resized = self._dali.resize(decoded._images, [size, size], box, self._dali_device)
-            return self._to_torch(self._dali.ndd.as_tensor(resized))
-
-    def shrink(self, images: Sequence[torch.Tensor], sizes: np.ndarray) -> list[torch.Tensor]:
-        """Resize whole images, with the presize's filter.
-
-        Args:
-            images: N tensors uint8 [H, W, 3] on `device`.
-            sizes: integer [N, 2], (height, width) of each result.
-        Returns:
-            N tensors uint8 [height, width, 3] on `device`; on a GPU ready for the calling thread's current stream.
-        """
-        if self.stream is not None and len(images):
-            return self._shrink_with_dali(images, sizes)
-        out = [torch.from_numpy(np.empty((height, width, 3), np.uint8)) for height, width in sizes.tolist()]
-        boxes = [(0.0, 0.0, float(image.shape[1]), float(image.shape[0])) for image in images]
-        with self._running():
-            self._resize_each([image.numpy() for image in images], boxes, out)
-        return out
-
-    def _shrink_with_dali(self, images: Sequence[torch.Tensor], sizes: np.ndarray) -> list[torch.Tensor]:
-        with self._running():
-            resized = self._dali.resize(list(images), np.asarray(sizes, np.float32), None, self._dali_device)
-            return [self._to_torch(image) for image in self._dali.images_of(resized)]
-
-    def _resize_each(
-        self, images: list[np.ndarray], boxes: list[tuple[float, float, float, float]], out: Iterable[torch.Tensor]
-    ) -> None:
-        work = [map(np.ascontiguousarray, images), boxes, (part.numpy() for part in out)]
+    def _resize_each(self, images: Sequence[torch.Tensor], boxes: np.ndarray, out: Sequence[torch.Tensor]) -> None:
+        pixels = (np.ascontiguousarray(image.numpy()) for image in images)
+        work = [pixels, map(tuple, boxes.tolist()), (part.numpy() for part in out)]
         if self._resizers is None:
             for arguments in zip(*work, strict=True):
                 self._resize(*arguments)
         else:
             list(self._resizers.map(self._resize, *work))
 
-    def tensors(self, decoded: Decoded) -> list[torch.Tensor]:
-        """The decoded images as they are: N tensors uint8 [H, W, 3] on `device`, views of DALI's memory, not copied.
-
-        Writing into one changes the decoded image. On a GPU they are ready for the calling thread's current stream.
-        """
+    def _resize_with_dali(
+        self, images: Sequence[torch.Tensor], boxes: np.ndarray, sizes: Sequence[Size]
+    ) -> list[torch.Tensor]:
+        start = np.ascontiguousarray(boxes[:, 1::-1], np.float32)
+        region = start, np.ascontiguousarray(boxes[:, 1::-1] + boxes[:, :1:-1], np.float32)
         with self._running():
-            return [self._to_torch(image) for image in decoded._images]
+            resized = self._dali.resize(list(images), np.asarray(sizes, np.float32), region, self._dali_device)
+            if len(set(sizes)) == 1:  # one tensor is handed over, not one for each image
+                return list(self._to_torch(self._dali.ndd.as_tensor(resized)))
+            return [self._to_torch(image) for image in self._dali.images_of(resized)]
 
     def close(self) -> None:
         """Let go of the threads and the memory. What was handed out stays valid."""
@@ -471,23 +408,42 @@ def _reason(error: Exception, file: np.ndarray) -> str | None:
     return None
 
 
-def _checked_squares(top_left_xy: Any, side: Any, sizes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y) of the corners and the sides of the squares, as float32."""
-    start_xy, side_px = np.asarray(top_left_xy, np.float32), np.asarray(side, np.float32)
-    n = len(sizes)
-    if start_xy.shape != (n, 2) or side_px.shape != (n,):
+def _checked_boxes(resizing: Resizing, images: Sequence[torch.Tensor]) -> np.ndarray:
+    """x, y, width, height of each box, float64 [N, 4]."""
+    boxes, sizes = resizing.boxes.numpy(), resizing.sizes
+    if boxes.shape != (len(images), 4) or len(sizes) != len(images):
         raise ValueError(
-            f"presize: expected top_left_xy [{n}, 2] and side [{n}] for {n} images, got {list(start_xy.shape)} and "
-            f"{list(side_px.shape)}. Leave out the files that could not be decoded."
+            f"resize: expected boxes [{len(images)}, 4] and {len(images)} sizes for {len(images)} photos, got "
+            f"{list(boxes.shape)} and {len(sizes)}. Leave out the files that could not be decoded."
         )
-    if size < 1:
-        raise ValueError(f"presize: expected a size of at least 1 pixel, got {size}.")
-    end_xy, limit_xy = start_xy + side_px[:, None], sizes[:, ::-1] + EDGE_TOLERANCE_PX
-    inside = (start_xy >= -EDGE_TOLERANCE_PX).all(1) & (end_xy <= limit_xy).all(1) & (end_xy > start_xy).all(1)
+    if empty := [size for size in sizes if min(size) < 1]:
+        raise ValueError(f"resize: expected sizes of at least 1 pixel, got {empty[0]}.")
+    limits = np.array([(image.shape[1], image.shape[0]) for image in images]).reshape(-1, 2) + EDGE_TOLERANCE_PX
+    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    inside = (start >= -EDGE_TOLERANCE_PX).all(1) & (end <= limits).all(1) & (end > start).all(1)
     if not inside.all():
         i = int(np.argmin(inside))
         raise ValueError(
-            f"presize: expected square {i} inside its image of {sizes[i, 1]} × {sizes[i, 0]} pixels (width × height), "
-            f"got x, y = {start_xy[i].tolist()} and side {side_px[i]}. Clip it to the image."
+            f"resize: expected box {i} inside its photo of {images[i].shape[1]} × {images[i].shape[0]} pixels (width × "
+            f"height), got x, y, width, height = {boxes[i].tolist()}. Clip it to the photo."
         )
-    return start_xy, side_px
+    return boxes
+
+
+def _columns(needs: Sequence[Need | None]) -> np.ndarray | None:
+    """First column wanted of each image and one past the last, int64 [N, 2], (0, 0) for all; None: all of all."""
+    spans = [(0, 0) if need is None else (need.part[0], need.part[2]) for need in needs]
+    wholes = [(0, 0) if need is None else (0, need.size[1]) for need in needs]
+    return None if spans == wholes else np.array(spans, np.int64)
+
+
+def _photo(pixels: torch.Tensor, need: Need | None) -> Photo | str:
+    if need is None:
+        return Photo.whole(pixels)
+    height, width, _ = pixels.shape
+    first, _, last, _ = need.part
+    if (height, width) == need.size:
+        return Photo.whole(pixels)
+    if (height, width) != (need.size[0], last - first):
+        return f"its header says {need.size[1]} × {need.size[0]} pixels (width × height), which it does not have"
+    return Photo.columns(pixels, first, need.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF: baseline, progressive, lossless …
+_END, _SCAN = 0xD9, 0xDA
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 # What may follow a scan, beside the end: tables, comments, applications' data, another scan.
 _BETWEEN_SCANS = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}
@@ -22,6 +24,12 @@ class Header(NamedTuple):
     height: int
     width: int
     orientation: int
+
+
+def upright_size(content: bytes | memoryview) -> tuple[int, int] | None:
+    """(height, width) of an image that is certainly stored upright; None of others, and where it is not known."""
+    header = read_header(content)
+    return (header.height, header.width) if header and header.orientation == 1 else None
 
 
 def read_header(content: bytes | memoryview) -> Header | None:
@@ -61,42 +69,41 @@ def scan_end(content: bytes | memoryview) -> int | None:
     return None
 
 
-def _find_scan(content: bytes | memoryview) -> int | None:
-    """Where the first scan's header begins."""
-    place = 2
-    try:
-        while content[place] == 0xFF:
-            marker = content[place + 1]
-            if marker == 0xDA:
-                return place
-            if marker == 0xFF:
-                place += 1
-            else:
-                place += 2 if marker in _WITHOUT_LENGTH else 2 + struct.unpack_from(">H", content, place + 2)[0]
-    except (IndexError, struct.error):  # it ends too early
-        pass
-    return None
-
-
-def _read_jpeg(content: bytes | memoryview) -> Header | None:
-    place, orientation = 2, 1
-    while content[place] == 0xFF:
+def _segments(content: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """(marker, where it begins, its length) of the parts of a JPEG's header, the first scan's the last."""
+    place, marker = 2, 0
+    while marker != _SCAN and content[place] == 0xFF:
         marker = content[place + 1]
         if marker == 0xFF:  # a fill byte
             place += 1
-            continue
-        if marker in _WITHOUT_LENGTH:
+        elif marker in _WITHOUT_LENGTH:
             place += 2
-            continue
-        (length,) = struct.unpack_from(">H", content, place + 2)
+        else:
+            (length,) = struct.unpack_from(">H", content, place + 2)
+            if length < 2:
+                return
+            yield marker, place, length
+            place += 2 + length
+
+
+def _find_scan(content: bytes | memoryview) -> int | None:
+    """Where the first scan's header begins."""
+    try:
+        return next((place for marker, place, _ in _segments(content) if marker == _SCAN), None)
+    except (IndexError, struct.error):  # it ends too early
+        return None
+
+
+def _read_jpeg(content: bytes | memoryview) -> Header | None:
+    orientation = 1
+    for marker, place, length in _segments(content):
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", content, place + 5)
             return Header(height, width, orientation) if height and width else None
-        if marker in (0xD9, 0xDA) or length < 2:  # the end, or image data, before any size
+        if marker == _END:  # before any size
             return None
         if marker == 0xE1 and content[place + 4 : place + 10] == _EXIF:
             orientation = _orientation(content[place + 10 : place + 2 + length])
-        place += 2 + length
     return None
 
 

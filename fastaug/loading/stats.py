@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+Observe = Any
 STAGES = {"read": "reading", "decode": "decoding", "presize": "presizing", "draw": "drawing", "warp": "warping"}
 LOADER_IS_THE_LIMIT = 0.1  # share of the time, from which on
 
@@ -85,8 +87,26 @@ def merge_stats(parts: Sequence[LoaderStats]) -> LoaderStats:
     )
 
 
+class Observer(Protocol):
+    """Is told what happens to a batch while it is made, and by which step."""
+
+    @property
+    def operator(self) -> Observe | None:
+        """The same for the operators' draws, see `Augment.draw`."""
+        ...
+
+    def stage(self, name: str, images: int) -> AbstractContextManager[Callable[[Any], None]]:
+        """Around a step; what comes of it is told to the function that one gets."""
+        ...
+
+
 class Clock:
-    """Collects a LoaderStats; the stages from several threads. workers: how many threads a stage has, if not 1."""
+    """An Observer that collects a LoaderStats; the stages from several threads.
+
+    workers: how many threads a stage has, if not 1.
+    """
+
+    operator = None
 
     def __init__(self, workers: Mapping[str, int] | None = None) -> None:
         self._workers = workers or {}
@@ -98,9 +118,9 @@ class Clock:
         self._batches = 0
 
     @contextmanager
-    def stage(self, name: str, images: int) -> Iterator[None]:
+    def stage(self, name: str, images: int) -> Iterator[Callable[[object], None]]:
         start = time.perf_counter()
-        yield
+        yield _ignore
         seconds = time.perf_counter() - start
         with self._lock:
             before_images, before_seconds = self._stages[name]
@@ -131,3 +151,7 @@ class Clock:
                 if images
             }
         return LoaderStats(self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s, stages)
+
+
+def _ignore(result: object) -> None:
+    """A Clock looks at nothing but the time."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastaug.augment import geometry
-from fastaug.augment.augment import Drawn, Operator
-from fastaug.augment.rng import SampleUniforms
-from fastaug.loading.decode import Decoder
+from fastaug.augment.augment import Augment, Drawn
+from fastaug.loading.batch import Batch
+from fastaug.loading.draws import Draws
 from fastaug.loading.header import read_header
-from fastaug.samples.sources import read_bytes
-
-if TYPE_CHECKING:
-    from fastaug.loading.loader import ImageLoader
+from fastaug.loading.modes import Mode
+from fastaug.loading.photo import Photo
+from fastaug.loading.stats import Observer
+from fastaug.samples.samples import Samples
 
 
 class Summary:
@@ -41,10 +40,13 @@ class Summary:
         try:
             text, result = call()
         except Exception as error:  # of any kind: to say which step raises what is the purpose here
-            self.failed, self.reason = name, f"{type(error).__name__}: {error}"
+            self.fail(name, error)
             return None
         self.steps.append((name, text))
         return result
+
+    def fail(self, name: str, error: Exception) -> None:
+        self.failed, self.reason = name, f"{type(error).__name__}: {error}"
 
     def __str__(self) -> str:
         rows = self.steps if self.failed is None else [*self.steps, (self.failed, f"FAILED: {self.reason}")]
@@ -55,26 +57,81 @@ class Summary:
     __repr__ = __str__
 
 
-def summarize(loader: ImageLoader, row: int = 0) -> tuple[Summary, Any]:
-    """The walk of a sample through a loader, and its batch (x, y), None where a step failed."""
-    loader, walk = copy.copy(loader), Summary()
-    loader._bad, loader.return_info = {}, False  # of the copy: a bad file is looked at again
-    loader.augment = copy.deepcopy(loader.augment)  # a schedule sets its size
-    loader._begin_epoch()
-    samples, epoch = loader.samples, loader._epoch
+class Walk:
+    """An Observer of a batch of one sample: what each step made of it, and which one failed."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.found: dict[str, Any] = {}  # by step
+        self.operators: dict[str, str] = {}  # what each drew
+        self.failed: str | None = None
+
+    @contextmanager
+    def stage(self, name: str, images: int) -> Iterator[Callable[[Any], None]]:
+        with self._step(name):
+            yield lambda result: self._note(name, result)
+
+    @contextmanager
+    def operator(self, name: str) -> Iterator[Callable[[Drawn, Tensor], None]]:
+        with self._step(name):
+            yield lambda drawn, matrix: self._note_operator(name, drawn, matrix)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.failed = self.failed or name  # the innermost one
+            raise
+
+    def _note(self, name: str, result: Any) -> None:
+        if name == "read" and isinstance(result[0], str):
+            raise OSError(f"{self.path}: {result[0]}")
+        if name == "decode" and isinstance(result[0], str):
+            raise ValueError(result[0])
+        self.found[name] = result
+
+    def _note_operator(self, name: str, drawn: Drawn, matrix: Tensor) -> None:
+        if matrix.shape != (1, 3, 3) or not torch.isfinite(matrix).all():
+            raise ValueError(f"expected a finite matrix [1, 3, 3], got {list(matrix.shape)}: {matrix.tolist()}.")
+        self.operators[name] = _drawn(drawn)
+
+
+def summarize(
+    samples: Samples,
+    row: int,
+    epoch: int,
+    mode: Mode,
+    augment: Augment | None,
+    make: Callable[[Observer], Batch],
+    warp: Callable[[Batch], tuple[Tensor, Tensor]],
+) -> tuple[Summary, tuple[Tensor, Tensor] | None]:
+    """The walk of a sample through a loader's own steps, and its batch (x, y), None where a step failed.
+
+    Args:
+        samples, row, epoch: of which sample, and of which epoch's draws.
+        mode, augment: of the loader.
+        make: makes the sample's batch, and tells the observer.
+        warp: makes (x, y) of it.
+    """
     if not 0 <= row < len(samples):
         raise ValueError(f"summary: expected a row 0..{len(samples) - 1} of the samples, got {row}.")
-    walk.steps.append(("sample", f"row {row} of {len(samples):,}, epoch {epoch}: {samples.paths[row]}"))
-    content = walk.step("read", lambda: _read(loader.samples.paths[row]))
-    size = walk.step("decode", lambda: _decode(loader, content))
-    uniforms = SampleUniforms(loader.seed, epoch, [row])
-    walk.step("presize", lambda: _presize(loader, uniforms, size))
-    _operators(loader, walk, uniforms)
-    batch = walk.step("matrix", lambda: _matrix(loader, row))
-    result = walk.step("warp" if loader.augment else "output", lambda: _warp(loader, batch))
-    target = samples.targets[row]
-    walk.step("target", lambda: (f"{target}, {samples.classes[target]!r} of {len(samples.classes)} classes", None))
-    return walk, result
+    path, target = samples.paths[row], samples.targets[row]
+    walk, summary = Walk(path), Summary()
+    summary.steps.append(("sample", f"row {row} of {len(samples):,}, epoch {epoch}: {path}"))
+    try:
+        batch = make(walk)
+    except Exception as error:  # of any kind: to say which step raises what is the purpose here
+        if walk.failed is None:
+            raise
+        summary.steps += _told(walk, mode, augment)
+        summary.fail(walk.failed, error)
+        return summary, None
+    summary.steps += _told(walk, mode, augment)
+    summary.step("matrix", lambda: (_matrices(batch), None))
+    result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))
+    summary.step("target", lambda: (f"{target}, {samples.classes[target]!r} of {len(samples.classes)} classes", None))
+    return summary, result
 
 
 def range_of(images: Tensor) -> str:
@@ -88,58 +145,31 @@ def range_of(images: Tensor) -> str:
     return f"{text}, {low:.4g} to {high:.4g}"
 
 
-def _read(path: str) -> tuple[str, bytes]:
+def _told(walk: Walk, mode: Mode, augment: Augment | None) -> list[tuple[str, str]]:
+    """What the observer heard, in the order in which it happens to a photo, up to the step that failed."""
+    steps: list[tuple[str, str]] = []
+    if "read" in walk.found:
+        steps.append(("read", f"{len(walk.found['read'][0]):,} bytes"))
+    if "decode" in walk.found:
+        photo: Photo = walk.found["decode"][0]
+        steps.append(("decode", _decoded(photo, walk.found["read"][0])))
+        steps.append(("presize", _presize(photo, walk.found["draw"], mode)))
+    if walk.failed in ("read", "decode", "presize"):  # before the operators, though these are drawn first
+        return steps
+    if augment is not None and walk.failed is None and not walk.operators:
+        steps.append(("augment", "nothing random: the whole square, resized and normalised"))
+    return [*steps, *walk.operators.items()]
 
-    content = read_bytes(path)
-    if isinstance(content, str):
-        raise OSError(f"{path}: {content}")
-    return f"{len(content):,} bytes", content
 
-
-def _decode(loader: ImageLoader, content: bytes) -> tuple[str, tuple[int, int]]:
-    decoder = Decoder(loader.device, 1)
-    try:
-        decoded, bad = decoder.decode([content])
-        if bad:
-            raise ValueError(bad[0][1])
-        (height, width) = map(int, decoder.sizes(decoded)[0])
-    finally:
-        decoder.close()
-    header = read_header(content)
+def _decoded(photo: Photo, content: bytes) -> str:
+    header, (height, width) = read_header(content), photo.size
     turned = f", turned upright (EXIF orientation {header.orientation})" if header and header.orientation > 1 else ""
-    return f"{width} × {height} pixels (width × height), RGB{turned}", (height, width)
+    return f"{width} × {height} pixels (width × height), RGB{turned}"
 
 
-def _presize(loader: ImageLoader, uniforms: SampleUniforms, size: tuple[int, int]) -> tuple[str, None]:
-    position = uniforms("presize", 2) if loader.training else torch.full((1, 2), 0.5)
-    x0, y0, side = (float(value) for value in geometry.presize_box(torch.tensor([size]), position))
-    how = "part of the one warp" if loader.mode == "direct" else "resized with the Lanczos filter"
-    return f"square of {side:g} at x {x0:.2f}, y {y0:.2f}, to {loader.presize}: {how}", None
-
-
-def _operators(loader: ImageLoader, walk: Summary, uniforms: SampleUniforms) -> None:
-    """A step for each operator, with what was drawn for it."""
-    if loader.augment is None:
-        return
-    if not loader.training:
-        walk.steps += [] if walk.failed else [("augment", "nothing random: the whole square, resized and normalised")]
-        return
-    side = torch.full((1,), float(loader.presize), dtype=torch.float64)
-    frame = side, side
-    for name, op in loader.augment.named_ops().items():
-        found = walk.step(name, lambda op=op, name=name, frame=frame: _operator(op, name, uniforms, frame, loader))  # type: ignore[misc]
-        frame = found or frame
-
-
-def _operator(op: Operator, name: str, uniforms: SampleUniforms, frame: Any, loader: ImageLoader) -> tuple[str, Any]:
-    assert loader.augment is not None, "checked by the caller"
-    drawn = op.parameters_from(uniforms(name, op.uniforms))
-    matrix, frame = op.matrix(drawn, frame, loader.augment.size)
-    if matrix.shape != (1, 3, 3) or not torch.isfinite(matrix).all():
-        raise ValueError(f"expected a finite matrix [1, 3, 3], got {list(matrix.shape)}: {matrix.tolist()}.")
-    if op.changes_color:
-        op.color(drawn, 1)
-    return _drawn(drawn), frame
+def _presize(photo: Photo, draws: Draws, mode: Mode) -> str:
+    x0, y0, side = (float(value) for value in draws.square(torch.tensor([photo.size])))
+    return f"square of {side:g} at x {x0:.2f}, y {y0:.2f}, to {draws.presize}: {mode.presize_is}"
 
 
 def _drawn(drawn: Drawn) -> str:
@@ -148,26 +178,22 @@ def _drawn(drawn: Drawn) -> str:
     return ", ".join(texts) or "nothing to draw"
 
 
-def _matrix(loader: ImageLoader, row: int) -> tuple[str, Any]:
-    batch = loader._load_one(row)
-    if batch.bad:
-        raise ValueError(next(iter(batch.bad.values())))
-    text = ["decoded pixels -> output pixels", *_numbers(batch.matrix)]
-    if batch.params is not None:
-        text += ["colours in [0, 1], and 1 -> output channels", *_numbers(batch.params.color)]
-    return "\n".join(text), batch
+def _matrices(batch: Batch) -> str:
+    text = ["decoded pixels -> output pixels", *_numbers(batch.info.matrix)]
+    if batch.info.params is not None:
+        text += ["colours in [0, 1], and 1 -> output channels", *_numbers(batch.info.params.color)]
+    return "\n".join(text)
 
 
 def _numbers(matrix: Tensor) -> list[str]:
     return ["".join(f"{number:>11.4f}" for number in line) for line in matrix[0].tolist()]
 
 
-def _warp(loader: ImageLoader, batch: Any) -> tuple[str, Any]:
-    x, y = loader._finish(batch)
-    augment = loader.augment
-    if augment is None:
-        return range_of(x), (x, y)
-    return f"{augment.interpolation}, {augment.padding}, backend {augment.backend}: {range_of(x)}", (x, y)
+def _warped(result: tuple[Tensor, Tensor], augment: Augment | None) -> tuple[str, tuple[Tensor, Tensor]]:
+    text = range_of(result[0])
+    if augment is not None:
+        text = f"{augment.interpolation}, {augment.padding}, backend {augment.backend}: {text}"
+    return text, result
 
 
 __all__ = ["Summary", "range_of", "summarize"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastaug.augment.augment import Augment
 from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
+from fastaug.loading.modes import ModeName
 from fastaug.machine import default_device
 from fastaug.samples.samples import Samples
 from fastaug.training.models import classifier
@@ -45,7 +46,7 @@ class Predictor:
     classes: list[str]
     augment: Augment
     presize: int = 460
-    mode: str = "resize"
+    mode: ModeName = "resize"
     threshold: float | list[float] | None = None
     amp: Amp | None = None
     device: str | torch.device | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastaug.loading.loader import ImageLoader
-from fastaug.loading.summary import Summary, range_of, summarize
+from fastaug.loading.summary import Summary, range_of
 from fastaug.training import plots
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.engine import Engine
@@ -62,7 +62,7 @@ def summary(learn: Engine, row: int = 0) -> Summary:
     """
     loader = learn.train_loader
     if isinstance(loader, ImageLoader):
-        walk, batch = summarize(loader, row)
+        walk, batch = loader.walk(row)
     else:
         walk = Summary()
         batch = walk.step("batch", lambda: _first(learn))

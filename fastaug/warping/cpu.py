@@ -37,7 +37,19 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from fastaug.warping.compiled import FASTMATH, F, njit, order, row_loop, spread
-from fastaug.warping.reference import MAX_FOOTPRINT, inverse_matrix
+from fastaug.warping.filter import (
+    FOOTPRINT_OF_RADIUS_2,
+    FOOTPRINT_OF_RADIUS_3,
+    MAX_FOOTPRINT,
+    MIN_RADIUS,
+    MIN_V,
+    RADIUS_OFFSET,
+    RADIUS_PER_FOOTPRINT,
+    RADIUS_SLOPE,
+    A,
+    B,
+)
+from fastaug.warping.footprint import sampling_matrix
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
@@ -143,18 +155,31 @@ def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: i
     return top, bottom, total
 
 
-@njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=FASTMATH)
+_inlined = njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=FASTMATH)
+
+
+@_inlined
 def _coefficients(footprint):  # type: ignore[no-untyped-def]
-    """a and b of `reference.antialias_weight`."""
-    v = max(F(1) / footprint, F(0.25))
-    return F(4.2) + v * (F(6.7) * v - F(16.3)), F(-3.0) + v * (F(1.8) * v + F(6.8))
+    """a and b of the antialias filter, see `filter.py`."""
+    v = max(F(1) / footprint, F(MIN_V))
+    return F(A[0]) + v * (F(A[2]) * v + F(A[1])), F(B[0]) + v * (F(B[2]) * v + F(B[1]))
+
+
+@_inlined
+def _weight(distance, inverse, a, b):  # type: ignore[no-untyped-def]
+    """The antialias filter at z = (distance / radius)²."""
+    z = distance * distance * inverse
+    q = max(F(1) - z, F(0))
+    return q * q * (F(1) + z * (a + z * b))
 
 
 @row_loop
 def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
-    """The filter of `reference.antialias_weight` for each footprint of a row: radius, 1 / radius², a, b."""
+    """The antialias filter for each footprint of a row: radius, 1 / radius², a, b."""
     for u in range(wide.shape[1]):
-        radius = max(F(2), F(0.95) + F(0.5) * wide[axis, u], F(0.7375) * wide[axis, u])
+        radius = max(
+            F(MIN_RADIUS), F(RADIUS_OFFSET) + F(RADIUS_SLOPE) * wide[axis, u], F(RADIUS_PER_FOOTPRINT) * wide[axis, u]
+        )
         shape[axis, 0, u], shape[axis, 1, u] = radius, F(1) / (radius * radius)
         shape[axis, 2, u], shape[axis, 3, u] = _coefficients(wide[axis, u])
 
@@ -165,22 +190,18 @@ def _row_taps(wide):  # type: ignore[no-untyped-def]
     over_2, over_3 = np.int32(0), np.int32(0)
     for axis in range(2):
         for u in range(wide.shape[1]):
-            over_2 += np.int32(wide[axis, u] > F(2.1))  # where the radius passes 2 …
-            over_3 += np.int32(wide[axis, u] > F(4.06))  # … and 3
+            over_2 += np.int32(wide[axis, u] > F(FOOTPRINT_OF_RADIUS_2))
+            over_3 += np.int32(wide[axis, u] > F(FOOTPRINT_OF_RADIUS_3))
     return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
 
 
 @row_loop
 def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
-    """As `_weigh_row`, where all radii of the row are 2: in one loop, since most rows are such."""
+    """As `_weigh_row`, where all radii of the row are 2 and 1 / radius² is 0.25: in one loop: most rows are such."""
     for u in range(part.shape[1]):
         (a, b), p = _coefficients(wide[axis, u]), part[axis, u]
-        z0, z1 = F(0.25) * (F(1) + p) * (F(1) + p), F(0.25) * p * p
-        z2, z3 = F(0.25) * (F(1) - p) * (F(1) - p), F(0.25) * (F(2) - p) * (F(2) - p)
-        w0 = (F(1) - z0) * (F(1) - z0) * (F(1) + z0 * (a + z0 * b))
-        w1 = (F(1) - z1) * (F(1) - z1) * (F(1) + z1 * (a + z1 * b))
-        w2 = (F(1) - z2) * (F(1) - z2) * (F(1) + z2 * (a + z2 * b))
-        w3 = (F(1) - z3) * (F(1) - z3) * (F(1) + z3 * (a + z3 * b))
+        w0, w1 = _weight(F(1) + p, F(0.25), a, b), _weight(p, F(0.25), a, b)
+        w2, w3 = _weight(F(1) - p, F(0.25), a, b), _weight(F(2) - p, F(0.25), a, b)
         scale = F(1) / (w0 + w1 + w2 + w3)
         weights[axis, 2, u], weights[axis, 3, u] = w0 * scale, w1 * scale
         weights[axis, 4, u], weights[axis, 5, u] = w2 * scale, w3 * scale
@@ -201,9 +222,7 @@ def _weigh_row(axis, mode, part, shape, taps, weights, total):  # type: ignore[n
         before = F(3 - k)
         for u in range(columns):
             distance = before + part[axis, u]
-            z = distance * distance * shape[axis, 1, u]
-            q = max(F(1) - z, F(0))
-            weight = q * q * (F(1) + z * (shape[axis, 2, u] + z * shape[axis, 3, u]))
+            weight = _weight(distance, shape[axis, 1, u], shape[axis, 2, u], shape[axis, 3, u])
             weights[axis, k, u] = weight
             total[u] += weight
     for u in range(columns):
@@ -271,14 +290,10 @@ def _wide_sum(pixels, height, width, padding, left, top, part, shape, u):  # typ
     red = green = blue = total = F(0)
     for i in range(1 - radius, 1 + radius):
         y, distance = _padded(np.int64(top) + i, height, padding), F(i) - part[1, u]
-        z = distance * distance * shape[1, 1, u]
-        q = max(F(1) - z, F(0))
-        weight_y = q * q * (F(1) + z * (shape[1, 2, u] + z * shape[1, 3, u]))
+        weight_y = _weight(distance, shape[1, 1, u], shape[1, 2, u], shape[1, 3, u])
         for j in range(1 - radius, 1 + radius):
             x, distance = _padded(np.int64(left) + j, width, padding), F(j) - part[0, u]
-            z = distance * distance * shape[0, 1, u]
-            q = max(F(1) - z, F(0))
-            weight = weight_y * q * q * (F(1) + z * (shape[0, 2, u] + z * shape[0, 3, u]))
+            weight = weight_y * _weight(distance, shape[0, 1, u], shape[0, 2, u], shape[0, 3, u])
             total += weight
             if x >= 0 and y >= 0:
                 source = (y * width + x) * 3
@@ -388,7 +403,7 @@ def warp(
     bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work = []
-    inverses = inverse_matrix(matrix.detach()).numpy()
+    inverses = sampling_matrix(matrix.detach()).numpy()
     for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
         pixels, scaled = _pixels(image), unscaled.copy()
         if pixels.dtype == np.uint8:

@@ -30,9 +30,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastaug.warping import reference
+from fastaug.warping import filter as antialias
 
-MAX_FOOTPRINT = tl.constexpr(reference.MAX_FOOTPRINT)
+MAX_FOOTPRINT, MIN_RADIUS = tl.constexpr(antialias.MAX_FOOTPRINT), tl.constexpr(antialias.MIN_RADIUS)
+RADIUS_OFFSET, RADIUS_SLOPE = tl.constexpr(antialias.RADIUS_OFFSET), tl.constexpr(antialias.RADIUS_SLOPE)
+RADIUS_PER_FOOTPRINT, MIN_V = tl.constexpr(antialias.RADIUS_PER_FOOTPRINT), tl.constexpr(antialias.MIN_V)
+A0, A1, A2 = (tl.constexpr(number) for number in antialias.A)
+B0, B1, B2 = (tl.constexpr(number) for number in antialias.B)
 FAR = tl.constexpr(2.0**22)  # input pixels; up to twice this, float32 counts half pixels exactly
 
 _ONE_VARIANT: dict[str, Any] = {  # whatever the sizes and alignments, a kernel is compiled once
@@ -203,13 +207,13 @@ def _relative(nu, nv, n1, wu, wv, w1, size, PADDING: tl.constexpr):
 
 @triton.jit
 def _filter(along_u, along_v, visible, INTERPOLATION: tl.constexpr):
-    """Radius in input pixels, and the coefficients a and b of `reference.antialias_weight`."""
+    """Radius in input pixels, and the coefficients a and b of the antialias filter, see `filter.py`."""
     if INTERPOLATION == "antialias":
         footprint = tl.sqrt(along_u * along_u + along_v * along_v)
         footprint = tl.where(visible, tl.minimum(tl.maximum(footprint, 1.0), MAX_FOOTPRINT), 1.0)
-        v = tl.maximum(1 / footprint, 0.25)
-        radius = tl.maximum(tl.maximum(0.95 + 0.5 * footprint, 0.7375 * footprint), 2.0)
-        return radius, 4.2 + v * (6.7 * v - 16.3), v * (6.8 + 1.8 * v) - 3
+        v = tl.maximum(1 / footprint, MIN_V)
+        radius = tl.maximum(footprint * RADIUS_SLOPE + RADIUS_OFFSET, footprint * RADIUS_PER_FOOTPRINT)
+        return tl.maximum(radius, MIN_RADIUS), v * (v * A2 + A1) + A0, v * (v * B2 + B1) + B0
     else:
         return 1.0, 0.0, 0.0
 

@@ -9,23 +9,20 @@ with one weight function along the rows and one along the columns:
 
     nearest     1 for the pixel that contains the point, 0 for the others
     bilinear    max(0, 1 - |d|), d the distance from the point to the pixel's centre
-    antialias   see `antialias_weight`: the same idea, as wide as the output pixel's footprint on the input
+    antialias   see `filter.py`: the same idea, as wide as the output pixel's footprint on the input
 
 Pixels outside the photo are found by the padding rule. The result goes through the colour matrix and is cast once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Weight = Callable[[Tensor], Tensor]
-
-MAX_FOOTPRINT = (
-    64.0  # input pixels; a wider footprint (near a horizon, or a photo shrunk further) is cut to this: it aliases
-)
+from fastaug.warping.filter import MAX_FOOTPRINT, Weight, antialias_weight
+from fastaug.warping.footprint import footprints, sampling_matrix
 
 
 def warp(
@@ -40,9 +37,9 @@ def warp(
     """See `fastaug.warping.warp`, which checks the arguments. Differentiable in float images, matrix and color."""
     height, width = size
     device = images[0].device if len(images) else matrix.device
-    inverses = inverse_matrix(matrix.to(device))
     out = [
-        _warp_one(image, inverse, size, interpolation, padding) for image, inverse in zip(images, inverses, strict=True)
+        _warp_one(image, sampling, size, interpolation, padding)
+        for image, sampling in zip(images, sampling_matrix(matrix.to(device)), strict=True)
     ]
     result = torch.stack(out) if out else torch.zeros(0, height, width, 3, dtype=torch.float64, device=device)
     if color is not None:
@@ -51,23 +48,10 @@ def warp(
     return result.to(dtype).permute(0, 3, 1, 2)
 
 
-def inverse_matrix(matrix: Tensor) -> Tensor:
-    """Output pixels -> input pixels. float64 [B, 3, 3]; not finite where the matrix is singular.
-
-    The third coordinate w keeps its sign: w > 0 is the visible side of the horizon, as in every matrix drawn here. (The
-    photo's centre would be no guide: a crop far from it may look at what lies beyond the centre's horizon.)
-    The values are not looked at: no synchronisation.
-    """
-    a, b, c = matrix.double().unbind(-2)
-    adjugate = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
-    determinant = (a * adjugate[..., 0]).sum(-1)
-    return adjugate / determinant[:, None, None]
-
-
-def _warp_one(image: Tensor, inverse: Tensor, size: tuple[int, int], interpolation: str, padding: str) -> Tensor:
+def _warp_one(image: Tensor, sampling: Tensor, size: tuple[int, int], interpolation: str, padding: str) -> Tensor:
     """One image [H, W, 3] to float64 [height, width, 3]."""
     pixels = image.double() / 255 if image.dtype == torch.uint8 else image.double()
-    x, y, footprint_x, footprint_y = _sample_points(inverse, size)
+    x, y, footprint_x, footprint_y = _sample_points(sampling, size)
     visible = torch.isfinite(x) & torch.isfinite(y)
     x, y = torch.where(visible, x, 0.0), torch.where(visible, y, 0.0)
     if interpolation == "nearest":
@@ -87,91 +71,23 @@ def _warp_one(image: Tensor, inverse: Tensor, size: tuple[int, int], interpolati
     return torch.where(visible[..., None], result, 0.0)
 
 
-def _sample_points(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sample_points(sampling: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where each output pixel looks, and how far its footprint reaches along the input's axes.
 
     Returns:
         x, y, footprint_x, footprint_y: float64 [height, width] each, input pixels; x and y are not finite beyond the
-        horizon. The footprint is the parallelogram that the output pixel covers; its extent along an axis is that of
-        the axis-parallel box with the same second moment, sqrt(dx/du² + dx/dv²).
+        horizon.
     """
     height, width = size
     v, u = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64, device=inverse.device) + 0.5,
-        torch.arange(width, dtype=torch.float64, device=inverse.device) + 0.5,
+        torch.arange(height, dtype=torch.float64, device=sampling.device) + 0.5,
+        torch.arange(width, dtype=torch.float64, device=sampling.device) + 0.5,
         indexing="ij",
     )
-    numerator_x, numerator_y, denominator = (row[0] * u + row[1] * v + row[2] for row in inverse)
-    denominator = torch.where(denominator > 0, denominator, torch.nan)
-    x, y = numerator_x / denominator, numerator_y / denominator
-    dx_du, dx_dv = ((inverse[0, k] - x * inverse[2, k]) / denominator for k in (0, 1))
-    dy_du, dy_dv = ((inverse[1, k] - y * inverse[2, k]) / denominator for k in (0, 1))
-    return x, y, torch.hypot(dx_du, dx_dv), torch.hypot(dy_du, dy_dv)
-
-
-def antialias_weight(footprint: Tensor) -> tuple[float, Weight]:
-    """The antialias filter along one axis: (largest radius in input pixels, weight as a function of the distance).
-
-    For a footprint of s input pixels and a distance t, with
-    R = max(2, 0.95 + s/2, 0.7375 s), v = max(1/s, 1/4) and z = (t/R)²:
-
-        (1 - z)² (1 + a z + b z²) inside R,    a = 4.2 - 16.3 v + 6.7 v²,    b = -3 + 6.8 v + 1.8 v²
-
-    At s = 1 it is 1 at 0 and 0 at every other pixel: an interpolation, close to Keys' cubic. It needs 4 × 4 pixels up
-    to s = 2.1 (460 -> 224 is 2.05), tends to the area that the output pixel covers, and from s = 4 on only grows in
-    proportion. The numbers are fitted to photographs, for the least error against the scene that was photographed.
-
-    Args:
-        footprint: what the output pixel covers along this axis, from 1 (also where it enlarges) to MAX_FOOTPRINT
-            input pixels.
-    """
-    radius = antialias_radius(footprint)
-    v = (1 / footprint).clamp(min=0.25)
-    a, b = 4.2 - 16.3 * v + 6.7 * v**2, -3 + 6.8 * v + 1.8 * v**2
-
-    def weight(distance: Tensor) -> Tensor:
-        z = (distance / radius) ** 2
-        return (1 - z).clamp(min=0) ** 2 * (1 + a * z + b * z**2)
-
-    return float(radius.max()), weight
-
-
-def antialias_radius(footprint: Tensor) -> Tensor:
-    """R of `antialias_weight`, in input pixels."""
-    return torch.maximum(0.95 + footprint / 2, 0.7375 * footprint).clamp(min=2)
-
-
-def columns_read(matrix: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
-    """Which columns of each image its warp reads, whatever the interpolation and the padding.
-
-    Without the others the result is the same: they need not be decoded.
-
-    Args:
-        matrix: [B, 3, 3], input pixels -> output pixels.
-        sizes: (height, width) of each image, pixels.
-        size: (height, width) of the output.
-    Returns:
-        int64 [B, 2], first and one past the last; all columns where the horizon comes near.
-    """
-    inverse = inverse_matrix(matrix)
-    height, width = size
-    corners = torch.tensor([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=torch.float64)
-    numerator, denominator = (corners @ inverse[:, row].T for row in (0, 2))  # [4, B]
-    nearest = denominator.amin(0)
-    places = numerator / denominator
-    low, high = places.amin(0), places.amax(0)
-    # The largest footprint is bounded: numerators are linear in the place, and the denominator is least at a corner.
-    ends = torch.stack([low, high])[..., None]
-    slopes = (inverse[:, 0, :2] - ends * inverse[:, 2, :2]).abs().amax(0) / nearest[:, None]
-    reach = antialias_radius(torch.linalg.vector_norm(slopes, dim=1).clamp(1, MAX_FOOTPRINT)) + 1
-    first, last = torch.floor(low - reach), torch.ceil(high + reach)
-    widths = torch.tensor(sizes, dtype=torch.float64)[:, 1]
-    # What lies beyond an edge is read from its mirror image.
-    mirrored_first, mirrored_last = 2 * widths - last, -first
-    first, last = torch.minimum(first, mirrored_first).clamp(min=0), torch.maximum(last, mirrored_last).minimum(widths)
-    safe = (nearest > 0) & (first < last) & torch.isfinite(reach)
-    first, last = torch.where(safe, first, 0.0), torch.where(safe, last, widths)
-    return torch.stack([first, last], 1).long()
+    x, y, w = (row[0] * u + row[1] * v + row[2] for row in sampling)
+    w = torch.where(w > 0, w, torch.nan)
+    x, y = x / w, y / w
+    return x, y, *footprints(sampling, torch.stack([x, y], -1), w).unbind(-1)
 
 
 def _taps(place: Tensor, radius: float, weight: Weight) -> list[tuple[Tensor, Tensor]]:

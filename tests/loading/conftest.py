@@ -4,7 +4,10 @@ from PIL import Image
 
 import fastaug as fa
 from tests.compare import photo
-from tests.loading.common import NAMES, SIZES
+
+# As in a folder of photos: landscape, portrait, square, small, large.
+SIZES = [(300, 400), (400, 300), (333, 333), (120, 90), (256, 512), (700, 500), (60, 200)]
+NAMES = ["astronaut", "chelsea", "coffee", "rocket", "retina"]
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 import fastaug as fa
 from fastaug.cli import app
 from fastaug.loading.check import ENDS_THE_PROCESS, bad_files
-from tests.loading.common import make, spoil
-from tests.samples.test_sources import write_tar
+from tests.factories import make_loader, spoil, write_tar
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_thousands_of_bad_members_of_an_archive(samples: fa.Samples, tmp_path: P
     }
     good = fa.Samples.from_csv(clean)
     assert len(good) == 50
-    assert sum(len(y) for _, y, _ in make(good, on_error="raise", drop_last=False)) == 50
+    assert sum(len(y) for _, y, _ in make_loader(good, on_error="raise", drop_last=False)) == 50
 
 
 def test_a_process_that_cannot_begin(samples: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:

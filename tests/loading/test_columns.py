@@ -1,6 +1,5 @@
-"""mode="direct" decodes only the columns that the warp reads: nothing may change by that."""
+"""Only the columns that are read are decoded: nothing may change by that."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,22 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.loading.decode import Decoder
+from fastaug.loading.photo import Need
 from fastaug.warping import reference
+from fastaug.warping.footprint import part_read
 from tests.compare import random_image
-from tests.loading.common import make
+from tests.factories import decode, encode, make_loader, pixels_of
 
 SIZE = (24, 32)
 
 
+def columns(first: int, last: int) -> Need:
+    """Of the photograph of `jpeg`."""
+    return Need((300, 451), (first, 0, last, 300), 1.0)
+
+
 def jpeg(mode: str = "RGB", **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(skimage.data.chelsea()).convert(mode).save(file, "JPEG", **options)
-    return file.getvalue()
+    return encode(Image.fromarray(skimage.data.chelsea()).convert(mode), **options)
 
 
 @pytest.fixture(scope="module")
@@ -37,27 +41,34 @@ def decoder() -> Any:
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
 def test_some_columns_are_those_of_the_whole_image(decoder: Decoder, mode: str, options: dict[str, Any]) -> None:
     content = jpeg(mode, **options)
-    whole = decoder.tensors(decoder.decode([content])[0])[0]
-    spans = np.array([[0, 451], [0, 1], [450, 451], [7, 8], [15, 33], [16, 32], [101, 400]])
-    parts, bad = decoder.decode([content] * len(spans), spans)
-    assert bad == []
-    for part, (first, last) in zip(decoder.tensors(parts), spans.tolist(), strict=True):
-        assert torch.equal(part, whole[:, first:last])
+    (whole,) = decoder.decode([content])
+    spans = [(0, 451), (0, 1), (450, 451), (7, 8), (15, 33), (16, 32), (101, 400)]
+    parts = decoder.decode([content] * len(spans), [columns(*span) for span in spans])
+    for part, (first, last) in zip(parts, spans, strict=True):
+        assert torch.equal(part.pixels, whole.pixels[:, first:last])
+        assert part.size == whole.size == (300, 451)
+        assert part.matrix.tolist() == [[1, 0, -first], [0, 1, 0], [0, 0, 1]]
 
 
 def test_beside_bad_and_other_files(decoder: Decoder) -> None:
-    file = io.BytesIO()
-    Image.fromarray(skimage.data.chelsea()).save(file, "PNG")
-    contents = [jpeg(), b"text", file.getvalue(), jpeg()[:9000], jpeg()]
-    columns = np.array([[3, 50], [0, 9], [0, 0], [1, 40], [10, 451]])
-    decoded, bad = decoder.decode(contents, columns)
+    contents = [jpeg(), b"text", encode(skimage.data.chelsea(), "PNG"), jpeg()[:9000], jpeg()]
+    photos, bad = decode(decoder, contents, [columns(3, 50), columns(0, 9), None, columns(1, 40), columns(10, 451)])
     assert [position for position, _ in bad] == [1, 3]
-    assert [tuple(image.shape) for image in decoder.tensors(decoded)] == [(300, 47, 3), (300, 451, 3), (300, 441, 3)]
-    whole = decoder.tensors(decoder.decode([contents[0]])[0])[0]
-    assert torch.equal(decoder.tensors(decoded)[0], whole[:, 3:50]), "the other way gives the same pixels"
+    assert [tuple(image.shape) for image in pixels_of(photos)] == [(300, 47, 3), (300, 451, 3), (300, 441, 3)]
+    (whole,) = decoder.decode(contents[:1])
+    assert torch.equal(photos[0].pixels, whole.pixels[:, 3:50]), "the other way gives the same pixels"
 
 
-@pytest.mark.parametrize("columns", [None, np.array([[0, 20]])])
+@pytest.mark.parametrize("size", [(300, 452), (301, 451), (3, 4)])
+def test_a_header_that_promised_another_size(decoder: Decoder, size: tuple[int, int]) -> None:
+    """Nobody knows then which columns these are."""
+    need = Need(size, (size[1] - 3, 0, size[1], size[0]), 1.0)
+    assert decoder.decode([jpeg()], [need]) == [
+        f"its header says {size[1]} × {size[0]} pixels (width × height), which it does not have"
+    ]
+
+
+@pytest.mark.parametrize("need", [None, columns(0, 20)])
 @pytest.mark.parametrize(
     ("damage", "options"),
     [
@@ -67,12 +78,10 @@ def test_beside_bad_and_other_files(decoder: Decoder) -> None:
         (b"\xff\xd8" + bytes(398), {"subsampling": 0}),
     ],
 )
-def test_damage_beyond_the_columns_is_found(decoder: Decoder, columns: Any, options: Any, damage: bytes) -> None:
+def test_damage_beyond_the_columns_is_found(decoder: Decoder, need: Any, options: Any, damage: bytes) -> None:
     content = bytearray(jpeg(**options))
     content[len(content) // 2 : len(content) // 2 + 400] = damage  # the picture ends in the middle
-    decoded, bad = decoder.decode([bytes(content)], columns)
-    assert len(decoded) == 0
-    assert bad[0][1] == "damaged or truncated image data"
+    assert decoder.decode([bytes(content)], [need]) == ["damaged or truncated image data"]
 
 
 @pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 2}, {"progressive": True}])
@@ -80,9 +89,7 @@ def test_damage_beyond_the_columns_is_found(decoder: Decoder, columns: Any, opti
 def test_what_follows_a_whole_picture_is_no_damage(decoder: Decoder, options: Any, appended: bytes) -> None:
     pixels = skimage.data.chelsea().copy()
     pixels[250:] = pixels[:, :30] = 255  # plain edges
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", **options)
-    assert decoder.decode([file.getvalue() + appended] * 2)[1] == []
+    assert decode(decoder, [encode(pixels, **options) + appended] * 2)[1] == []
 
 
 def moved(matrix: Tensor, first: int) -> Tensor:
@@ -101,7 +108,7 @@ def test_the_warp_reads_no_other_columns(interpolation: str, padding: str) -> No
         x0, y0, side = geometry.presize_box(torch.tensor([[height, width]] * 12), torch.rand(12, 2))
         fifty = torch.full_like(side, 50)
         matrix = params.matrix.double() @ geometry.box_matrix(x0, y0, side, side, fifty, fifty)
-        columns = reference.columns_read(matrix, [(height, width)] * 12, SIZE)
+        columns = part_read(matrix, [(height, width)] * 12, SIZE)[:, [0, 2]]
         image = random_image(height, width)
         for one, (first, last) in zip(matrix, columns.tolist(), strict=True):
             assert 0 <= first < last <= width
@@ -117,7 +124,7 @@ def test_the_warp_reads_no_other_columns(interpolation: str, padding: str) -> No
 
 def test_a_few_columns_less_would_be_seen() -> None:
     matrix = geometry.box_matrix(*(torch.tensor([v]).double() for v in (30.0, 5.0, 40.0, 20.0, 32.0, 24.0)))
-    ((first, last),) = reference.columns_read(matrix, [(30, 100)], SIZE).tolist()
+    ((first, last),) = part_read(matrix, [(30, 100)], SIZE)[:, [0, 2]].tolist()
     assert 24 <= first < 30
     assert 70 < last <= 76
     image = random_image(30, 100)
@@ -131,33 +138,33 @@ def test_a_few_columns_less_would_be_seen() -> None:
 
 def test_all_columns_where_the_horizon_comes_near() -> None:
     tilted = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0.08, 0, 1]]])
-    assert reference.columns_read(tilted, [(20, 90)], (20, 40)).tolist() == [[0, 90]]
-    assert reference.columns_read(torch.zeros(1, 3, 3), [(20, 90)], (20, 40)).tolist() == [[0, 90]]
+    assert part_read(tilted, [(20, 90)], (20, 40))[:, [0, 2]].tolist() == [[0, 90]]
+    assert part_read(torch.zeros(1, 3, 3), [(20, 90)], (20, 40))[:, [0, 2]].tolist() == [[0, 90]]
     far_outside = geometry.box_matrix(*(torch.tensor([v]).double() for v in (-900.0, 0.0, 40.0, 20.0, 32.0, 24.0)))
-    assert reference.columns_read(far_outside, [(30, 100)], SIZE).tolist() == [[0, 100]]
+    assert part_read(far_outside, [(30, 100)], SIZE)[:, [0, 2]].tolist() == [[0, 100]]
 
 
+@pytest.mark.parametrize("mode", ["resize", "direct"])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_loader_delivers_the_same_images(
-    samples: fa.Samples,
-    monkeypatch: pytest.MonkeyPatch,
-    training: bool,
+    samples: fa.Samples, monkeypatch: pytest.MonkeyPatch, mode: Any, training: bool
 ) -> None:
-    spans: list[np.ndarray] = []
+    seen: list[Need | None] = []
     decode = Decoder.decode
 
-    def note(self: Decoder, encoded: Any, columns: Any = None) -> Any:
-        spans.append(columns)
-        return decode(self, encoded, columns)
+    def note(self: Decoder, encoded: Any, needs: Any) -> Any:
+        seen.extend(needs)
+        return decode(self, encoded, needs)
 
     monkeypatch.setattr(Decoder, "decode", note)
     augment = fa.aug_transforms(size=64, min_scale=0.5)
-    parts = list(make(samples, augment=augment, mode="direct", training=training))
-    seen = np.concatenate(spans)
-    assert ((seen[:, 0] > 0) | (seen[:, 1] > 0)).all(), "every file is an upright JPEG"
-    assert (seen[:, 0] > 0).mean() > 0.2
-    monkeypatch.setattr("fastaug.loading.loader.read_header", lambda content: None)
-    whole = list(make(samples, augment=augment, mode="direct", training=training))
+    parts = list(make_loader(samples, augment=augment, mode=mode, training=training))
+    assert None not in seen, "every file is an upright JPEG"
+    assert np.mean([need.part[0] > 0 for need in seen]) > 0.2
+    monkeypatch.setattr("fastaug.loading.batch.upright_size", lambda content: None)
+    seen.clear()
+    whole = list(make_loader(samples, augment=augment, mode=mode, training=training))
+    assert set(seen) == {None}
     for (x, y, info), (x_whole, y_whole, info_whole) in zip(parts, whole, strict=True):
         assert torch.equal(y, y_whole)
         assert torch.equal(info.sizes, info_whole.sizes)

@@ -6,10 +6,13 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastaug.loading.decode import Decoder
+from fastaug.loading.photo import Resizing
 from fastaug.loading.resize import resize
+from tests.factories import pixels_of, presize, squares
 
 
 def stated(image: np.ndarray, box: tuple[float, float, float, float], rows: int, columns: int) -> np.ndarray:
@@ -129,18 +132,20 @@ def test_a_gpus_presize_is_the_same_within_a_level(shape):
     decoder = Decoder("cpu", 2)
     file = io.BytesIO()
     Image.fromarray(noise(*shape)).save(file, "PNG", compress_level=1)
-    decoded, bad = decoder.decode([file.getvalue()] * 3)
-    assert bad == []
+    photos = decoder.decode([file.getvalue()] * 3)
     side = np.float32([min(shape), min(shape) * 0.9, min(shape) * 0.5])
     corner = np.float32([[0, 0], [0.05, 0.0], [0.2, 0.3]]) * min(shape)
-    got = decoder.presize(decoded, corner, side, 128).numpy()
-    with_dali = decoder._presize_with_dali(decoded, corner, side, 128).numpy()
+    square = squares(corner, side, 128)
+    got = torch.stack(pixels_of(decoder.resize(photos, square))).numpy()
+    images = pixels_of(photos)
+    with_dali = torch.stack(decoder._resize_with_dali(images, square.boxes.numpy(), square.sizes)).numpy()
     difference = np.abs(got.astype(int) - with_dali.astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.05  # DALI looks its filter up in a table
-    shrunk = decoder.shrink(decoder.tensors(decoded), np.array([[3, 5], [30, 20], [100, 64]]))
-    with_dali = decoder._shrink_with_dali(decoder.tensors(decoded), np.array([[3, 5], [30, 20], [100, 64]]))
-    for a, b in zip(shrunk, with_dali, strict=True):
+    whole = torch.tensor([[0.0, 0, shape[1], shape[0]]] * 3).double()
+    smaller = Resizing([0, 1, 2], whole, [(3, 5), (30, 20), (100, 64)])
+    with_dali = decoder._resize_with_dali(images, whole.numpy(), smaller.sizes)
+    for a, b in zip(pixels_of(decoder.resize(photos, smaller)), with_dali, strict=True):
         assert a.shape == b.shape
         assert np.abs(a.numpy().astype(int) - b.numpy().astype(int)).max() <= 1
     decoder.close()
@@ -155,8 +160,7 @@ def test_the_number_of_threads_changes_nothing():
     found = []
     for threads in (1, 3):
         decoder = Decoder("cpu", threads)
-        decoded, _ = decoder.decode(files)
-        found.append(decoder.presize(decoded, [[1.5, 2.0]] * 9, [50.0] * 9, 70).numpy())
+        found.append(presize(decoder, decoder.decode(files), [[1.5, 2.0]] * 9, [50.0] * 9, 70).numpy())
         decoder.close()
     assert np.array_equal(*found)
 

@@ -9,24 +9,17 @@ import pytest
 import torch
 
 import fastaug as fa
-from fastaug.loading import loader as loader_module
+from fastaug.loading import workers
 from fastaug.warping import cpu
-from tests.loading.common import epoch, make
+from tests.compare import assert_same_batches
+from tests.factories import epoch, make_loader
 
 
 def fresh(samples: fa.Samples, size: Any, presize: int, number: int, **arguments: Any) -> fa.ImageLoader:
     """A loader that never had other sizes, at an epoch."""
-    loader = make(samples, augment=fa.aug_transforms(size=size, min_scale=0.5), presize=presize, **arguments)
+    loader = make_loader(samples, augment=fa.aug_transforms(size=size, min_scale=0.5), presize=presize, **arguments)
     loader.set_epoch(number)
     return loader
-
-
-def assert_epochs_equal(got: Any, expected: Any) -> None:
-    (x, y, info), (expected_x, expected_y, expected_info) = got, expected
-    assert torch.equal(x, expected_x)
-    assert torch.equal(y, expected_y)
-    for name in ("indices", "sizes", "matrix", "presize"):
-        assert torch.equal(getattr(info, name), getattr(expected_info, name))
 
 
 SIZES = [(16, 24), ((20, 12), 48), (32, 40)]
@@ -38,9 +31,9 @@ def test_set_between_epochs_is_as_if_made_so(samples: fa.Samples, mode: str) -> 
     loader = fresh(samples, *SIZES[0], 0, mode=mode)
     for number, (size, presize) in enumerate(SIZES):
         loader.augment.size, loader.presize = size, presize
-        assert_epochs_equal(epoch(loader), epoch(fresh(samples, size, presize, number, mode=mode)))
-    with pytest.raises(AssertionError):
-        assert_epochs_equal(epoch(loader), epoch(fresh(samples, 32, 48, 3, mode=mode)))
+        assert_same_batches([epoch(loader)], [epoch(fresh(samples, size, presize, number, mode=mode))])
+    with pytest.raises(AssertionError, match="other pixels"):
+        assert_same_batches([epoch(loader)], [epoch(fresh(samples, 32, 48, 3, mode=mode))])
 
 
 @pytest.mark.parametrize("mode", ["resize", "direct"])
@@ -62,18 +55,18 @@ def test_set_in_an_epoch_leaves_batches_on_their_way_whole(samples: fa.Samples, 
 
 @pytest.mark.parametrize("mode", ["resize", "direct"])
 def test_a_schedule_sets_them_for_each_epoch(samples: fa.Samples, mode: str) -> None:
-    loader = make(
+    loader = make_loader(
         samples, augment=fa.aug_transforms(size=8, min_scale=0.5), mode=mode, schedule=lambda number: SIZES[number]
     )
     for number, (size, presize) in enumerate(SIZES):
-        assert_epochs_equal(epoch(loader), epoch(fresh(samples, size, presize, number, mode=mode)))
+        assert_same_batches([epoch(loader)], [epoch(fresh(samples, size, presize, number, mode=mode))])
     loader.set_epoch(1)
     assert epoch(loader)[0].shape[-2:] == (20, 12)
 
 
 def test_a_resumed_run_has_the_schedules_sizes(samples: fa.Samples) -> None:
     def made() -> fa.ImageLoader:
-        return make(samples, augment=fa.aug_transforms(size=8), schedule=SIZES.__getitem__)
+        return make_loader(samples, augment=fa.aug_transforms(size=8), schedule=SIZES.__getitem__)
 
     loader, again = made(), made()
     batches = list(itertools.islice(itertools.chain(loader, loader), 10))
@@ -87,35 +80,39 @@ def fresh_chain(made: Any) -> Any:
     return itertools.chain(list(loader), list(loader))
 
 
-def test_training_and_validation_share_the_size(samples: fa.Samples) -> None:
-    """One Augment in both: what the training's schedule sets is what validation sees."""
+def test_a_schedule_is_its_own_loaders(samples: fa.Samples) -> None:
+    """One Augment in all: what one loader's schedule says reaches no other, and does not stay behind."""
     augment = fa.aug_transforms(size=8)
-    train = make(samples, augment=augment, schedule=lambda number: (16 + 8 * number, 48))
-    valid = make(samples, augment=augment, training=False)
-    sides = []
+    train = make_loader(samples, augment=augment, schedule=lambda number: (16 + 8 * number, 48 + number))
+    valid = make_loader(samples, augment=augment, training=False)
+    same = make_loader(samples, augment=augment, training=False, schedule=train.schedule)
+    seen = []
     for _ in range(2):
-        sides += [next(iter(train))[0].shape[-1], next(iter(valid))[0].shape[-1]]
-    assert sides == [16, 16, 24, 24]
+        batches = [next(iter(loader)) for loader in (train, valid, same)]
+        sides = [min(size.tolist()) * info.presize[0, 0, 0].item() for _, _, info in batches for size in info.sizes[:1]]
+        seen.append([(x.shape[-1], round(side)) for (x, _, _), side in zip(batches, sides, strict=True)])
+        assert (augment.size, [loader.presize for loader in (train, valid, same)]) == ((8, 8), [128, 128, 128])
+    assert seen == [[(16, 48), (8, 128), (16, 48)], [(24, 49), (8, 128), (24, 49)]]
 
 
 def test_the_summary_sees_the_next_epochs_size_and_leaves_the_present_one(samples: fa.Samples) -> None:
-    loader = make(samples, augment=fa.aug_transforms(size=8), presize=20, schedule=SIZES.__getitem__)
+    loader = make_loader(samples, augment=fa.aug_transforms(size=8), presize=20, schedule=SIZES.__getitem__)
     next(iter(loader))
     assert "[1, 3, 20, 12]" in str(loader.summary())
     assert "to 48: resized with the Lanczos filter" in str(loader.summary())
-    assert (loader.augment.size, loader.presize) == ((16, 16), 24)
+    assert (loader.augment.size, loader.presize) == ((8, 8), 20)
 
 
 def test_nothing_is_built_again(samples: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another size costs no compilation and no more decoders or threads than another epoch does."""
     made: list[int] = []
 
-    class Counted(loader_module.DecoderPool):
+    class Counted(workers.DecoderPool):
         def __init__(self, *arguments: Any):
             made.append(1)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(loader_module, "DecoderPool", Counted)
+    monkeypatch.setattr(workers, "DecoderPool", Counted)
     loader = fresh(samples, 16, 24, 0)
     operators, targets = list(loader.augment.ops), loader._targets
     epoch(loader)
@@ -139,10 +136,10 @@ def compiled() -> dict[str, int]:
 
 def test_a_schedule_needs_an_augment(samples: fa.Samples) -> None:
     with pytest.raises(ValueError, match="schedule needs an augment, whose size it sets"):
-        make(samples, schedule=lambda number: (16, 32))
+        make_loader(samples, schedule=lambda number: (16, 32))
 
 
 def test_a_wrong_size_in_a_schedule_is_named(samples: fa.Samples) -> None:
-    loader = make(samples, augment=fa.aug_transforms(size=8), schedule=lambda number: (0, 32))
+    loader = make_loader(samples, augment=fa.aug_transforms(size=8), schedule=lambda number: (0, 32))
     with pytest.raises(ValueError, match="Augment: expected a size above 0"):
         next(iter(loader))

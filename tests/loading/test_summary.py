@@ -64,7 +64,7 @@ def test_it_says_what_the_loader_does(mode: str, photos: fa.Samples) -> None:
                 for name, drawn in info.params.drawn.items():
                     for key, value in drawn.items():
                         (word,) = re.findall(rf"\b{key} (\S+?)(?:,|$)", steps[name])
-                        assert word == f"{value[i].item():.4g}" if value.is_floating_point() else str(value[i].item())
+                        assert word == format(value[i].item(), ".4g" if value.is_floating_point() else "")
                 low, high = (float(word) for word in re.findall(r"16\], (\S+) to (\S+)", steps["warp"])[0])
                 assert (low, high) == pytest.approx((x[i].min().item(), x[i].max().item()), rel=1e-3)
                 assert steps["target"] == f"{y[i]}, {'ab'[y[i]]!r} of 2 classes"

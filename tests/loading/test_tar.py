@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import fastaug as fa
-from tests.loading.common import by_sample, make
-from tests.loading.test_trust import run_python, same_batches
-from tests.samples.test_sources import write_tar
+from tests.compare import assert_same_batches
+from tests.factories import by_sample, make_loader, run_python, write_tar
 
 AUGMENT = fa.aug_transforms(size=32, min_scale=0.75)
 
@@ -41,22 +40,22 @@ def test_the_same_batches_as_of_files(
     samples: fa.Samples, tmp_path: Path, mode: str, arguments: dict[str, Any]
 ) -> None:
     arguments = {"augment": AUGMENT, "mode": mode, "seed": 5, **arguments}
-    files, tar = make(samples, **arguments), make(archived(samples, tmp_path), **arguments)
+    files, tar = make_loader(samples, **arguments), make_loader(archived(samples, tmp_path), **arguments)
     expected = list(files) + list(files)
     assert len(expected) == 2 * len(files) > 0
-    same_batches(list(tar) + list(tar), expected)
+    assert_same_batches(list(tar) + list(tar), expected)
 
 
 def test_resume_copy_and_another_number_of_threads(samples: fa.Samples, tmp_path: Path) -> None:
     found = archived(samples, tmp_path)
-    expected = list(make(samples, augment=AUGMENT))
-    interrupted = make(found, augment=AUGMENT)
+    expected = list(make_loader(samples, augment=AUGMENT))
+    interrupted = make_loader(found, augment=AUGMENT)
     batches = iter(interrupted)
-    same_batches([next(batches) for _ in range(3)], expected[:3])
+    assert_same_batches([next(batches) for _ in range(3)], expected[:3])
     state = json.loads(json.dumps(interrupted.state_dict()))
-    for resumed in (make(found, augment=AUGMENT, num_threads=1), pickle.loads(pickle.dumps(interrupted))):
+    for resumed in (make_loader(found, augment=AUGMENT, num_threads=1), pickle.loads(pickle.dumps(interrupted))):
         resumed.load_state_dict(state)
-        same_batches(list(resumed), expected[3:])
+        assert_same_batches(list(resumed), expected[3:])
     interrupted.close()
 
 
@@ -65,15 +64,15 @@ def test_bad_members_are_skipped_by_name_and_remembered(samples: fa.Samples, tmp
     found = archived(
         samples, tmp_path, spoil=lambda row, content: content[:700] if row == 30 else wrong.get(row, content)
     )
-    loader = make(found, augment=AUGMENT, drop_last=False)
-    expected = by_sample(make(samples, augment=AUGMENT, drop_last=False))
+    loader = make_loader(found, augment=AUGMENT, drop_last=False)
+    expected = by_sample(make_loader(samples, augment=AUGMENT, drop_last=False))
     got = by_sample(loader)
     assert sorted(got) == [row for row in range(50) if row not in (3, 4, 20, 30)]
     assert all(torch.equal(got[row][0], expected[row][0]) for row in got)
     named = {os.path.basename(path).split("@")[0]: reason for path, reason in loader.quarantined}
     assert sorted(named) == ["003.jpg", "004.jpg", "020.jpg", "030.jpg"]
     assert named["003.jpg"] == "the file is empty"
-    resumed = make(found, augment=AUGMENT, drop_last=False, on_error="raise")
+    resumed = make_loader(found, augment=AUGMENT, drop_last=False, on_error="raise")
     resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     assert resumed.quarantined == loader.quarantined
     assert len(by_sample(resumed)) == 46
@@ -82,16 +81,16 @@ def test_bad_members_are_skipped_by_name_and_remembered(samples: fa.Samples, tmp
 def test_an_archive_that_vanishes_costs_its_samples_only(samples: fa.Samples, tmp_path: Path) -> None:
     found = archived(samples, tmp_path)
     (tmp_path / "shard-1.tar").unlink()
-    loader = make(found, training=False)
+    loader = make_loader(found, training=False)
     assert sorted(by_sample(loader)) == [*range(16), *range(33, 50)]
     assert {reason for _, reason in loader.quarantined} == {"No such file or directory"}
 
 
 def test_descriptors_are_given_back(samples: fa.Samples, tmp_path: Path) -> None:
     found = archived(samples, tmp_path)
-    list(make(found))
+    list(make_loader(found))
     before = sorted(os.listdir("/proc/self/fd"))
-    loader = make(found)
+    loader = make_loader(found)
     batches = iter(loader)
     next(batches)
     assert any("shard-" in os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
@@ -115,11 +114,11 @@ def test_a_million_members_take_little_memory_altogether(samples: fa.Samples, tm
             del columns, names
             tracemalloc.start()
             samples = fa.Samples(paths, [0] * n, ["a"])
-            start = time.perf_counter()
+            start = time.process_time()  # of this process's threads alone
             loader = fa.ImageLoader(samples, 64, 64, device="cpu", return_info=True)
             x, y, info = next(iter(loader))
             assert len(x) == 64
-            seconds, traced = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+            seconds, traced = time.process_time() - start, tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             return seconds, of_paths + traced
         own = load(1000)[0]

@@ -1,17 +1,16 @@
 """The loader as other libraries hold it: an IterableDataset of whole batches, with a length, an epoch and a state."""
 
-import copy
 import itertools
 import pickle
 from typing import Any
 
 import pytest
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 import fastaug as fa
 from fastaug.loading.loader import BatchInfo
-from tests.loading.common import make
+from tests.compare import assert_same_batches
+from tests.factories import make_loader
 
 AUGMENT = fa.aug_transforms(size=16)
 
@@ -22,39 +21,23 @@ def theirs(test: Any) -> Any:
     return pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")(test)
 
 
-def assert_same(got: list[Any], expected: list[Any]) -> None:
-    assert len(got) == len(expected)
-    for (x, y, *_), (expected_x, expected_y, *_) in zip(got, expected, strict=True):
-        assert torch.equal(x, expected_x)
-        assert torch.equal(y, expected_y)
-
-
-def test_other_batches_are_noticed(samples: fa.Samples) -> None:
-    batches = list(make(samples, augment=AUGMENT))
-    assert_same(batches, batches)
-    with pytest.raises(AssertionError):
-        assert_same(batches, batches[1:])
-    with pytest.raises(AssertionError):
-        assert_same(batches, [batches[1], batches[0], *batches[2:]])
-
-
 def test_behind_torchs_dataloader(samples: fa.Samples) -> None:
     """What insists on a DataLoader gets one: the same batches, the same length, and nothing is copied."""
-    loader = make(samples, augment=AUGMENT)
+    loader = make_loader(samples, augment=AUGMENT)
     assert isinstance(loader, IterableDataset)
     wrapped = DataLoader(loader, batch_size=None)
     assert len(wrapped) == len(loader)
     epochs = [list(wrapped) for _ in range(2)]
-    alone = make(samples, augment=AUGMENT)
+    alone = make_loader(samples, augment=AUGMENT)
     for epoch in epochs:
-        assert_same(epoch, list(alone))
+        assert_same_batches(epoch, list(alone))
         assert all(isinstance(info, BatchInfo) for _, _, info in epoch)
     loader.set_epoch(0)
     given: list[int] = []
-    finish = loader._finish
-    loader._finish = lambda batch: (result := finish(batch), given.append(result[0].data_ptr()))[0]  # type: ignore
+    warp_batch = loader._warp_batch
+    loader._warp_batch = lambda batch: (result := warp_batch(batch), given.append(result[0].data_ptr()))[0]  # type: ignore
     batches = list(wrapped)
-    assert_same(batches, epochs[0])
+    assert_same_batches(batches, epochs[0])
     assert [x.data_ptr() for x, _, _ in batches] == given
 
 
@@ -62,7 +45,7 @@ def test_behind_torchs_dataloader(samples: fa.Samples) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_are_refused(samples: fa.Samples, workers: int) -> None:
     """Each would load everything: the epoch would come twice."""
-    wrapped = DataLoader(make(samples, augment=AUGMENT), batch_size=None, num_workers=workers)
+    wrapped = DataLoader(make_loader(samples, augment=AUGMENT), batch_size=None, num_workers=workers)
     with pytest.raises(RuntimeError, match=rf"a DataLoader with {workers} worker\(s\).* Use .*num_workers=0"):
         next(iter(wrapped))
 
@@ -74,15 +57,15 @@ def test_torchdatas_stateful_dataloader(samples: fa.Samples, done: int) -> None:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     def wrapped() -> StatefulDataLoader:
-        return StatefulDataLoader(make(samples, augment=AUGMENT), batch_size=None)
+        return StatefulDataLoader(make_loader(samples, augment=AUGMENT), batch_size=None)
 
     whole, cut = wrapped(), wrapped()
     expected = list(whole) + list(whole)
     taken = list(itertools.islice(itertools.chain(cut, cut), done))
-    assert_same(taken, expected[:done])
+    assert_same_batches(taken, expected[:done])
     state, again = pickle.loads(pickle.dumps(cut.state_dict())), wrapped()
     again.load_state_dict(state)
-    assert_same(list(again), expected[done : 7 if done < 7 else 14])
+    assert_same_batches(list(again), expected[done : 7 if done < 7 else 14])
 
 
 @theirs
@@ -91,12 +74,12 @@ def test_lightnings_fabric(samples: fa.Samples) -> None:
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator="cpu", devices=1)
-    loader = make(samples, augment=AUGMENT)
+    loader = make_loader(samples, augment=AUGMENT)
     with pytest.raises(TypeError, match="Only PyTorch DataLoader"):
         fabric.setup_dataloaders(loader)
     wrapped = fabric.setup_dataloaders(DataLoader(loader, batch_size=None))
     assert len(wrapped) == len(loader)
-    assert_same(list(wrapped), list(make(samples, augment=AUGMENT)))
+    assert_same_batches(list(wrapped), list(make_loader(samples, augment=AUGMENT)))
 
 
 def test_accelerates_prepare(samples: fa.Samples) -> None:
@@ -104,25 +87,12 @@ def test_accelerates_prepare(samples: fa.Samples) -> None:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
-    loader = make(samples, augment=AUGMENT)
+    loader = make_loader(samples, augment=AUGMENT)
     assert accelerator.prepare(loader) is loader
-    plain = make(samples, augment=AUGMENT, return_info=False)
+    plain = make_loader(samples, augment=AUGMENT, return_info=False)
     wrapped = accelerator.prepare(DataLoader(plain, batch_size=None))
     assert type(wrapped).__module__.startswith("accelerate")
-    assert_same(list(wrapped), list(loader))
-
-
-def test_copies_and_pickles_of_a_loader_in_use(samples: fa.Samples) -> None:
-    loader = make(samples, augment=AUGMENT)
-    first = next(iter(loader))
-    for again in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
-        again.set_epoch(0)
-        assert_same([next(iter(again))], [first])
-        again.close()
-    loader.close()
-
-
-# --- the end of an epoch -------------------------------------------------------------------------------------------
+    assert_same_batches(list(wrapped), list(loader))
 
 
 def counted(loader: fa.ImageLoader, batches: int) -> list[Any]:
@@ -132,20 +102,20 @@ def counted(loader: fa.ImageLoader, batches: int) -> list[Any]:
 
 
 def test_a_state_from_after_the_last_batch_goes_on_with_the_next_epoch(samples: fa.Samples) -> None:
-    loader, again, whole = (make(samples, augment=AUGMENT) for _ in range(3))
+    loader, again, whole = (make_loader(samples, augment=AUGMENT) for _ in range(3))
     n = len(loader)
     first, second = list(whole), list(whole)
-    assert_same(counted(loader, n), first)
+    assert_same_batches(counted(loader, n), first)
     state = loader.state_dict()
     assert (state["epoch"], state["delivered"]) == (0, n)
-    assert_same(counted(loader, n), second)
+    assert_same_batches(counted(loader, n), second)
     again.load_state_dict(state)
-    assert_same(list(again), second)
+    assert_same_batches(list(again), second)
 
 
 @pytest.mark.parametrize(("named", "left"), [(0, 0), (1, 7)])
 def test_an_epoch_that_is_over_can_be_named(samples: fa.Samples, named: int, left: int) -> None:
-    loader, again = (make(samples, augment=AUGMENT) for _ in range(2))
+    loader, again = (make_loader(samples, augment=AUGMENT) for _ in range(2))
     counted(loader, len(loader))
     again.load_state_dict(loader.state_dict())
     again.set_epoch(named)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import os
@@ -21,27 +20,15 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
 
 import fastaug as fa
 from fastaug.samples.archives import find_archives
 from fastaug.samples.sources import MemberPaths, Reader, members, read_bytes
-from tests.loading.common import by_sample, make
+from tests.factories import by_sample, encode, make_loader, write_tar
 
 
 def picture(i: int, kind: str = "JPEG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(skimage.data.chelsea()[i : i + 90, 2 * i : 2 * i + 120]).save(file, kind)
-    return file.getvalue()
-
-
-def write_tar(path: Path, content: dict[str, bytes], mode: str = "w", **options: object) -> Path:
-    with tarfile.open(path, mode, **options) as tar:  # type: ignore[call-overload]
-        for name, data in content.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+    return encode(skimage.data.chelsea()[i : i + 90, 2 * i : 2 * i + 120], kind)
 
 
 def layout(i: int) -> dict[str, bytes]:
@@ -87,7 +74,7 @@ def test_the_same_samples_from_archives_and_from_files(shards: list[Path], tmp_p
     packed = fa.Samples.from_tar(str(tmp_path / "train-*.tar"))
     assert (packed.targets, packed.classes) == (files.targets, files.classes)
     augment = fa.aug_transforms(size=32, min_scale=0.75)
-    plain, from_tar = (by_sample(make(samples, augment=augment, drop_last=False)) for samples in (files, packed))
+    plain, from_tar = (by_sample(make_loader(samples, augment=augment, drop_last=False)) for samples in (files, packed))
     assert plain.keys() == from_tar.keys() == set(range(23))
     for row, (image, matrix) in plain.items():
         assert torch.equal(image, from_tar[row][0])
@@ -96,15 +83,15 @@ def test_the_same_samples_from_archives_and_from_files(shards: list[Path], tmp_p
 
 def test_resume_and_ranks_from_archives(shards: list[Path]) -> None:
     samples = fa.Samples.from_tar(shards)
-    whole = [info.indices.tolist() for _, _, info in make(samples, batch_size=4)]
-    loader = make(samples, batch_size=4)
+    whole = [info.indices.tolist() for _, _, info in make_loader(samples, batch_size=4)]
+    loader = make_loader(samples, batch_size=4)
     iteration = iter(loader)
     begun = [next(iteration)[2].indices.tolist() for _ in range(2)]
-    again = make(samples, batch_size=4)
+    again = make_loader(samples, batch_size=4)
     again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     loader.close()
     assert begun + [info.indices.tolist() for _, _, info in again] == whole
-    ranks = [make(samples, batch_size=4, training=False, shard=(rank, 2)) for rank in (0, 1)]
+    ranks = [make_loader(samples, batch_size=4, training=False, shard=(rank, 2)) for rank in (0, 1)]
     assert sorted(int(i) for one in ranks for _, _, info in one for i in info.indices) == list(range(23))
 
 
@@ -114,7 +101,7 @@ def test_where_the_class_is(shards: list[Path], tmp_path: Path) -> None:
     nested = write_tar(tmp_path / "nested.tar", {"x/cat/1.PNG": picture(1, "PNG"), "x/dog/1.jpg": picture(2)})
     samples = fa.Samples.from_tar(nested, "folder")
     assert (samples.classes, samples.targets) == (["cat", "dog"], [0, 1])
-    (x, *_), *_ = make(samples, batch_size=2, training=False)
+    (x, *_), *_ = make_loader(samples, batch_size=2, training=False)
     assert len(x) == 2
     with pytest.raises(ValueError, match=r"class for every image, got none for 'x/cat/1.PNG' in .*nested.tar"):
         fa.Samples.from_tar(nested)
@@ -148,7 +135,7 @@ def test_an_archive_that_was_cut_or_removed_later(shards: list[Path]) -> None:
     samples = fa.Samples.from_tar(shards)
     shards[2].unlink()
     shards[1].write_bytes(shards[1].read_bytes()[:20_000])
-    loader = make(samples, training=False)
+    loader = make_loader(samples, training=False)
     good = sum(len(y) for _, y, _ in loader)
     assert 10 < good < 20
     assert good + len(loader.quarantined) == 23

@@ -18,6 +18,8 @@ from torch import Tensor
 
 import fastaug as fa
 from fastaug.warping import reference
+from fastaug.warping.filter import MAX_FOOTPRINT
+from fastaug.warping.footprint import sampling_matrix
 from tests.compare import assert_images_close, photo, random_image
 
 triton = pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
@@ -86,10 +88,10 @@ def stable(images: Tensor | Sequence[Tensor], matrix: Tensor, size: tuple[int, i
     output pixel spans thousands of input pixels and float32 cannot tell which of them it means.
     """
     result = []
-    for inverse in reference.inverse_matrix(matrix):
+    for inverse in sampling_matrix(matrix):
         x, y, footprint_x, footprint_y = reference._sample_points(inverse, size)
         beyond = ~torch.isfinite(x)
-        ok = (footprint_x < reference.MAX_FOOTPRINT) & (footprint_y < reference.MAX_FOOTPRINT)
+        ok = (footprint_x < MAX_FOOTPRINT) & (footprint_y < MAX_FOOTPRINT)
         if interpolation == "nearest":
             ok &= ((x - x.round()).abs() > 1e-3) & ((y - y.round()).abs() > 1e-3)
         result.append(ok | beyond)

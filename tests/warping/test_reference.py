@@ -13,6 +13,7 @@ from torchvision.transforms import functional as tv
 import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.warping import reference
+from fastaug.warping.footprint import sampling_matrix
 from tests.compare import assert_images_close, photo, random_image
 
 OPENCV_PADDING = {
@@ -174,7 +175,7 @@ def test_beyond_the_horizon_and_singular_are_black() -> None:
     other_side = exact(image, -tilted, (20, 40))[0]
     assert other_side[:, : horizon - 1].max() == 0, "w < 0 is behind the camera"
     assert other_side[:, horizon + 1 :].min() > 0.99
-    inverse = reference.inverse_matrix(torch.zeros(1, 3, 3))[0]
+    inverse = sampling_matrix(torch.zeros(1, 3, 3))[0]
     assert reference._warp_one(image[0], inverse, (5, 5), "antialias", "reflection").abs().max() == 0
 
 
@@ -215,7 +216,7 @@ def test_empty_and_single_batches(batch: int) -> None:
 
 
 def stated_filter(distance: np.ndarray, s: float) -> np.ndarray:
-    """The formula of `antialias_weight`'s docstring, written down a second time."""
+    """The formula of `filter.py`'s docstring, written down a second time."""
     radius, v = max(2, 0.95 + s / 2, 0.7375 * s), max(1 / s, 1 / 4)
     z = (distance / radius) ** 2
     a, b = 4.2 - 16.3 * v + 6.7 * v**2, -3 + 6.8 * v + 1.8 * v**2

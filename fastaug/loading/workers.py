@@ -1,17 +1,19 @@
-"""Work in background threads: batches made ahead, in order and within bounds, and decoders side by side."""
+"""Work in background threads: batches made ahead, in order and within bounds; readers; and decoders side by side."""
 
 from __future__ import annotations
 
 import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 
 from fastaug.loading.decode import Decoder
+from fastaug.samples.sources import Reader
 
 # CPU decoders side by side. While one waits for its last file, or for Python, another one has work for the cores; each
 # costs memory for the photos that it has in hand.
@@ -81,3 +83,43 @@ class DecoderPool:
         self._threads.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()
+
+
+class Workers:
+    """The threads that the batches of one iteration share: those that read, and those that decode.
+
+    Attributes:
+        decoders: DecoderPool.
+        stopped: whether nobody will look at what is still under way.
+    """
+
+    def __init__(self, device: torch.device, num_threads: int) -> None:
+        self.decoders = DecoderPool(device, num_threads)
+        self._readers = ThreadPoolExecutor(num_threads, "fastaug-read")
+        self._files = Reader()
+        self._stopped = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def read(self, paths: Sequence[str]) -> list[bytes | str]:
+        """The content of each file, or the reason why there is none."""
+        return list(self._readers.map(self._files.read_bytes, paths))
+
+    def stop(self) -> None:
+        """Leave out what is not decoded yet. Before `close`, for those who wait for batches meanwhile."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Wait for what is under way, then let go of threads, files and memory."""
+        self.stop()
+        self._readers.shutdown()
+        self._files.close()
+        self.decoders.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,175 @@
+"""The making of a batch: draw, read, decode, resize, put together; and the one warp at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastaug.augment.augment import Augment, Params
+from fastaug.loading.decode import Decoder
+from fastaug.loading.draws import Draws
+from fastaug.loading.header import upright_size
+from fastaug.loading.modes import Mode
+from fastaug.loading.photo import Need, Photo
+from fastaug.loading.stats import Observer
+from fastaug.loading.workers import Workers
+from fastaug.samples.samples import Samples
+
+
+@dataclass
+class BatchInfo:
+    """Where each image of a batch comes from and how it got here.
+
+    Attributes:
+        indices: int64 [B], rows of the samples.
+        sizes: int64 [B, 2], (height, width) of the photos as decoded, EXIF-upright.
+        matrix: float32 [B, 3, 3], decoded pixels -> output pixels, corner-origin.
+        presize: float32 [B, 3, 3], decoded pixels -> presized pixels.
+        params: what was drawn for the presized images; None without an augment.
+    """
+
+    indices: Tensor
+    sizes: Tensor
+    matrix: Tensor
+    presize: Tensor
+    params: Params | None
+
+
+@dataclass
+class Batch:
+    """What the background threads hand over: B images, without the bad ones.
+
+    Attributes:
+        targets: pinned where the device is a GPU.
+        bad: row of the samples -> reason.
+        images: what the warp reads.
+        warp_params: `info.params`, but for these images instead of presized ones.
+        ready: on a GPU: the decoders' streams have finished the images.
+    """
+
+    info: BatchInfo
+    targets: Tensor
+    bad: dict[int, str]
+    images: Tensor | Sequence[Tensor]
+    warp_params: Params | None
+    ready: list[torch.cuda.Event]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass
+class BatchMaker:
+    """Makes the batches of an epoch; called from several threads.
+
+    Attributes:
+        draw: rows of the samples, observer -> what is decided about them.
+    """
+
+    samples: Samples
+    targets: Tensor
+    mode: Mode
+    device: torch.device
+    draw: Callable[[np.ndarray, Observer], Draws]
+    workers: Workers
+    observer: Observer
+
+    def make(self, indices: np.ndarray) -> Batch:
+        """The batch of some rows of the samples."""
+        observer = self.observer
+        with observer.stage("draw", len(indices)) as tell:
+            draws = self.draw(indices, observer)
+            tell(draws)
+        with observer.stage("read", len(indices)) as tell:
+            contents = self.workers.read([self.samples.paths[row] for row in indices])
+            tell(contents)
+        # A GPU's decoder decodes whole photos: nothing need be known before.
+        needs = [None] * len(indices) if self.device.type == "cuda" else self._needs(contents, draws)
+        buffer = None if self.device.type == "cuda" else self.mode.buffer(draws)
+        size = self.workers.decoders.chunk_size
+        rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
+        chunks = self.workers.decoders.map(partial(self._load_chunk, contents, needs, draws, buffer), rows)
+        batch = self._gather(indices, [outcome for outcomes, _ in chunks for outcome in outcomes], draws, buffer)
+        batch.ready = [ready for _, ready in chunks if ready]
+        return batch
+
+    def _needs(self, contents: Sequence[bytes | str], draws: Draws) -> list[Need | None]:
+        """What is needed of each file; None where its header does not tell its size."""
+        sizes = {row: upright_size(content) for row, content in enumerate(contents) if isinstance(content, bytes)}
+        known = {row: size for row, size in sizes.items() if size is not None}
+        needs: list[Need | None] = [None] * len(contents)
+        for row, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
+            needs[row] = need
+        return needs
+
+    def _load_chunk(
+        self,
+        contents: Sequence[bytes | str],
+        needs: Sequence[Need | None],
+        draws: Draws,
+        buffer: Tensor | None,
+        decoder: Decoder,
+        rows: range,
+    ) -> tuple[list[Photo | str], torch.cuda.Event | None]:
+        """Photos of some rows of a batch, or the reasons why there are none, and when they are ready."""
+        encoded = {row: content for row in rows if isinstance(content := contents[row], bytes)}
+        outcomes: dict[int, Photo | str] = dict.fromkeys(rows, "the loader was stopped")
+        outcomes |= {row: reason for row in rows if isinstance(reason := contents[row], str)}
+        if self.workers.stopped:
+            encoded = {}  # nobody will look at the batch
+        with torch.cuda.stream(decoder.stream):  # of no effect on a CPU
+            with self.observer.stage("decode", len(encoded)) as tell:
+                found = decoder.decode(list(encoded.values()), [needs[row] for row in encoded])
+                tell(found)
+            outcomes |= zip(encoded, found, strict=True)
+            photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
+            good = list(photos)
+            resizing = self.mode.resizing(list(photos.values()), [needs[row] for row in good], draws[good])
+            if len(resizing):
+                out = None if buffer is None else [buffer[row] for row in good]
+                with self.observer.stage("presize", len(resizing)):
+                    outcomes |= zip(good, decoder.resize(list(photos.values()), resizing, out), strict=True)
+            ready = None if decoder.stream is None else decoder.stream.record_event()
+        return list(outcomes.values()), ready
+
+    def _gather(self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: Tensor | None) -> Batch:
+        """One batch of what is good."""
+        rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)]
+        photos = [outcome for outcome in outcomes if isinstance(outcome, Photo)]
+        bad = {int(indices[row]): reason for row, reason in enumerate(outcomes) if isinstance(reason, str)}
+        draws = draws[rows]
+        sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
+        matrix = draws.matrix(sizes)
+        warp_params = None
+        if draws.params is not None:
+            to_photos = torch.stack([photo.matrix for photo in photos]) if photos else matrix
+            warp_params = replace(draws.params, matrix=(matrix @ torch.linalg.inv(to_photos)).float())
+        images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
+        if buffer is not None:
+            images = buffer if len(rows) == len(buffer) else buffer[rows]
+        elif not photos:
+            images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8, device=self.device)
+        targets = self.targets[indices[rows]]
+        targets = targets.pin_memory() if self.device.type == "cuda" else targets
+        presize = draws.presize_matrix(sizes).float()
+        info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, draws.params)
+        return Batch(info, targets, bad, images, warp_params, [])
+
+
+def warp_batch(batch: Batch, augment: Augment | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The consumer's part: x and y on the device, by one warp on its current stream."""
+    for event in batch.ready:
+        torch.cuda.current_stream(device).wait_event(event)  # the stream waits, the host does not
+    if augment is not None and batch.warp_params is not None:
+        x = augment.apply(batch.images, batch.warp_params)
+    else:
+        x = batch.images if isinstance(batch.images, Tensor) else torch.stack(list(batch.images))
+    return x, batch.targets.to(device, non_blocking=True)
+
+
+__all__ = ["Batch", "BatchInfo", "BatchMaker", "warp_batch"]

@@ -1,0 +1,71 @@
+"""What is decided about the samples of a batch before any of their files is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastaug.augment import geometry
+from fastaug.augment.augment import Augment, Params
+from fastaug.augment.rng import SampleUniforms
+from fastaug.loading.photo import Size
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A pure function of (seed, epoch, row of the sample), and of the sizes that the batch is drawn for.
+
+    Attributes:
+        position: float64 [B, 2] in [0, 1], (x, y): where the presize's square lies in its photo.
+        presize: side of the presized images, pixels.
+        params: what happens to the presized images; None without an augment.
+    """
+
+    position: Tensor
+    presize: int
+    params: Params | None
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def __getitem__(self, rows: Sequence[int]) -> Draws:
+        index = torch.tensor(rows, dtype=torch.int64)
+        return Draws(self.position[index], self.presize, None if self.params is None else self.params[index])
+
+    @property
+    def output(self) -> Size:
+        """(height, width) of what is made of a photo: the augment may have been set to another size since."""
+        if self.params is None:
+            return self.presize, self.presize
+        assert self.params.size is not None, "every Augment notes it"
+        return self.params.size
+
+    def square(self, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x0, y0 and side, float64 [B] each, of the presize's square in originals of these sizes, int64 [B, 2]."""
+        return geometry.presize_box(sizes, self.position)
+
+    def presize_matrix(self, sizes: Tensor) -> Tensor:
+        """Original pixels -> presized pixels, float64 [B, 3, 3]."""
+        x0, y0, side = self.square(sizes)
+        target = torch.full_like(side, self.presize)
+        return geometry.box_matrix(x0, y0, side, side, target, target)
+
+    def matrix(self, sizes: Tensor) -> Tensor:
+        """Original pixels -> output pixels, float64 [B, 3, 3]; without an augment the presized ones are the output."""
+        presize = self.presize_matrix(sizes)
+        return presize if self.params is None else self.params.matrix.double() @ presize
+
+
+def draw(uniforms: SampleUniforms, augment: Augment | None, presize: int, training: bool) -> Draws:
+    """Draw for a batch; without training everything is centred and nothing random."""
+    frame = presize, presize
+    if not training:
+        position = torch.full((uniforms.batch, 2), 0.5, dtype=torch.float64)
+        return Draws(position, presize, None if augment is None else augment.plain(uniforms.batch, frame))
+    position = uniforms("presize", 2)
+    if augment is None:
+        return Draws(position, presize, None)
+    return Draws(position, presize, augment.draw(uniforms.batch, frame, uniforms=uniforms))

@@ -1,0 +1,64 @@
+"""Bad files stay out: a file that was bad once is not tried again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from fastaug.samples.samples import Samples
+
+log = logging.getLogger("fastaug")
+
+OnError = Literal["skip", "raise"]
+# The share of bad files from which on there is something else wrong than files.
+MAX_BAD_SHARE = 0.5
+
+
+class BadFileError(ValueError):
+    """A file that could not be read or decoded, with on_error="raise"."""
+
+
+class Quarantine:
+    """The files of some samples that were bad, in the order of delivery."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._reasons: dict[int, str] = {}  # by row of the samples
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._reasons
+
+    def listed(self) -> list[tuple[str, str]]:
+        """(path, reason) of each."""
+        return [(self._samples.paths[row], reason) for row, reason in self._reasons.items()]
+
+    def add(self, bad: Mapping[int, str], on_error: OnError, max_share: float, files: int) -> None:
+        """Note what a batch met.
+
+        Args:
+            bad: row of the samples -> reason.
+            on_error: with "raise" the first one is an error.
+            max_share: of `files`; more bad ones are an error after all.
+        """
+        for row, reason in bad.items():
+            path = self._samples.paths[row]
+            if on_error == "raise":
+                raise BadFileError(f"ImageLoader: could not load {path}: {reason}. Remove it, or use on_error='skip'.")
+            if row not in self._reasons:
+                self._reasons[row] = reason
+                log.warning("skipping %s: %s", path, reason)
+            if len(self._reasons) > max_share * files:
+                raise BadFileError(
+                    f"ImageLoader: expected at most {max_share:.0%} bad files, got {len(self._reasons)} of "
+                    f"{files}, the last {path}: {reason}. If the storage is in order, clean the list with "
+                    "`fastaug check`, or raise max_bad_share."
+                )
+
+    def state(self) -> list[list[Any]]:
+        """[row, path, reason] of each."""
+        return [[row, self._samples.paths[row], reason] for row, reason in self._reasons.items()]
+
+    def restore(self, state: Iterable[tuple[int, str, str]]) -> None:
+        """Those of a state too, unless another file is in that row now."""
+        self._reasons |= {row: reason for row, path, reason in state if self._samples.paths[row] == path}
