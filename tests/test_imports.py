@@ -35,7 +35,7 @@ KNOWN_BY = {
     "matplotlib": {"training/plots.py"},
     "timm": {"training/models.py"},
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
-    "torchmetrics": {"training/engine.py", "training/learner.py", "training/interpretation.py", "training/results.py"},
+    "torchmetrics": {"training/learner.py", "training/interpretation.py", "training/results.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
     "rich": {"cli.py", "training/display.py"},
     "typer": {"cli.py", "config.py"},
@@ -75,7 +75,7 @@ def room_of(module: str) -> str:
 
 
 def graph(package: Path = PACKAGE) -> dict[str, set[str]]:
-    """file, as fastaug.room.file -> the files of fastaug that it imports; without __init__, whose names are all lazy."""
+    """file, as fastaug.room.file -> the files of fastaug that it imports; without __init__, whose names are lazy."""
     found = {}
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package.parent).with_suffix("").parts

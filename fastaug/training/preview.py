@@ -61,6 +61,7 @@ def summary(learn: Engine, row: int = 0) -> Summary:
         row: of the samples of train_loader.
     """
     loader = learn.train_loader
+    batch: Any  # None where a step failed: then no other is done
     if isinstance(loader, ImageLoader):
         walk, batch = loader.walk(row)
     else:
