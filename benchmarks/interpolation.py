@@ -104,7 +104,7 @@ def views(samples: fa.Samples, batch: int, seed: int, epoch: int | None) -> Iter
         assert torch.equal(info.indices, same.indices), "expected the same photos in the same order"
         frame = (PRESIZE, PRESIZE)
         if epoch is None:
-            params = augment.plain(len(images), frame)
+            params = augment.without_chance(len(images), frame)
             stepwise = bilinear.apply(images, params)
         else:
             uniforms = SampleUniforms(seed, epoch, info.indices)  # what the loaders draw

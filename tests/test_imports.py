@@ -75,7 +75,7 @@ def room_of(module: str) -> str:
 
 
 def graph(package: Path = PACKAGE) -> dict[str, set[str]]:
-    """file, as fastaug.room.file -> the files of fastaug that it imports; without __init__, whose names are lazy."""
+    """fastaug.room.file -> the files of fastaug that it imports; without fastaug itself, whose names are all lazy."""
     found = {}
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package.parent).with_suffix("").parts

@@ -1,16 +1,18 @@
-"""The Random* operators, Augment and aug_transforms: settings and draw(). No pixels here.
+"""Operator and Augment: draw, compose, apply.
 
-Drawing and applying are separate. An operator turns uniform numbers into named parameters (`parameters`), and these
-into a 3×3 matrix (`matrix`) or a colour matrix (`color`); `Augment` multiplies the matrices of all its operators and
-hands the product to the warp, which interpolates once.
+Drawing and applying are separate. An operator turns uniform numbers into named parameters (`parameters_from`), and
+these into a 3×3 matrix (`matrix`) or a colour matrix (`color`); `Augment` multiplies the matrices of all its operators
+and hands the product to the warp, which interpolates once.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from functools import partial
+from typing import ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +21,11 @@ from fastaug.augment import color as colors
 from fastaug.augment import geometry
 from fastaug.augment.rng import GeneratorUniforms, Uniforms
 from fastaug.warping.fill import fill_rectangles
-from fastaug.warping.warp import Images, channels_first, output_size, warp
+from fastaug.warping.warp import Backend, Images, Interpolation, Padding, channels_first, output_size, warp
 
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
+Erasure = tuple[Tensor, Tensor | None]  # rectangle, colour: see Operator.erasure
 
 
 @dataclass
@@ -57,41 +60,95 @@ class Params:
 
 
 class Operator(nn.Module):
-    """One random operator: settings, and how many uniform numbers an image needs.
+    """One random operator, and the base class of your own.
 
-    Subclasses define `parameters_from`, and either `matrix` or `color`. Called on images, an operator works alone:
-    the same size out as in (unless it is a crop with a size), float in [0, 1], nothing random after `.eval()`.
-    So it can be a member of other libraries' pipelines, for images only: a mask or a box that passes such a pipeline
-    too is not moved. `Augment.draw` gives the matrix that moves them, see `fastaug.warp_masks`.
+    A subclass says how many random numbers an image needs (`uniforms`), makes named parameters of them
+    (`parameters_from`), and what these do: a `matrix`, a `color` or an `erasure`. It sees no pixels and draws nothing
+    elsewhere, so both modes of the loader, every backend, masks, points and boxes have it as they have ours.
+
+    Called on images, an operator works alone: the same size out as in (unless it has a `size`), float in [0, 1],
+    nothing random after `.eval()`. So it can be a member of other libraries' pipelines, for images only: a mask or a
+    box that passes such a pipeline too is not moved. `Augment.draw` gives the matrix that moves them, see
+    `fastaug.warp_masks`.
+
+    Args:
+        p: probability, for `parameters_from` to heed.
+    Attributes:
+        uniforms: random numbers per image.
+        size: (height, width) of the output where the operator works alone; None: that of the images.
+    Raises:
+        ValueError: p outside [0, 1].
     """
 
-    uniforms: ClassVar[int]  # per image
-    changes_color: ClassVar[bool] = False
-    erases: ClassVar[bool] = False
+    uniforms: ClassVar[int]
+    size: tuple[int, int] | None = None
+
+    def __init__(self, p: float = 1.0):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"{type(self).__name__}: expected a probability p in [0, 1], got {p}.")
+        self.p = float(p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
-        """Named parameters [B] from uniform numbers u, float64 [B, self.uniforms] in [0, 1)."""
+        """What is drawn for a batch.
+
+        Args:
+            u: float64 [B, uniforms], independent and uniform in [0, 1).
+        Returns:
+            Tensors [B] or [B, …] by name, from which `matrix`, `color` and `erasure` follow without further chance.
+        """
         raise NotImplementedError
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
-        """The matrix [B, 3, 3] of the drawn parameters and the frame it leads to; size is Augment's (height, width)."""
+        """Where the image's points go.
+
+        Args:
+            drawn: what `parameters_from` made.
+            frame: (width, height) of the rectangle [0, width) × [0, height) to work in, float64 [B] each.
+            size: (height, width) of the output.
+        Returns:
+            float [B, 3, 3], from points (x, y, 1) of the frame to those of the next one, corner-origin, third
+            coordinate above 0 on all that is to be seen; and that next frame, which is the same but after a crop.
+        """
         return geometry.identity_matrix(len(frame[0])), frame
 
-    def color(self, drawn: Drawn, batch: int) -> Tensor:
-        """The colour matrix [B, 3, 4] of the drawn parameters."""
-        return colors.identity_color(batch)
+    def color(self, drawn: Drawn, batch: int) -> Tensor | None:
+        """Float [batch, 3, 4], from (r, g, b, 1) in [0, 1] to the new (r, g, b); None: as they are."""
+        return None
 
-    def rectangle(self, drawn: Drawn, size: tuple[int, int]) -> Tensor:
-        """int64 [B, 4]: x0, y0, x1, y1 to fill in an output of size (height, width); nothing where x0 = x1."""
-        raise NotImplementedError
+    def erasure(self, drawn: Drawn, size: tuple[int, int]) -> Erasure | None:
+        """A rectangle of the output to fill. What defines it comes after all operators that do not.
 
-    def fill_color(self, drawn: Drawn, batch: int) -> Tensor | None:
-        """float64 [B, 3] in [0, 1], not yet normalised; None: 0 in the output."""
+        Args:
+            drawn: what `parameters_from` made.
+            size: (height, width) of the output.
+        Returns:
+            int64 [B, 4], x0, y0, x1, y1 in whole pixels of the output, x1 and y1 not included, nothing where x0 = x1;
+            and its colour, float [B, 3] in [0, 1], normalised like the image, or None for 0 in the output.
+        """
         return None
 
     def forward(self, images: Images) -> Tensor:
-        size = getattr(self, "size", None) or _frame_size(images)
-        return Augment([self], size, normalize=None).train(self.training)(images)
+        alone = Augment([self], self.size or _frame_size(images), normalize=None).train(self.training)
+        return alone.forward(images)
+
+    def extra_repr(self) -> str:
+        """The arguments of `__init__` that are kept under their names."""
+        kept = vars(self)
+        return ", ".join(f"{name}={kept[name]!r}" for name in inspect.signature(type(self)).parameters if name in kept)
+
+
+class Step(NamedTuple):
+    """What one operator does to a batch; see `Operator` for its parts."""
+
+    drawn: Drawn
+    matrix: Tensor
+    frame: Frame  # the next one
+    color: Tensor | None
+    erasure: Erasure | None
+
+
+Observe = Callable[[str, Callable[[], Step]], Step]
 
 
 class Augment(nn.Module):
@@ -115,11 +172,11 @@ class Augment(nn.Module):
         self,
         ops: Sequence[Operator],
         size: int | tuple[int, int],
-        interpolation: str = "antialias",
-        padding: str = "reflection",
+        interpolation: Interpolation = "antialias",
+        padding: Padding = "reflection",
         normalize: tuple[Sequence[float], Sequence[float]] | None = colors.IMAGENET,
         dtype: torch.dtype = torch.float32,
-        backend: str = "auto",
+        backend: Backend = "auto",
         keep_inside: bool = False,
     ):
         super().__init__()
@@ -129,11 +186,11 @@ class Augment(nn.Module):
                     f"Augment: expected operators such as fa.RandomRotation(10), got {type(op).__name__}. Operators of "
                     "other libraries resample by themselves; use them before or after Augment."
                 )
-        erasing = [op.erases for op in ops]
+        names, erasing = [type(op).__name__ for op in ops], [_erases(op) for op in ops]
         if sorted(erasing) != erasing:
             raise ValueError(
-                f"Augment: expected RandomErasing after all other operators, since it works on the output, got "
-                f"{', '.join(type(op).__name__ for op in ops)}."
+                f"Augment: expected {names[erasing.index(True)]} after all other operators, since it works on the "
+                f"output, got {', '.join(names)}."
             )
         self.ops = nn.ModuleList(ops)
         self.size = size
@@ -161,7 +218,7 @@ class Augment(nn.Module):
         named: dict[str, Operator] = {}
         for op in cast("list[Operator]", list(self.ops)):
             name = type(op).__name__
-            earlier = sum(type(other) is type(op) for other in named.values())
+            earlier = sum(type(other).__name__ == name for other in named.values())
             named[f"{name}-{earlier + 1}" if earlier else name] = op
         return named
 
@@ -171,6 +228,7 @@ class Augment(nn.Module):
         size: tuple[int, int] | Tensor,
         generator: torch.Generator | None = None,
         uniforms: Uniforms | None = None,
+        observe: Observe | None = None,
     ) -> Params:
         """Draw parameters for a batch, whatever mode the module is in; see `Params`.
 
@@ -179,34 +237,52 @@ class Augment(nn.Module):
             size: (height, width) of the input, or integer [batch, 2] where the images differ.
             generator: on the CPU; None: torch's global one.
             uniforms: another source of random numbers instead, such as `rng.SampleUniforms`.
+            observe: called once for each operator, in order, with the name of its draws and a function that draws and
+                returns its `Step`, or raises; it returns that step.
+        Raises:
+            ValueError: uniforms for another batch; an operator that returns shapes other than it should.
         """
         source = uniforms or GeneratorUniforms(batch, generator)
         if source.batch != batch:
             raise ValueError(f"draw: expected uniforms for {batch} images, got them for {source.batch}.")
-        drawn = {name: op.parameters_from(source(name, op.uniforms)) for name, op in self.named_ops().items()}
-        return self.compose(drawn, batch, size)
+        return self._compose(lambda name, op: op.parameters_from(source(name, op.uniforms)), batch, size, observe)
 
-    def plain(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
+    def without_chance(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
         """Parameters with nothing random: the whole frame resized, and normalised."""
         frame = _frame(batch, size)
         return self._params(geometry.identity_matrix(batch), frame, frame, colors.identity_color(batch), self.size)
 
-    def compose(self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor) -> Params:
+    def compose(
+        self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor, observe: Observe | None = None
+    ) -> Params:
         """One matrix and one colour matrix per image from the operators' parameters, by name as `draw` made them."""
+        return self._compose(lambda name, op: drawn[name], batch, size, observe)
+
+    def _compose(
+        self,
+        parameters: Callable[[str, Operator], Drawn],
+        batch: int,
+        size: tuple[int, int] | Tensor,
+        observe: Observe | None,
+    ) -> Params:
         photo = frame = _frame(batch, size)
-        out_size, named = self.size, self.named_ops()
+        out_size = self.size
         matrix, color = geometry.identity_matrix(batch), colors.identity_color(batch)
-        for name, op in named.items():
-            step, frame = op.matrix(drawn[name], frame, out_size)
-            matrix = step @ matrix
-            if op.changes_color:
-                color = colors.compose_color(op.color(drawn[name], batch), color)
+        drawn, erasures = {}, []
+        for name, op in self.named_ops().items():
+            take = partial(_step, name, op, parameters, frame, batch, out_size)
+            step = take() if observe is None else observe(name, take)
+            drawn[name], frame = step.drawn, step.frame
+            matrix = step.matrix @ matrix
+            if step.color is not None:
+                color = colors.compose_color(step.color, color)
+            if step.erasure is not None:
+                erasures.append(step.erasure)
         params = self._params(matrix, photo, frame, color, out_size)
         params.drawn = drawn
-        erasers = [(op, drawn[name]) for name, op in named.items() if op.erases]
-        if erasers:
-            params.erase = torch.stack([op.rectangle(chosen, out_size) for op, chosen in erasers], 1)
-            params.erase_color = torch.stack([self._fill(op.fill_color(c, batch), batch) for op, c in erasers], 1)
+        if erasures:
+            params.erase = torch.stack([rectangle for rectangle, _ in erasures], 1)
+            params.erase_color = torch.stack([self._fill(value, batch) for _, value in erasures], 1)
         return params
 
     def _fill(self, value: Tensor | None, batch: int) -> Tensor:
@@ -249,7 +325,7 @@ class Augment(nn.Module):
             return self.forward(images[None])[0]
         sizes = image_sizes(images)
         batch = sizes.shape[0]  # not len(): that would fix the batch size of an exported graph
-        params = self.draw(batch, sizes) if self.training else self.plain(batch, sizes)
+        params = self.draw(batch, sizes) if self.training else self.without_chance(batch, sizes)
         return self.apply(images, params)
 
     def extra_repr(self) -> str:
@@ -257,6 +333,42 @@ class Augment(nn.Module):
             f"size={self.size}, interpolation={self.interpolation!r}, padding={self.padding!r}, "
             f"normalize={self.normalize}, dtype={self.dtype}, backend={self.backend!r}, keep_inside={self.keep_inside}"
         )
+
+
+def _erases(op: Operator) -> bool:
+    return type(op).erasure is not Operator.erasure
+
+
+def _step(
+    name: str,
+    op: Operator,
+    parameters: Callable[[str, Operator], Drawn],
+    frame: Frame,
+    batch: int,
+    size: tuple[int, int],
+) -> Step:
+    drawn = parameters(name, op)
+    matrix, frame = op.matrix(drawn, frame, size)
+    color, erasure = op.color(drawn, batch), op.erasure(drawn, size)
+    matrix = _shaped(name, "matrix", matrix, batch, 3, 3).double()
+    if color is not None:
+        color = _shaped(name, "color", color, batch, 3, 4).double()
+    if erasure is not None:
+        rectangle, value = erasure
+        _shaped(name, "rectangle in erasure", rectangle, batch, 4)
+        if value is not None:
+            value = _shaped(name, "colour in erasure", value, batch, 3).double()
+        erasure = rectangle.long(), value
+    return Step(drawn, matrix, frame, color, erasure)
+
+
+def _shaped(name: str, what: str, value: Tensor, *shape: int) -> Tensor:
+    if value.shape != shape:
+        raise ValueError(
+            f"Augment: expected the {what} of {name} as {list(shape)}, got {list(value.shape)}. Return one for each "
+            "image of the batch."
+        )
+    return value
 
 
 def image_sizes(images: Images) -> Tensor:

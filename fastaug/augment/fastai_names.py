@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypedDict, Unpack
+
+import torch
 
 from fastaug.augment.augment import Augment, Operator
 from fastaug.augment.operators import (
@@ -14,6 +17,18 @@ from fastaug.augment.operators import (
     RandomRotation,
     RandomZoom,
 )
+from fastaug.warping.warp import Backend, Interpolation, Padding
+
+
+class AugmentSettings(TypedDict, total=False):
+    """What `aug_transforms` hands to `Augment` as it is."""
+
+    interpolation: Interpolation
+    padding: Padding
+    normalize: tuple[Sequence[float], Sequence[float]] | None
+    dtype: torch.dtype
+    backend: Backend
+    keep_inside: bool
 
 
 def aug_transforms(
@@ -29,12 +44,12 @@ def aug_transforms(
     p_lighting: float = 0.75,
     xtra_tfms: Sequence[Operator] = (),
     size: int | tuple[int, int] = 224,
-    mode: str | None = None,
-    pad_mode: str | None = None,
+    mode: Literal["bilinear", "nearest"] | None = None,
+    pad_mode: Padding | None = None,
     align_corners: bool = False,
     batch: bool = False,
     min_scale: float = 1.0,
-    **augment: object,
+    **augment: Unpack[AugmentSettings],
 ) -> Augment:
     """fastai's `aug_transforms`, with its names, order and defaults, as one `Augment`.
 
@@ -59,7 +74,11 @@ def aug_transforms(
         that is linear in the pixel instead of in its logit; both agree at mid-grey, in value and slope.
     Source: fastai 2.8.12, fastai/vision/augment.py.
     """
-    augment = _fastai_settings(augment, mode, pad_mode, align_corners, batch)
+    _check_fastai_names(augment, mode, pad_mode, align_corners, batch)
+    if mode is not None:
+        augment["interpolation"] = mode
+    if pad_mode is not None:
+        augment["padding"] = pad_mode
     max_rotate, max_lighting, max_warp = max_rotate * mult, max_lighting * mult, max_warp * mult
     ops: list[Operator] = []
     if do_flip:
@@ -75,13 +94,12 @@ def aug_transforms(
         ops.append(ColorJitter(contrast=(1 - max_lighting, 1 / (1 - max_lighting)), p=p_lighting))
     if min_scale != 1:
         ops.append(RandomResizedCrop((min_scale, 1.0), (1.0, 1.0)))
-    return Augment([*ops, *xtra_tfms], size, **augment)  # type: ignore[arg-type]
+    return Augment([*ops, *xtra_tfms], size, **augment)
 
 
-def _fastai_settings(
-    augment: dict[str, object], mode: str | None, pad_mode: str | None, align_corners: bool, batch: bool
-) -> dict[str, object]:
-    """The settings of Augment, with those in it that came under fastai's names."""
+def _check_fastai_names(
+    augment: AugmentSettings, mode: str | None, pad_mode: str | None, align_corners: bool, batch: bool
+) -> None:
     if align_corners:
         raise ValueError(
             "aug_transforms: expected align_corners=False, got True: a pixel is a square here, and (0, 0) the image's "
@@ -102,5 +120,3 @@ def _fastai_settings(
             raise ValueError(
                 f"aug_transforms: expected either {theirs} or {ours}, got both. They are the same setting."
             )
-    named = {"interpolation": mode, "padding": pad_mode}
-    return {**augment, **{name: value for name, value in named.items() if value is not None}}

@@ -186,13 +186,15 @@ def shrink_inside(matrix: Tensor, width: Tensor, height: Tensor, out_width: int,
 
 def to_integer_centred(matrix: Tensor) -> Tensor:
     """Our corner-origin matrix as OpenCV's and Kornia's, which put (0, 0) at the first pixel's centre. [..., 3, 3]."""
-    half = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
-    half[:2, 2] = 0.5
-    return torch.linalg.inv(half) @ matrix @ half
+    return _half_pixel(matrix, -0.5) @ matrix @ _half_pixel(matrix, 0.5)
 
 
 def from_integer_centred(matrix: Tensor) -> Tensor:
     """OpenCV's or Kornia's matrix as ours: the inverse of `to_integer_centred`. [..., 3, 3]."""
-    half = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
-    half[:2, 2] = 0.5
-    return half @ matrix @ torch.linalg.inv(half)
+    return _half_pixel(matrix, 0.5) @ matrix @ _half_pixel(matrix, -0.5)
+
+
+def _half_pixel(like: Tensor, shift: float) -> Tensor:
+    matrix = torch.eye(3, dtype=like.dtype, device=like.device)
+    matrix[:2, 2] = shift
+    return matrix

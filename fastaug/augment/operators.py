@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastaug.augment import color as colors
 from fastaug.augment import geometry
-from fastaug.augment.augment import Drawn, Frame, Operator
+from fastaug.augment.augment import Drawn, Erasure, Frame, Operator
 from fastaug.warping.warp import output_size
 
 
@@ -20,8 +20,7 @@ class RandomHorizontalFlip(Operator):
     uniforms = 1
 
     def __init__(self, p: float = 0.5):
-        super().__init__()
-        self.p = _probability(self, p)
+        super().__init__(p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         return {"flipped": u[:, 0] < self.p}
@@ -29,9 +28,6 @@ class RandomHorizontalFlip(Operator):
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         flipped = drawn["flipped"]
         return geometry.flip_matrix(flipped, torch.zeros_like(flipped), *frame), frame
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
 
 class RandomVerticalFlip(RandomHorizontalFlip):
@@ -50,10 +46,6 @@ class RandomDihedral(Operator):
 
     uniforms = 2
 
-    def __init__(self, p: float = 1.0):
-        super().__init__()
-        self.p = _probability(self, p)
-
     def parameters_from(self, u: Tensor) -> Drawn:
         return {"symmetry": torch.where(u[:, 0] < self.p, torch.floor(u[:, 1] * 8), 0.0).long()}
 
@@ -61,9 +53,6 @@ class RandomDihedral(Operator):
         symmetry = drawn["symmetry"]
         flip = geometry.flip_matrix((symmetry & 1).bool(), (symmetry & 2).bool(), *frame)
         return flip @ geometry.transpose_matrix((symmetry & 4).bool(), *frame), frame
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
 
 class RandomRotation(Operator):
@@ -76,18 +65,14 @@ class RandomRotation(Operator):
     uniforms = 2
 
     def __init__(self, degrees: float | tuple[float, float], p: float = 1.0):
-        super().__init__()
+        super().__init__(p)
         self.degrees = _range(self, "degrees", degrees, around=0.0)
-        self.p = _probability(self, p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         return {"degrees": torch.where(u[:, 0] < self.p, _between(self.degrees, u[:, 1]), 0.0)}
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         return geometry.rotation_matrix(drawn["degrees"], *frame), frame
-
-    def extra_repr(self) -> str:
-        return f"degrees={self.degrees}, p={self.p}"
 
 
 class RandomZoom(Operator):
@@ -100,9 +85,8 @@ class RandomZoom(Operator):
     uniforms = 4
 
     def __init__(self, scale: tuple[float, float] = (1.0, 1.1), p: float = 1.0):
-        super().__init__()
+        super().__init__(p)
         self.scale = _range(self, "scale", scale, positive=True)
-        self.p = _probability(self, p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         zoom = torch.where(u[:, 0] < self.p, _between(self.scale, u[:, 1]), 1.0)
@@ -111,9 +95,6 @@ class RandomZoom(Operator):
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         position = torch.stack([drawn["x"], drawn["y"]], 1)
         return geometry.zoom_matrix(drawn["zoom"], position, *frame), frame
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}, p={self.p}"
 
 
 class RandomPerspective(Operator):
@@ -127,11 +108,10 @@ class RandomPerspective(Operator):
     uniforms = 4
 
     def __init__(self, magnitude: float = 0.2, p: float = 0.5):
-        super().__init__()
+        super().__init__(p)
         if not 0 <= magnitude < 1:
             raise ValueError(f"RandomPerspective: expected a magnitude in [0, 1), got {magnitude}.")
         self.magnitude = float(magnitude)
-        self.p = _probability(self, p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         tilt = _between((-self.magnitude, self.magnitude), u[:, 2:])
@@ -140,9 +120,6 @@ class RandomPerspective(Operator):
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         return geometry.perspective_matrix(drawn["tilt_x"], drawn["tilt_y"], *frame), frame
-
-    def extra_repr(self) -> str:
-        return f"magnitude={self.magnitude}, p={self.p}"
 
 
 class RandomResizedCrop(Operator):
@@ -165,23 +142,12 @@ class RandomResizedCrop(Operator):
         size: int | tuple[int, int] | None = None,
         p: float = 1.0,
     ):
-        super().__init__()
-        self.scale = _range(self, "scale", scale, positive=True)
-        if self.scale[1] > 1:
-            raise ValueError(f"RandomResizedCrop: expected a scale of at most 1, the whole frame, got {scale}.")
-        self.ratio = _range(self, "ratio", ratio, positive=True)
+        super().__init__(p)
+        self.scale, self.ratio = _share(self, scale, "frame"), _range(self, "ratio", ratio, positive=True)
         self.size = None if size is None else output_size("RandomResizedCrop", size)
-        self.p = _probability(self, p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
-        low, high = self.ratio
-        return {
-            "cropped": u[:, 0] < self.p,
-            "scale": _between(self.scale, u[:, 1]),
-            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
-            "x": u[:, 3],
-            "y": u[:, 4],
-        }
+        return {"cropped": u[:, 0] < self.p, **_box(self.scale, self.ratio, u[:, 1:5])}
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         frame_width, frame_height = frame
@@ -191,9 +157,6 @@ class RandomResizedCrop(Operator):
         out_height, out_width = (torch.full_like(frame_width, pixels) for pixels in self.size or size)
         x0, y0 = (frame_width - width) * drawn["x"], (frame_height - height) * drawn["y"]
         return geometry.box_matrix(x0, y0, width, height, out_width, out_height), (out_width, out_height)
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}, ratio={self.ratio}, size={self.size}, p={self.p}"
 
 
 # ColorJitter's parts in their order: the value that changes nothing, and the matrix.
@@ -216,7 +179,6 @@ class ColorJitter(Operator):
     """
 
     uniforms = 5
-    changes_color = True
 
     def __init__(
         self,
@@ -226,14 +188,13 @@ class ColorJitter(Operator):
         hue: float | tuple[float, float] = 0.0,
         p: float = 1.0,
     ):
-        super().__init__()
+        super().__init__(p)
         self.brightness = _range(self, "brightness", brightness, around=1.0)
         self.contrast = _range(self, "contrast", contrast, around=1.0)
         self.saturation = _range(self, "saturation", saturation, around=1.0)
         self.hue = _range(self, "hue", hue, around=0.0)
         if not -0.5 <= self.hue[0] <= self.hue[1] <= 0.5:
             raise ValueError(f"ColorJitter: expected a hue within [-0.5, 0.5] turns, got {hue}.")
-        self.p = _probability(self, p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         changed = u[:, 0] < self.p
@@ -250,12 +211,6 @@ class ColorJitter(Operator):
             if name in drawn:
                 matrix = colors.compose_color(build(drawn[name]), matrix)
         return matrix
-
-    def extra_repr(self) -> str:
-        return (
-            f"brightness={self.brightness}, contrast={self.contrast}, saturation={self.saturation}, hue={self.hue}, "
-            f"p={self.p}"
-        )
 
 
 class RandomErasing(Operator):
@@ -276,7 +231,6 @@ class RandomErasing(Operator):
     """
 
     uniforms = 8
-    erases = True
 
     def __init__(
         self,
@@ -285,46 +239,35 @@ class RandomErasing(Operator):
         ratio: tuple[float, float] = (0.3, 3.3),
         value: float | tuple[float, float, float] | str | None = None,
     ):
-        super().__init__()
-        self.p = _probability(self, p)
-        self.scale = _range(self, "scale", scale, positive=True)
-        if self.scale[1] > 1:
-            raise ValueError(f"RandomErasing: expected a scale of at most 1, the whole output, got {scale}.")
-        self.ratio = _range(self, "ratio", ratio, positive=True)
+        super().__init__(p)
+        self.scale, self.ratio = _share(self, scale, "output"), _range(self, "ratio", ratio, positive=True)
         self.value = _color(value)
 
     def parameters_from(self, u: Tensor) -> Drawn:
-        low, high = self.ratio
-        drawn = {
-            "erased": u[:, 0] < self.p,
-            "scale": _between(self.scale, u[:, 1]),
-            "ratio": torch.exp(_between((math.log(low), math.log(high)), u[:, 2])),
-            "x": u[:, 3],
-            "y": u[:, 4],
-        }
+        drawn = {"erased": u[:, 0] < self.p, **_box(self.scale, self.ratio, u[:, 1:5])}
         return drawn | {"value": u[:, 5:8]} if self.value == "random" else drawn
 
-    def rectangle(self, drawn: Drawn, size: tuple[int, int]) -> Tensor:
-        """int64 [B, 4]: x0, y0, x1, y1 in an output of size (height, width); nothing erased: x0 = x1 and y0 = y1."""
-        extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
-        sides = torch.stack(_sides(drawn, extent.expand(len(drawn["scale"]), 2).unbind(1)), 1)
+    def erasure(self, drawn: Drawn, size: tuple[int, int]) -> Erasure:
+        batch, extent = len(drawn["scale"]), torch.tensor([size[1], size[0]], dtype=torch.float64)
+        sides = torch.stack(_sides(drawn, extent.expand(batch, 2).unbind(1)), 1)
         sides = sides.round().clamp(min=1) * drawn["erased"][:, None]
         position = torch.stack([drawn["x"], drawn["y"]], 1)
         corner = torch.floor(position * (extent - sides + 1)).minimum(extent - sides)
-        return torch.cat([corner, corner + sides], 1).long()
-
-    def fill_color(self, drawn: Drawn, batch: int) -> Tensor | None:
-        """float64 [B, 3] in [0, 1], not yet normalised; None: 0 in the output."""
-        if self.value is None:
-            return None
-        return drawn["value"] if self.value == "random" else torch.tensor(self.value).double().expand(batch, 3)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}, scale={self.scale}, ratio={self.ratio}, value={self.value!r}"
+        rectangle = torch.cat([corner, corner + sides], 1).long()
+        if self.value is None or self.value == "random":
+            return rectangle, drawn.get("value")
+        return rectangle, torch.tensor(self.value).expand(batch, 3)
 
 
 def _between(limits: tuple[float, float], u: Tensor) -> Tensor:
     return limits[0] + (limits[1] - limits[0]) * u
+
+
+def _box(scale: tuple[float, float], ratio: tuple[float, float], u: Tensor) -> Drawn:
+    """A box of random area, aspect and place, from u [B, 4]."""
+    low, high = ratio
+    aspect = torch.exp(_between((math.log(low), math.log(high)), u[:, 1]))
+    return {"scale": _between(scale, u[:, 0]), "ratio": aspect, "x": u[:, 2], "y": u[:, 3]}
 
 
 def _sides(drawn: Drawn, frame: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -349,12 +292,6 @@ def _color(value: float | tuple[float, float, float] | str | None) -> tuple[floa
     return tuple(float(channel) for channel in channels)
 
 
-def _probability(op: Operator, p: float) -> float:
-    if not 0 <= p <= 1:
-        raise ValueError(f"{type(op).__name__}: expected a probability p in [0, 1], got {p}.")
-    return float(p)
-
-
 def _range(
     op: Operator, name: str, value: float | tuple[float, float], around: float | None = None, positive: bool = False
 ) -> tuple[float, float]:
@@ -369,4 +306,12 @@ def _range(
             f"{type(op).__name__}: expected {name} as (min, max) with min <= max{' and above 0' if positive else ''}, "
             f"got {value}."
         )
+    return low, high
+
+
+def _share(op: Operator, scale: tuple[float, float], whole: str) -> tuple[float, float]:
+    """(min, max) area as a share of the whole."""
+    low, high = _range(op, "scale", scale, positive=True)
+    if high > 1:
+        raise ValueError(f"{type(op).__name__}: expected a scale of at most 1, the whole {whole}, got {scale}.")
     return low, high

@@ -145,7 +145,8 @@ def inverse_matrix(matrix: Tensor) -> Tensor:
     """
     if matrix.shape[-2:] != (3, 3) or not matrix.is_floating_point():
         raise TypeError(f"inverse_matrix: expected a float matrix [..., 3, 3], got {_kind(matrix)}.")
-    return torch.linalg.inv(matrix.double()).to(matrix.dtype)
+    inverse: Tensor = torch.linalg.inv(matrix.double())
+    return inverse.to(matrix.dtype)
 
 
 def _places(mask: Tensor) -> Tensor:

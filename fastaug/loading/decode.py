@@ -44,6 +44,10 @@ from fastaug.loading.photo import Need, Photo, Resizing, Size
 # How far a box may reach over the edge of its photo: rounding, not geometry.
 EDGE_TOLERANCE_PX = 0.01
 
+# Pixels beside the columns that are wanted, from which on it saves time to leave them out: some 3 ns each were saved,
+# and 0.2 ms a photo lost (500 × 375 to 12 megapixels, on one core).
+MIN_PIXELS_LEFT_OUT = 250_000
+
 # Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
 MAX_PIXELS = 2 * 89_478_485
 
@@ -122,7 +126,8 @@ class Decoder:
         Args:
             encoded: N files, each the whole content: bytes, or a uint8 1-D numpy array (not copied).
             needs: what is wanted of each, of files that are stored upright; None: all of it. On a CPU the other columns
-                are left out. Every row is decoded, so that damage anywhere is found, and the pixels are the same.
+                are left out where that saves time. Every row is decoded, so that damage anywhere is found, and the
+                pixels are the same.
         Returns:
             A Photo, or the reason why there is none, for each file; pixels are views of DALI's memory, not copied. On a
             GPU they are ready for the calling thread's current stream.
@@ -132,16 +137,20 @@ class Decoder:
         """
         files = [_even_chunks(_file_array(content, position)) for position, content in enumerate(encoded)]
         wanted = list(needs) if needs is not None and self.stream is None else [None] * len(files)
-        photos: list[Photo | str] = []
+        cut_out = [need is not None and _saves_time(need) for need in wanted]
+        outcomes: dict[int, Photo | str] = {}
         with self._running():
-            for first in range(0, len(files), self.chunk_size):
-                chunk = slice(first, first + self.chunk_size)
-                images, reasons = self._decode_good(files[chunk], _columns(wanted[chunk]))
-                good = iter(images)
-                for position, need in enumerate(wanted[chunk]):
-                    reason = reasons.get(position)
-                    photos.append(_photo(self._to_torch(next(good)), need) if reason is None else reason)
-        return photos
+            for cut in (False, True):  # in calls of their own: it costs all photos of a call something
+                alike = [position for position in range(len(files)) if cut_out[position] == cut]
+                for first in range(0, len(alike), self.chunk_size):
+                    chunk = alike[first : first + self.chunk_size]
+                    columns = np.array([need.part[::2] for row in chunk if (need := wanted[row])], np.int64)
+                    images, bad = self._decode_good([files[row] for row in chunk], columns if cut else None)
+                    good = iter(images)
+                    for row, position in enumerate(chunk):
+                        reason = bad.get(row)
+                        outcomes[position] = reason or _photo(self._to_torch(next(good)), wanted[position])
+        return [outcomes[position] for position in range(len(files))]
 
     def resize(
         self, photos: Sequence[Photo], resizing: Resizing, out: Sequence[torch.Tensor] | None = None
@@ -267,7 +276,7 @@ class Decoder:
         if columns is None:
             return whole, bad
         wanted = [pair for position, pair in enumerate(columns.tolist()) if position not in bad]
-        return [image[:, a:b] if b else image for image, (a, b) in zip(whole, wanted, strict=True)], bad
+        return [image[:, a:b] for image, (a, b) in zip(whole, wanted, strict=True)], bad
 
     def _decode_whole(self, files: list[np.ndarray]) -> tuple[list[Any], dict[int, str]]:
         bad = {position: reason for position, file in enumerate(files) if (reason := self._refusal(file))}
@@ -430,20 +439,16 @@ def _checked_boxes(resizing: Resizing, images: Sequence[torch.Tensor]) -> np.nda
     return boxes
 
 
-def _columns(needs: Sequence[Need | None]) -> np.ndarray | None:
-    """First column wanted of each image and one past the last, int64 [N, 2], (0, 0) for all; None: all of all."""
-    spans = [(0, 0) if need is None else (need.part[0], need.part[2]) for need in needs]
-    wholes = [(0, 0) if need is None else (0, need.size[1]) for need in needs]
-    return None if spans == wholes else np.array(spans, np.int64)
+def _saves_time(need: Need) -> bool:
+    """Whether its columns are cut out: a matter of the photo alone, whatever its neighbours are."""
+    height, width = need.size
+    return height * (width - need.part[2] + need.part[0]) >= MIN_PIXELS_LEFT_OUT
 
 
 def _photo(pixels: torch.Tensor, need: Need | None) -> Photo | str:
     if need is None:
         return Photo.whole(pixels)
-    height, width, _ = pixels.shape
-    first, _, last, _ = need.part
-    if (height, width) == need.size:
-        return Photo.whole(pixels)
-    if (height, width) != (need.size[0], last - first):
+    first, _, last, _ = need.part if _saves_time(need) else (0, 0, need.size[1], 0)
+    if pixels.shape[:2] != (need.size[0], last - first):
         return f"its header says {need.size[1]} × {need.size[0]} pixels (width × height), which it does not have"
     return Photo.columns(pixels, first, need.size)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastaug.augment import geometry
-from fastaug.augment.augment import Augment, Params
+from fastaug.augment.augment import Augment, Observe, Params
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.photo import Size
 
@@ -59,13 +59,15 @@ class Draws:
         return presize if self.params is None else self.params.matrix.double() @ presize
 
 
-def draw(uniforms: SampleUniforms, augment: Augment | None, presize: int, training: bool) -> Draws:
+def draw(
+    uniforms: SampleUniforms, augment: Augment | None, presize: int, training: bool, observe: Observe | None
+) -> Draws:
     """Draw for a batch; without training everything is centred and nothing random."""
     frame = presize, presize
     if not training:
         position = torch.full((uniforms.batch, 2), 0.5, dtype=torch.float64)
-        return Draws(position, presize, None if augment is None else augment.plain(uniforms.batch, frame))
+        return Draws(position, presize, None if augment is None else augment.without_chance(uniforms.batch, frame))
     position = uniforms("presize", 2)
     if augment is None:
         return Draws(position, presize, None)
-    return Draws(position, presize, augment.draw(uniforms.batch, frame, uniforms=uniforms))
+    return Draws(position, presize, augment.draw(uniforms.batch, frame, uniforms=uniforms, observe=observe))

@@ -300,7 +300,7 @@ class ImageLoader(IterableDataset[Any]):
         self, epoch: int, scheduled: tuple[Augment, int] | None, indices: np.ndarray, observer: Observer
     ) -> Draws:
         augment, presize = scheduled or (self.augment, self.presize)
-        return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training)
+        return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)

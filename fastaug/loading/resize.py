@@ -25,7 +25,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastaug.loading.lanczos import LOBES
-from fastaug.warping.compiled import F, njit, row_loop, spread
+from fastaug.warping.compiled import F, broadcast, njit, row_loop
 
 _GROUP = 6  # taps that are summed at a time along a row; a filter that enlarges has so many
 
@@ -72,7 +72,7 @@ def _make_group_sum(add: bool) -> Any:
                 tap = builder.gep(source, [builder.add(arguments[1], ir.Constant(integer, 3 * k))])
                 pixel = builder.load(builder.bitcast(tap, four.as_pointer()), align=4)
                 weight = builder.load(builder.gep(table, [builder.add(arguments[3], ir.Constant(integer, k))]))
-                part = builder.fmul(pixel, spread(builder, weight, 4), flags=("fast",))
+                part = builder.fmul(pixel, broadcast(builder, weight, 4), flags=("fast",))
                 total = part if total is None else builder.fadd(total, part, flags=("fast",))
             builder.store(total, place, align=4)
             return context.get_dummy_value()

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-Observe = Any
+from fastaug.augment.augment import Observe
+
 STAGES = {"read": "reading", "decode": "decoding", "presize": "presizing", "draw": "drawing", "warp": "warping"}
 LOADER_IS_THE_LIMIT = 0.1  # share of the time, from which on
 

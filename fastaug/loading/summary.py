@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastaug.augment.augment import Augment, Drawn
+from fastaug.augment.augment import Augment, Drawn, Step
 from fastaug.loading.batch import Batch
 from fastaug.loading.draws import Draws
 from fastaug.loading.header import read_header
@@ -71,10 +71,13 @@ class Walk:
         with self._step(name):
             yield lambda result: self._note(name, result)
 
-    @contextmanager
-    def operator(self, name: str) -> Iterator[Callable[[Drawn, Tensor], None]]:
+    def operator(self, name: str, take: Callable[[], Step]) -> Step:
         with self._step(name):
-            yield lambda drawn, matrix: self._note_operator(name, drawn, matrix)
+            step = take()
+            if not torch.isfinite(step.matrix).all():
+                raise ValueError(f"expected a finite matrix [1, 3, 3], got {step.matrix.tolist()}.")
+        self.operators[name] = _drawn(step.drawn)
+        return step
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -90,11 +93,6 @@ class Walk:
         if name == "decode" and isinstance(result[0], str):
             raise ValueError(result[0])
         self.found[name] = result
-
-    def _note_operator(self, name: str, drawn: Drawn, matrix: Tensor) -> None:
-        if matrix.shape != (1, 3, 3) or not torch.isfinite(matrix).all():
-            raise ValueError(f"expected a finite matrix [1, 3, 3], got {list(matrix.shape)}: {matrix.tolist()}.")
-        self.operators[name] = _drawn(drawn)
 
 
 def summarize(

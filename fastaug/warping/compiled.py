@@ -19,13 +19,13 @@ njit: Any = _numba_njit  # its stubs lack the option _nrt, and know no types of 
 row_loop = njit(nogil=True, _nrt=False, error_model="numpy", fastmath=FASTMATH)
 
 
-def order(builder: Any, vector: Any, lanes: list[int]) -> Any:
+def shuffle_lanes(builder: Any, vector: Any, lanes: list[int]) -> Any:
     """A vector of these lanes of another one."""
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
-def spread(builder: Any, scalar: Any, count: int) -> Any:
+def broadcast(builder: Any, scalar: Any, count: int) -> Any:
     """A vector of `count` times the same float."""
     empty = ir.Constant(ir.VectorType(ir.FloatType(), count), ir.Undefined)
-    return order(builder, builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0)), [0] * count)
+    return shuffle_lanes(builder, builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0)), [0] * count)

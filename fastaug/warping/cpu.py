@@ -36,28 +36,13 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from fastaug.warping.compiled import FASTMATH, F, njit, order, row_loop, spread
-from fastaug.warping.filter import (
-    FOOTPRINT_OF_RADIUS_2,
-    FOOTPRINT_OF_RADIUS_3,
-    MAX_FOOTPRINT,
-    MIN_RADIUS,
-    MIN_V,
-    RADIUS_OFFSET,
-    RADIUS_PER_FOOTPRINT,
-    RADIUS_SLOPE,
-    A,
-    B,
-)
+from fastaug.warping import filter as antialias
+from fastaug.warping.compiled import FASTMATH, F, broadcast, njit, row_loop, shuffle_lanes
 from fastaug.warping.footprint import sampling_matrix
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
 _FARTHEST = 1e9  # places beyond it are cut to it, so that they remain integers
-
-
-# --- vector instructions -------------------------------------------------------------------------------------------
-
 _FAST = ("fast",)
 
 
@@ -87,13 +72,13 @@ def _make_tap_sum(taps: int) -> Any:
                 row = builder.load(builder.bitcast(place, ir.VectorType(item, lanes).as_pointer()), align=1)
                 if pixels.dtype == types.uint8:
                     row = builder.uitofp(row, ir.VectorType(number, lanes))
-                row = builder.fmul(row, spread(builder, weight(1, i), lanes), flags=_FAST)
+                row = builder.fmul(row, broadcast(builder, weight(1, i), lanes), flags=_FAST)
                 total = row if total is None else builder.fadd(total, row, flags=_FAST)
                 first = builder.add(first, arguments[2])
             color = None
             for j in range(taps):
-                part = order(builder, total, [3 * j, 3 * j + 1, 3 * j + 2, 0])
-                part = builder.fmul(part, spread(builder, weight(0, j), 4), flags=_FAST)
+                part = shuffle_lanes(builder, total, [3 * j, 3 * j + 1, 3 * j + 2, 0])
+                part = builder.fmul(part, broadcast(builder, weight(0, j), 4), flags=_FAST)
                 color = part if color is None else builder.fadd(color, part, flags=_FAST)
             channels = [builder.extract_element(color, ir.Constant(ir.IntType(32), c)) for c in range(3)]
             return context.make_tuple(builder, signature.return_type, channels)
@@ -108,12 +93,9 @@ def _reach(taps: int) -> int:
     return {2: 8, 4: 16, 5: 16, 6: 32, 8: 32}[taps]
 
 
-# --- kernel --------------------------------------------------------------------------------------------------------
-
-
 @row_loop
-def _place_row(inverse, v, shift, whole, part, wide, visible):  # type: ignore[no-untyped-def]
-    """Where the pixels of output row v look: place - shift as whole + part; footprints; who sees the plane at all."""
+def _place_row(inverse, v, shift, cell, fraction, footprint, visible):  # type: ignore[no-untyped-def]
+    """Where the pixels of output row v look: place - shift = cell + fraction; footprints; who sees the plane."""
     x_v = inverse[0, 1] * (v + 0.5) + inverse[0, 2]
     y_v = inverse[1, 1] * (v + 0.5) + inverse[1, 2]
     denominator_v = inverse[2, 1] * (v + 0.5) + inverse[2, 2]
@@ -127,24 +109,24 @@ def _place_row(inverse, v, shift, whole, part, wide, visible):  # type: ignore[n
         y = min(max((inverse[1, 0] * (u + 0.5) + y_v) * reciprocal, -_FARTHEST), _FARTHEST)
         r, x32, y32 = F(reciprocal), F(x), F(y)
         x_u, x_v32, y_u, y_v32 = (xu - x32 * wu) * r, (xv - x32 * wv) * r, (yu - y32 * wu) * r, (yv - y32 * wv) * r
-        wide[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(MAX_FOOTPRINT))
-        wide[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(MAX_FOOTPRINT))
+        footprint[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(antialias.MAX_FOOTPRINT))
+        footprint[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(antialias.MAX_FOOTPRINT))
         floor_x, floor_y = math.floor(x - shift), math.floor(y - shift)
-        whole[0, u], part[0, u] = np.int32(floor_x), F(x - shift - floor_x)
-        whole[1, u], part[1, u] = np.int32(floor_y), F(y - shift - floor_y)
+        cell[0, u], fraction[0, u] = np.int32(floor_x), F(x - shift - floor_x)
+        cell[1, u], fraction[1, u] = np.int32(floor_y), F(y - shift - floor_y)
 
 
 @row_loop
-def _fetch_rows(pixels, height, width, whole, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
+def _fetch_rows(pixels, height, width, cell, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
     """Touch what an output row will read, in the order of memory, but for the rows seen before; return what it reads.
 
     Left to the taps, each new cache line is waited for; touched in order, many are under way at once.
     """
-    last = whole.shape[1] - 1
-    top = max(min(whole[1, 0], whole[1, last]) - 1, 0)
-    bottom = min(max(whole[1, 0], whole[1, last]) + 3, height)
-    left = max(min(whole[0, 0], whole[0, last]) - 1, 0)
-    right = min(max(whole[0, 0], whole[0, last]) + 3, width)
+    last = cell.shape[1] - 1
+    top = max(min(cell[1, 0], cell[1, last]) - 1, 0)
+    bottom = min(max(cell[1, 0], cell[1, last]) + 3, height)
+    left = max(min(cell[0, 0], cell[0, last]) - 1, 0)
+    right = min(max(cell[0, 0], cell[0, last]) + 3, width)
     total = F(0)
     for y in range(top, bottom):
         if seen_top <= y < seen_bottom:
@@ -161,8 +143,9 @@ _inlined = njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, f
 @_inlined
 def _coefficients(footprint):  # type: ignore[no-untyped-def]
     """a and b of the antialias filter, see `filter.py`."""
-    v = max(F(1) / footprint, F(MIN_V))
-    return F(A[0]) + v * (F(A[2]) * v + F(A[1])), F(B[0]) + v * (F(B[2]) * v + F(B[1]))
+    v = max(F(1) / footprint, F(antialias.MIN_V))
+    (a0, a1, a2), (b0, b1, b2) = antialias.A, antialias.B
+    return F(a0) + v * (F(a2) * v + F(a1)), F(b0) + v * (F(b2) * v + F(b1))
 
 
 @_inlined
@@ -174,32 +157,31 @@ def _weight(distance, inverse, a, b):  # type: ignore[no-untyped-def]
 
 
 @row_loop
-def _shape_row(axis, wide, shape):  # type: ignore[no-untyped-def]
+def _filter_row(axis, footprint, filter_terms):  # type: ignore[no-untyped-def]
     """The antialias filter for each footprint of a row: radius, 1 / radius², a, b."""
-    for u in range(wide.shape[1]):
-        radius = max(
-            F(MIN_RADIUS), F(RADIUS_OFFSET) + F(RADIUS_SLOPE) * wide[axis, u], F(RADIUS_PER_FOOTPRINT) * wide[axis, u]
-        )
-        shape[axis, 0, u], shape[axis, 1, u] = radius, F(1) / (radius * radius)
-        shape[axis, 2, u], shape[axis, 3, u] = _coefficients(wide[axis, u])
+    for u in range(footprint.shape[1]):
+        growing = F(antialias.RADIUS_OFFSET) + F(antialias.RADIUS_SLOPE) * footprint[axis, u]
+        radius = max(F(antialias.MIN_RADIUS), growing, F(antialias.RADIUS_PER_FOOTPRINT) * footprint[axis, u])
+        filter_terms[axis, 0, u], filter_terms[axis, 1, u] = radius, F(1) / (radius * radius)
+        filter_terms[axis, 2, u], filter_terms[axis, 3, u] = _coefficients(footprint[axis, u])
 
 
 @row_loop
-def _row_taps(wide):  # type: ignore[no-untyped-def]
+def _row_taps(footprint):  # type: ignore[no-untyped-def]
     """How many taps along an axis the widest filter of a row needs, up to 8. Counts, since those are vectorised."""
     over_2, over_3 = np.int32(0), np.int32(0)
     for axis in range(2):
-        for u in range(wide.shape[1]):
-            over_2 += np.int32(wide[axis, u] > F(FOOTPRINT_OF_RADIUS_2))
-            over_3 += np.int32(wide[axis, u] > F(FOOTPRINT_OF_RADIUS_3))
+        for u in range(footprint.shape[1]):
+            over_2 += np.int32(footprint[axis, u] > F(antialias.FOOTPRINT_OF_RADIUS_2))
+            over_3 += np.int32(footprint[axis, u] > F(antialias.FOOTPRINT_OF_RADIUS_3))
     return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
 
 
 @row_loop
-def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
+def _weigh_row_4(axis, fraction, footprint, weights):  # type: ignore[no-untyped-def]
     """As `_weigh_row`, where all radii of the row are 2 and 1 / radius² is 0.25: in one loop: most rows are such."""
-    for u in range(part.shape[1]):
-        (a, b), p = _coefficients(wide[axis, u]), part[axis, u]
+    for u in range(fraction.shape[1]):
+        (a, b), p = _coefficients(footprint[axis, u]), fraction[axis, u]
         w0, w1 = _weight(F(1) + p, F(0.25), a, b), _weight(p, F(0.25), a, b)
         w2, w3 = _weight(F(1) - p, F(0.25), a, b), _weight(F(2) - p, F(0.25), a, b)
         scale = F(1) / (w0 + w1 + w2 + w3)
@@ -208,12 +190,12 @@ def _weigh_row_4(axis, part, wide, weights):  # type: ignore[no-untyped-def]
 
 
 @row_loop
-def _weigh_row(axis, mode, part, shape, taps, weights, total):  # type: ignore[no-untyped-def]
-    """Fill the middle `taps` rows of weights[axis], normalised: row 3 is the whole place, row 4 the pixel after it."""
-    columns = part.shape[1]
+def _weigh_row(axis, mode, fraction, filter_terms, taps, weights, total):  # type: ignore[no-untyped-def]
+    """Fill the middle `taps` rows of weights[axis], normalised: row 3 is the cell, row 4 the pixel after it."""
+    columns = fraction.shape[1]
     if mode < 2:
         for u in range(columns):
-            weight = part[axis, u] if mode == 1 else F(0)
+            weight = fraction[axis, u] if mode == 1 else F(0)
             weights[axis, 3, u], weights[axis, 4, u] = F(1) - weight, weight
         return
     for u in range(columns):
@@ -221,8 +203,8 @@ def _weigh_row(axis, mode, part, shape, taps, weights, total):  # type: ignore[n
     for k in range(4 - taps // 2, 4 + taps // 2):
         before = F(3 - k)
         for u in range(columns):
-            distance = before + part[axis, u]
-            weight = _weight(distance, shape[axis, 1, u], shape[axis, 2, u], shape[axis, 3, u])
+            distance = before + fraction[axis, u]
+            weight = _weight(distance, filter_terms[axis, 1, u], filter_terms[axis, 2, u], filter_terms[axis, 3, u])
             weights[axis, k, u] = weight
             total[u] += weight
     for u in range(columns):
@@ -284,16 +266,16 @@ _sum_2, _sum_4, _sum_5, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 5, 
 
 
 @row_loop
-def _wide_sum(pixels, height, width, padding, left, top, part, shape, u):  # type: ignore[no-untyped-def]
+def _wide_sum(pixels, height, width, padding, left, top, fraction, filter_terms, u):  # type: ignore[no-untyped-def]
     """As padded_sum with the antialias filter, for any number of taps: plain loops."""
-    radius = math.ceil(max(shape[0, 0, u], shape[1, 0, u]))
+    radius = math.ceil(max(filter_terms[0, 0, u], filter_terms[1, 0, u]))
     red = green = blue = total = F(0)
     for i in range(1 - radius, 1 + radius):
-        y, distance = _padded(np.int64(top) + i, height, padding), F(i) - part[1, u]
-        weight_y = _weight(distance, shape[1, 1, u], shape[1, 2, u], shape[1, 3, u])
+        y, distance = _padded(np.int64(top) + i, height, padding), F(i) - fraction[1, u]
+        weight_y = _weight(distance, filter_terms[1, 1, u], filter_terms[1, 2, u], filter_terms[1, 3, u])
         for j in range(1 - radius, 1 + radius):
-            x, distance = _padded(np.int64(left) + j, width, padding), F(j) - part[0, u]
-            weight = weight_y * _weight(distance, shape[0, 1, u], shape[0, 2, u], shape[0, 3, u])
+            x, distance = _padded(np.int64(left) + j, width, padding), F(j) - fraction[0, u]
+            weight = weight_y * _weight(distance, filter_terms[0, 1, u], filter_terms[0, 2, u], filter_terms[0, 3, u])
             total += weight
             if x >= 0 and y >= 0:
                 source = (y * width + x) * 3
@@ -305,13 +287,14 @@ def _wide_sum(pixels, height, width, padding, left, top, part, shape, u):  # typ
 
 @row_loop
 def _sum_row(  # type: ignore[no-untyped-def]
-    pixels, height, width, taps, padding, color, whole, part, shape, weights, visible, patch, columns, out, row
-):
+    pixels, height, width, taps, padding, color,
+    cell, fraction, filter_terms, weights, visible, patch, columns, out, row,
+):  # fmt: skip
     """The sums of one output row, through the colour matrix, to out[row]; the rest as `_warp_rows` has it."""
     for u in range(out.shape[1]):
         red = green = blue = F(0)
-        left, top = np.int64(whole[0, u]), np.int64(whole[1, u])
-        radius = F(2) if taps <= 4 else max(shape[0, 0, u], shape[1, 0, u])
+        left, top = np.int64(cell[0, u]), np.int64(cell[1, u])
+        radius = F(2) if taps <= 4 else max(filter_terms[0, 0, u], filter_terms[1, 0, u])
         if not visible[u]:
             pass
         elif taps == 2:
@@ -321,7 +304,7 @@ def _sum_row(  # type: ignore[no-untyped-def]
                 pixels, height, width, padding, patch, columns, left - 1, top - 1, weights, 2, 2, u
             )
         elif radius <= 2.5:  # one of the six taps is out of reach, and 5 × 3 values fit where 6 × 3 do not
-            x, y = np.int64(part[0, u] >= 0.5), np.int64(part[1, u] >= 0.5)
+            x, y = np.int64(fraction[0, u] >= 0.5), np.int64(fraction[1, u] >= 0.5)
             red, green, blue = _sum_5(
                 pixels, height, width, padding, patch, columns, left - 2 + x, top - 2 + y, weights, 1 + x, 1 + y, u
             )
@@ -334,7 +317,7 @@ def _sum_row(  # type: ignore[no-untyped-def]
                 pixels, height, width, padding, patch, columns, left - 3, top - 3, weights, 0, 0, u
             )
         else:
-            red, green, blue = _wide_sum(pixels, height, width, padding, left, top, part, shape, u)
+            red, green, blue = _wide_sum(pixels, height, width, padding, left, top, fraction, filter_terms, u)
         out[row, u, 0] = color[0, 0] * red + color[0, 1] * green + color[0, 2] * blue + color[0, 3]
         out[row, u, 1] = color[1, 0] * red + color[1, 1] * green + color[1, 2] * blue + color[1, 3]
         out[row, u, 2] = color[2, 0] * red + color[2, 1] * green + color[2, 2] * blue + color[2, 3]
@@ -353,32 +336,30 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
     """
     columns = out.shape[1]
     # by axis, x first
-    whole, part, wide = np.empty((2, columns), np.int32), np.empty((2, columns), F), np.empty((2, columns), F)
-    shape, weights = np.zeros((2, 4, columns), F), np.zeros((2, 8, columns), F)
+    cell, fraction, footprint = np.empty((2, columns), np.int32), np.empty((2, columns), F), np.empty((2, columns), F)
+    filter_terms, weights = np.zeros((2, 4, columns), F), np.zeros((2, 8, columns), F)
     visible, total = np.empty(columns, np.bool_), np.empty(columns, F)
     patch, tap_columns = np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
     shift, touched = 0.0 if mode == 0 else 0.5, F(0)
     top = bottom = 0
     for row in range(out.shape[0]):
-        _place_row(inverse, first_row + row, shift, whole, part, wide, visible)
-        top, bottom, value = _fetch_rows(pixels, height, width, whole, top, bottom)
+        _place_row(inverse, first_row + row, shift, cell, fraction, footprint, visible)
+        top, bottom, value = _fetch_rows(pixels, height, width, cell, top, bottom)
         touched += value
-        taps = 2 if mode < 2 else _row_taps(wide)
+        taps = 2 if mode < 2 else _row_taps(footprint)
         for axis in range(2):
             if taps == 4:
-                _weigh_row_4(axis, part, wide, weights)
+                _weigh_row_4(axis, fraction, footprint, weights)
             else:
                 if mode == 2:
-                    _shape_row(axis, wide, shape)
-                _weigh_row(axis, mode, part, shape, taps, weights, total)
+                    _filter_row(axis, footprint, filter_terms)
+                _weigh_row(axis, mode, fraction, filter_terms, taps, weights, total)
         _sum_row(
             pixels, height, width, taps, padding, color,
-            whole, part, shape, weights, visible, patch, tap_columns, out, row,
+            cell, fraction, filter_terms, weights, visible, patch, tap_columns, out, row,
         )  # fmt: skip
     return touched  # so that the compiler does not leave the touching out
 
-
-# --- launcher ------------------------------------------------------------------------------------------------------
 
 _pool: ThreadPoolExecutor | None = None
 _pool_owner = (0, 0)  # process and number of threads

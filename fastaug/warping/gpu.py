@@ -17,8 +17,8 @@ of one that is interleaved through shared memory; whole words in place of single
 16 loads per output pixel, in place of 12 and 48).
 """
 
-# mypy: disable-error-code="no-untyped-def"
-# (what a kernel's arguments are is up to Triton's compiler)
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# (Triton's decorator is untyped, and what a kernel's arguments are is up to its compiler)
 
 from __future__ import annotations
 

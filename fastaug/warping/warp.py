@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Images = Tensor | Sequence[Tensor]
 
-INTERPOLATIONS = ("antialias", "bilinear", "nearest")
-PADDINGS = ("reflection", "border", "zeros")
-BACKENDS = ("auto", "triton", "cpu", "reference")
+Interpolation = Literal["antialias", "bilinear", "nearest"]
+Padding = Literal["reflection", "border", "zeros"]
+Backend = Literal["auto", "triton", "cpu", "reference"]
+INTERPOLATIONS, PADDINGS, BACKENDS = get_args(Interpolation), get_args(Padding), get_args(Backend)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked for, not imported: that takes a second
 
@@ -24,11 +26,11 @@ def warp(
     images: Images,
     matrix: Tensor,
     size: int | tuple[int, int],
-    interpolation: str = "antialias",
-    padding: str = "reflection",
+    interpolation: Interpolation = "antialias",
+    padding: Padding = "reflection",
     color: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Warp a batch through one matrix per image, interpolating once.
 
@@ -76,8 +78,9 @@ def warp(
         tensor.requires_grad for tensor in (*tensors, matrix, color) if tensor is not None
     )
     if torch.compiler.is_compiling() and not needs_grad:
-        return _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
-    run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
+        traced: Tensor = _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
+        return traced
+    run: Callable[..., Tensor] = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
     return run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad)
 
 
@@ -103,7 +106,8 @@ def _run(
         name = backend
     if not len(batch):
         return torch.empty(0, *size, 3, dtype=dtype, device=first.device).permute(0, 3, 1, 2)
-    return _backend(name).warp(batch, matrix, size, interpolation, padding, color, dtype)
+    out: Tensor = _backend(name).warp(batch, matrix, size, interpolation, padding, color, dtype)
+    return out
 
 
 @torch.library.custom_op("fastaug::warp", mutates_args=())

@@ -34,9 +34,6 @@ def drawn(op: Operator, n: int = 10_000, seed: int = 0) -> dict[str, Tensor]:
     return op.parameters_from(uniforms(n, seed)(type(op).__name__, op.uniforms))
 
 
-# --- each operator alone -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("op", OPERATORS, ids=IDS)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 13), (33, 20)])
 @pytest.mark.parametrize("layout", ["uint8 BHWC", "float32 BCHW", "float16 BHWC", "float64 BCHW strided"])
@@ -98,9 +95,6 @@ def test_every_image_gets_its_own_draw(op: Operator) -> None:
 def test_crop_with_a_size() -> None:
     assert fa.RandomResizedCrop(size=24)(PHOTO[None]).shape == (1, 3, 24, 24)
     assert fa.RandomResizedCrop(size=(24, 30)).eval()(PHOTO[None]).shape == (1, 3, 24, 30)
-
-
-# --- what is drawn -------------------------------------------------------------------------------------------------
 
 
 def test_frequencies() -> None:
@@ -179,9 +173,6 @@ def test_generator_repeats_and_is_independent_of_the_global_one() -> None:
     assert not torch.equal(a, augment.draw(4, (40, 40)).matrix)
 
 
-# --- Augment -------------------------------------------------------------------------------------------------------
-
-
 def test_replay_gives_the_same() -> None:
     augment = fa.aug_transforms(size=32, min_scale=0.5)
     images = torch.stack([PHOTO, PHOTO.flip(0)])
@@ -229,7 +220,7 @@ def test_eval_is_the_whole_frame_normalised() -> None:
     augment = fa.aug_transforms(size=30, min_scale=0.3).eval()
     out = augment(PHOTO[None])
     assert torch.equal(out, augment(PHOTO[None]))
-    params = augment.plain(1, (60, 60))
+    params = augment.without_chance(1, (60, 60))
     torch.testing.assert_close(params.matrix[0], torch.diag(torch.tensor([0.5, 0.5, 1.0])))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in fa.IMAGENET)
     plain = fa.warp(PHOTO[None], params.matrix, 30)
@@ -283,9 +274,6 @@ def test_nn_module_apply_still_works() -> None:
     model.apply(seen.append)
     assert any(isinstance(module, fa.Augment) for module in seen)
     assert any(isinstance(module, nn.Conv2d) for module in seen)
-
-
-# --- RandomErasing -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 40)])
@@ -369,7 +357,7 @@ def test_erasing_alone_in_eval_and_twice() -> None:
         augment.apply(PHOTO.expand(20, -1, -1, -1), params), params.erase[:, 1].tolist(), strict=True
     ):
         assert (image[:, y0:y1, x0:x1] == 1).all(), "the second lies over the first"
-    assert augment.eval().plain(2, (60, 60)).erase is None
+    assert augment.eval().without_chance(2, (60, 60)).erase is None
 
 
 def test_erasing_is_a_pure_function_of_the_sample() -> None:
@@ -378,9 +366,6 @@ def test_erasing_is_a_pure_function_of_the_sample() -> None:
     part = augment.draw(3, (60, 60), uniforms=SampleUniforms(1, 2, [7, 3, 20]))
     assert torch.equal(part.erase, whole.erase[[7, 3, 20]])
     assert torch.equal(part.erase_color, whole[[7, 3, 20]].erase_color)
-
-
-# --- aug_transforms ------------------------------------------------------------------------------------------------
 
 
 def test_aug_transforms_has_fastais_defaults() -> None:
@@ -434,9 +419,6 @@ def test_lighting_agrees_with_fastais_at_mid_grey() -> None:
         slope = (sigmoid(k * logit(0.5 + step)) - sigmoid(k * logit(0.5 - step))) / (2 * step)
         assert jitter[0, 0].item() == pytest.approx(slope, rel=1e-4)
         assert jitter[0, 0].item() * 0.5 + jitter[0, 3].item() == pytest.approx(0.5)
-
-
-# --- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,6 @@ def test_the_dihedral_group_is_the_same_set(theirs: Any) -> None:
     assert seen == set(range(8))
 
 
-# --- aug_transforms ------------------------------------------------------------------------------------------------
-
-
 def test_arguments_and_defaults_are_fastais(theirs: Any) -> None:
     """Every argument, in fastai's order; size, mode and align_corners have other defaults."""
     expected = inspect.signature(theirs.aug_transforms).parameters
@@ -234,9 +231,6 @@ def test_one_draw_for_a_batch_as_the_message_says() -> None:
     params = augment.draw(1, (SIDE, SIDE))[[0] * 4]
     out = augment.apply(batch(), params)
     assert all(torch.equal(out[0], image) for image in out)
-
-
-# --- what differs --------------------------------------------------------------------------------------------------
 
 
 def test_difference_one_crop_for_the_batch(theirs: Any) -> None:

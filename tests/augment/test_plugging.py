@@ -41,9 +41,6 @@ def seeded(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-# --- tensors and other libraries' pipelines ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("op", [*OPERATORS, AUGMENT], ids=[*IDS, "Augment"])
 def test_every_layout_gives_the_same(op: nn.Module) -> None:
     """uint8 and float, channels last and first, a batch of one and a single image, a tensor and a tv_tensor."""
@@ -149,9 +146,6 @@ def test_behind_dalis_pytorch_iterator() -> None:
         assert torch.equal(seeded(op, batch["images"]), seeded(op, IMAGES[:3])), op
 
 
-# --- DataLoader workers --------------------------------------------------------------------------------------------
-
-
 class Augmented(Dataset[Tensor]):
     """Images that are augmented in the worker, one by one."""
 
@@ -186,9 +180,6 @@ def test_dataloader_workers_forked_and_spawned(augment: nn.Module) -> None:
     assert torch.equal(epochs(augment, 1, "spawn"), epochs(augment, 1, "fork"))
 
 
-# --- copies --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "again", [copy.deepcopy, lambda op: pickle.loads(pickle.dumps(op))], ids=["deepcopy", "pickle"]
 )
@@ -214,8 +205,6 @@ def test_a_model_with_an_augment_keeps_its_state_dict() -> None:
     assert list(model.state_dict()) == ["1.weight", "1.bias"]
     assert model(IMAGES).shape == (4, 2, 18, 22)
 
-
-# --- torch.compile -------------------------------------------------------------------------------------------------
 
 theirs = pytest.mark.filterwarnings("ignore::FutureWarning:torch", "ignore::DeprecationWarning:torch")
 
@@ -324,9 +313,6 @@ def test_eager_calls_go_past_the_operator(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(warp_module, "_warp_op", refuse)
     assert AUGMENT(IMAGES).shape == (4, 3, 20, 24)
-
-
-# --- torch.export --------------------------------------------------------------------------------------------------
 
 
 @theirs

@@ -64,9 +64,6 @@ def assert_in_step(image: Tensor, mask: Tensor, box: Tensor, point: Tensor) -> N
     assert (centre - point).norm() <= 1.0, f"the point is elsewhere: {point.tolist()}, the marker {centre.tolist()}"
 
 
-# --- in step with the image ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("ops", [*[[op] for op in OPERATORS], ALL], ids=[*IDS, "all"])
 @pytest.mark.parametrize(("height", "width", "size"), [(61, 83, (64, 70)), (83, 61, (120, 120)), (90, 90, (61, 83))])
 def test_a_marker_is_found_where_the_targets_say(
@@ -124,9 +121,6 @@ def test_masks_of_different_sizes_and_several_images_with_one_draw() -> None:
     assert torch.equal((left + right).round() == 255, inside)
 
 
-# --- masks ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("dtype", "values", "fill"),
     [
@@ -167,9 +161,6 @@ def test_mask_layouts_and_empty_batches() -> None:
     assert torch.equal(fa.warp_masks(tv, matrix, 8), fa.warp_masks(strided, matrix, 8))
 
 
-# --- points --------------------------------------------------------------------------------------------------------
-
-
 def test_points_are_opencvs_and_kornias() -> None:
     n = 6
     points = torch.rand(n, 20, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([120.0, 90.0])
@@ -200,9 +191,6 @@ def test_points_empty_and_half_precision_and_a_size_for_each_image() -> None:
     moved, visible = fa.transform_points(points, torch.eye(3).expand(2, 3, 3), torch.tensor([[8, 7], [7, 5]]))
     assert moved.dtype == torch.float16
     assert visible[:, 0].tolist() == [True, False]
-
-
-# --- boxes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["flip", "resize", "crop", "rotate"])
@@ -307,9 +295,6 @@ def test_there_and_back(matrix: Tensor, x: float, y: float) -> None:
         assert visible.all() or points.min() < 0.02
 
 
-# --- predictions carried back to the photo -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mode", ["resize", "direct"])
 def test_predictions_go_back_to_the_photo(tmp_path: Path, mode: str) -> None:
     """The marker is looked for in the model's input, and carried back with info.matrix to where it was painted."""
@@ -350,8 +335,6 @@ def test_the_inverse_is_float64s() -> None:
     assert torch.equal(inverse, torch.linalg.inv(matrix.double()).float())
     assert fa.inverse_matrix(matrix[0]).shape == (3, 3)
 
-
-# --- errors --------------------------------------------------------------------------------------------------------
 
 EYE = torch.eye(3)[None]
 MASK = torch.zeros(1, 4, 5, dtype=torch.uint8)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fastaug as fa
 from fastaug.augment import geometry
+from fastaug.loading import decode as decoding
 from fastaug.loading.decode import Decoder
 from fastaug.loading.photo import Need
 from fastaug.warping import reference
@@ -28,6 +29,12 @@ def columns(first: int, last: int) -> Need:
 
 def jpeg(mode: str = "RGB", **options: Any) -> bytes:
     return encode(Image.fromarray(skimage.data.chelsea()).convert(mode), **options)
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are left out of small photos too, which would save no time."""
+    monkeypatch.setattr(decoding, "MIN_PIXELS_LEFT_OUT", 1)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,15 @@ def test_some_columns_are_those_of_the_whole_image(decoder: Decoder, mode: str, 
         assert torch.equal(part.pixels, whole.pixels[:, first:last])
         assert part.size == whole.size == (300, 451)
         assert part.matrix.tolist() == [[1, 0, -first], [0, 1, 0], [0, 0, 1]]
+
+
+def test_of_small_photos_all_columns_are_decoded(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is beside them: what a photo's pixels are must not depend on its neighbours."""
+    monkeypatch.setattr(decoding, "MIN_PIXELS_LEFT_OUT", 300 * 100)
+    needs = [columns(0, 400), columns(30, 381), columns(60, 411), columns(30, 382)]
+    photos = decoder.decode([jpeg()] * 4, needs)
+    assert [photo.pixels.shape[1] for photo in photos] == [451, 351, 351, 451]
+    assert [-photo.matrix[0, 2].item() for photo in photos] == [0, 30, 60, 0]
 
 
 def test_beside_bad_and_other_files(decoder: Decoder) -> None:

@@ -145,8 +145,8 @@ def test_files_that_fail(content: Any, step: str, reason: str, tmp_path: Path, p
     ("where", "reason"),
     [
         ("draw", "KeyError: 'no degrees'"),
-        ("nan", r"ValueError: expected a finite matrix \[1, 3, 3\], got \[1, 3, 3\]: \[\[\[nan"),
-        ("shape", r"ValueError: expected a finite matrix \[1, 3, 3\], got \[1, 2, 3\]"),
+        ("nan", r"ValueError: expected a finite matrix \[1, 3, 3\], got \[\[\[nan"),
+        ("shape", r"ValueError: Augment: expected the matrix of Broken as \[1, 3, 3\], got \[1, 2, 3\]"),
     ],
 )
 def test_an_operator_that_fails(where: str, reason: str, photos: fa.Samples) -> None:

@@ -191,9 +191,6 @@ def test_works_in_the_forked_workers_of_a_dataloader_after_use_in_the_parent() -
     assert_images_close(got, expected, 0)
 
 
-# --- which backend --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("device", "needs_grad", "double", "triton", "expected", "because"),
     [
