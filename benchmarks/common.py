@@ -36,6 +36,7 @@ from fastaug.augment import geometry
 from fastaug.augment.augment import Augment, Params
 from fastaug.demo.comparison import quartiles
 from fastaug.demo.stepwise import bilinear
+from fastaug.training.plots import denormalized
 
 HERE = versions.HERE
 RESULTS = HERE / "results"
@@ -160,7 +161,7 @@ def inside_photo(matrix: Tensor, width: float, height: float, size: int = SIZE, 
 
 
 def denormalised(x: Tensor) -> Tensor:
-    return x.double() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    return denormalized(x.double(), (MEAN, STD))
 
 
 def settle(patience_s: float = 10.0) -> None:

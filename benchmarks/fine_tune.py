@@ -34,7 +34,8 @@ from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
 from benchmarks.interpolation import MODEL, STATISTICS, FeatureBatches, frozen_body, labelled, percent, write_textures
 from fastaug.demo import comparison
-from fastaug.training.models import lite0_weights, parameter_groups
+from fastaug.demo.weights import lite0_weights
+from fastaug.training.models import parameter_groups
 
 FASTAI, RECIPE = "fastai", "recipe"
 SAME_BN, FROZEN_BN = "fastaug, train_bn=True (as fastai)", "fastaug, train_bn=False"

@@ -36,7 +36,7 @@ from benchmarks.common import PRESIZE, SIZE
 from fastaug.augment.rng import SampleUniforms
 from fastaug.demo import comparison
 from fastaug.demo.stepwise import step_by_step
-from fastaug.training.models import lite0_weights
+from fastaug.demo.weights import lite0_weights
 
 STEPWISE, BILINEAR = "step by step, bilinear", "one bilinear warp"
 RESIZE, DIRECT = "fastaug, mode resize", "fastaug, mode direct"

@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastaug import __version__
 from fastaug.augment.color import IMAGENET
 from fastaug.augment.fastai_names import aug_transforms
-from fastaug.config import NOT_KEPT, use_config, write_config
-from fastaug.demo import MODEL as LITE0
+from fastaug.config import use_config, write_config
 from fastaug.demo import run_demo
+from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.modes import ModeName
@@ -32,7 +32,7 @@ from fastaug.samples.samples import Samples
 from fastaug.training import plots, ranks
 from fastaug.training.inference import load_classifier
 from fastaug.training.learner import Learner
-from fastaug.training.models import classifier, lite0_weights, model_statistics
+from fastaug.training.models import classifier, model_statistics
 from fastaug.training.results import RunLog, save_results
 
 app = typer.Typer(
@@ -106,7 +106,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fastaug {version('fastaug')}")
+        typer.echo(f"fastaug {__version__}")
         raise typer.Exit
 
 
@@ -150,13 +150,10 @@ def train(
 ) -> None:
     """Fine-tune a model on a folder of images.
 
-    Writes config.toml (for --config), model.safetensors (for `fastaug predict`), model.pth, settings.json, history.csv,
-    history.json, curves.png and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
+    Writes config.toml (for --config), model.safetensors (for `fastaug predict`), history.csv, history.json, curves.png
+    and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
     torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in context.params.items()}
-    for name in NOT_KEPT:
-        settings.pop(name)
     checkpoint = out / "checkpoint.pth"
     if resume and not checkpoint.is_file():
         raise FileNotFoundError(f"train: expected '{checkpoint}' for --resume, found none. Leave out --resume.")
@@ -165,15 +162,14 @@ def train(
     try:
         data = _Data(folder, pattern, valid_fraction, seed, model, weights, batch_size, size, presize, device)
         options = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
-        learn, samples = _learner(data, as_json, **options)
+        learn, loaders = _learner(data, as_json, **options)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:
             learn.load(checkpoint, resume=True)
         learn.fine_tune(epochs, base_lr, freeze_epochs)
-        mean, std = model_statistics(learn.model)
-        matrix = save_results(learn, samples.classes, out, {**settings, "mean": mean, "std": std})
-        quarantined = [bad for loader in (learn.train_loader, learn.valid_loader) for bad in loader.quarantined]  # type: ignore[union-attr]
+        matrix = save_results(learn, loaders[0].samples.classes, out)
+        quarantined = [bad for loader in loaders for bad in loader.quarantined]
         if not rank():
             _print_summary(learn, quarantined, matrix, out, as_json)
     finally:
@@ -313,8 +309,8 @@ def _samples(folder: Path, pattern: str | None) -> Samples:
     return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
 
 
-def _learner(data: _Data, quiet: bool, **settings: Any) -> tuple[Learner, Samples]:
-    """The learner, and all samples, of which it keeps some for validation. quiet: nothing is printed."""
+def _learner(data: _Data, quiet: bool, **settings: Any) -> tuple[Learner, list[ImageLoader]]:
+    """The learner and its loaders, to train and to validate. quiet: nothing is printed."""
     samples = _samples(data.folder, data.pattern)
     if len(samples.classes) < 2:
         raise ValueError(
@@ -331,7 +327,8 @@ def _learner(data: _Data, quiet: bool, **settings: Any) -> tuple[Learner, Sample
     )
     if not (rank() or quiet):
         typer.echo(f"{len(train_samples):,} images to train, {len(valid_samples):,} to validate: {samples}")
-    return Learner(train_loader, valid_loader, network, device=data.device, progress=not quiet, **settings), samples
+    learn = Learner(train_loader, valid_loader, network, device=data.device, progress=not quiet, **settings)
+    return learn, [train_loader, valid_loader]
 
 
 @app.command()

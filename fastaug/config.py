@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from fastaug import __version__
 
 # How a command is run rather than what it does: not in the file.
 NOT_KEPT = {"config", "resume", "as_json", "debug"}
@@ -20,7 +21,7 @@ def write_config(context: typer.Context, path: Path) -> None:
 
     Options without a value are left out: they have none when the file is read either.
     """
-    lines = [f"# fastaug {version('fastaug')}. Again: fastaug {context.info_name} --config {path}"]
+    lines = [f"# fastaug {__version__}. Again: fastaug {context.info_name} --config {path}"]
     for key, parameter in _options(context.command).items():
         value = context.params[parameter.name]
         if value is not None:

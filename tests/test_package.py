@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import fastaug as fa
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name.startswith(f"fastaug-{fa.__version__}-")
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "fastaug").rglob("*.py")} | {"fastaug/py.typed"}
     assert {name for name in names if ".dist-info/" not in name} == package

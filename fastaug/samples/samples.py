@@ -19,7 +19,7 @@ from typing import Any
 from fastaug.samples.archives import Layout, find_archives, index_archives
 from fastaug.samples.sources import IMAGE_EXTENSIONS, MemberPaths
 
-MOST_CLASSES = 1_000_000  # a larger number in an archive is no class
+MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -213,8 +213,8 @@ class Samples:
             return cls._from_names(paths, labels)
         number = {label: int(label) for label in distinct}
         count = max(number.values()) + 1
-        if count > MOST_CLASSES:
-            raise ValueError(f"from_tar: expected indices of classes below {MOST_CLASSES:,}, got {count - 1}.")
+        if count > MAX_CLASSES:
+            raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {count - 1}.")
         return cls(paths, map(number.__getitem__, labels), map(str, range(count)))
 
     def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from fastaug.training.learner import Learner
+from fastaug.training.history import History
+
+
+class Trained(Protocol):
+    """What `KeepBest` looks at of a Learner."""
+
+    history: History
+    metrics: dict[str, Any]
+    done: int
+
+    def save(self, path: str | os.PathLike[str]) -> None: ...
 
 
 @dataclass
@@ -27,7 +36,7 @@ class KeepBest:
     monitor: str = "valid_loss"
     patience: int | None = None
 
-    def __call__(self, learn: Learner) -> bool:
+    def __call__(self, learn: Trained) -> bool:
         rows = learn.history.epochs[-learn.done :]
         if self.monitor not in rows[-1]:
             raise ValueError(f"KeepBest: expected monitor to be one of {', '.join(rows[-1])}, got {self.monitor!r}.")

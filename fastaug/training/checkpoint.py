@@ -9,20 +9,19 @@ import numpy as np
 import torch
 
 
-def random_state(loader: object = None) -> dict[str, Any]:
+def random_state(own: torch.Generator | None = None) -> dict[str, Any]:
     """Every generator's state: torch's on all devices, Python's, NumPy's global one, and the loader's own if any."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (somebody's augmentation may draw from it)
-    own = getattr(loader, "generator", None)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "loader": own.get_state() if isinstance(own, torch.Generator) else None,
+        "loader": own.get_state() if own is not None else None,
     }
 
 
-def set_random_state(state: dict[str, Any], loader: object = None) -> None:
+def set_random_state(state: dict[str, Any], own: torch.Generator | None = None) -> None:
     """Go back to where `random_state` was called."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"]:
@@ -31,7 +30,11 @@ def set_random_state(state: dict[str, Any], loader: object = None) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     if state["loader"] is not None:
-        loader.generator.set_state(state["loader"].cpu())  # type: ignore[attr-defined]
+        if own is None:
+            raise ValueError(
+                "load: expected a loader with a generator, as there was when it was saved, got one without."
+            )
+        own.set_state(state["loader"].cpu())
 
 
 __all__ = ["random_state", "set_random_state"]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from fastaug.augment.augment import Augment
 from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
+from fastaug.loading.modes import ModeName
 from fastaug.machine import default_device
 from fastaug.samples.samples import Samples
 from fastaug.training.models import classifier
 
 NONE = "none of these"
-AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Amp = Literal["bf16", "fp16"]
+AMP: dict[Amp | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMAT = 1  # raised where an older version could not read the file
 _SEEN_AS = ("size", "interpolation", "padding", "normalize", "keep_inside")  # of an Augment that draws nothing
 
@@ -44,9 +46,9 @@ class Predictor:
     classes: list[str]
     augment: Augment
     presize: int = 460
-    mode: str = "resize"
+    mode: ModeName = "resize"
     threshold: float | list[float] | None = None
-    amp: str | None = None
+    amp: Amp | None = None
     device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +85,8 @@ class Predictor:
         self.model.eval()
         dtype = AMP[self.amp]
         with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            return self.model(images).float()
+            activations: Tensor = self.model(images).float()
+        return activations
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """int64 [B]: which class each image is of; -1: none of these."""
@@ -202,4 +205,4 @@ def _build(built: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
     return model
 
 
-__all__ = ["AMP", "NONE", "Predictor", "load_classifier", "most_probable", "to_probabilities"]
+__all__ = ["AMP", "NONE", "Amp", "Predictor", "load_classifier", "most_probable", "to_probabilities"]

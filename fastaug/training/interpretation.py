@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fastaug.training import plots, prediction
+from fastaug.training import plots
+from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE, most_probable, to_probabilities
+from fastaug.training.loaders import Loader, LoaderAdapter
+from fastaug.training.prediction import activations_of, loader_like, threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from fastaug.training.learner import Learner, Loader
 
 
 class Loss(NamedTuple):
@@ -45,17 +46,17 @@ class Interpretation:
     rows: Tensor
     predicted: Tensor
     classes: list[str]
-    loader: Any
+    loader: Loader
 
     @classmethod
-    def from_learner(cls, learn: Learner, loader: Loader | None = None) -> Self:
+    def from_learner(cls, learn: Engine, loader: Loader | None = None) -> Self:
         """Of `loader`, default valid_loader.
 
         Raises:
             ValueError: several classes per image, of which there is no confusion matrix.
         """
         loader = learn.or_valid(loader)
-        activations, targets, rows = prediction.activations_of(learn, loader)
+        activations, targets, rows = activations_of(learn, loader)
         if targets.ndim != 1:
             raise ValueError(
                 f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
@@ -66,10 +67,10 @@ class Interpretation:
             losses = each(activations, targets).reshape(len(targets), -1).mean(1)
         else:
             losses = torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
-        limit = prediction.threshold(learn)
+        limit = threshold(learn)
         probabilities = to_probabilities(activations, limit)
         predicted = most_probable(probabilities, limit)
-        known = getattr(getattr(loader, "samples", None), "classes", ())
+        known = LoaderAdapter(loader).classes
         classes = [*known, *map(str, range(len(known), probabilities.shape[1]))]
         return cls(probabilities, targets, losses, rows, predicted, classes, loader)
 
@@ -89,7 +90,7 @@ class Interpretation:
 
     def top_losses(self, k: int = 9) -> list[Loss]:
         """The k images with the highest losses, the worst first. `probability` is that of the predicted class."""
-        paths = getattr(getattr(self.loader, "samples", None), "paths", None)
+        paths = LoaderAdapter(self.loader).paths
         found = []
         for i in self.losses.argsort(descending=True, stable=True)[:k].tolist():
             row, guess = int(self.rows[i]), int(self.predicted[i])
@@ -105,8 +106,8 @@ class Interpretation:
             TypeError: the loader is not an ImageLoader.
         """
         found = self.top_losses(k)
-        loader = prediction.similar(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
-        loader = prediction.similar(loader, self.loader.samples.subset([one.row for one in found]))
+        loader = loader_like(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
+        loader = loader_like(loader, loader.samples.subset([one.row for one in found]))
         images = [image for x, *_ in loader for image in x]
         titles = [f"{one.predicted}\n{one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
         return plots.show_images(images, titles, heading="predicted, actual, loss / probability")

@@ -11,41 +11,33 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from fastaug.files import whole_file
-from fastaug.machine import default_device, rank, world
+from fastaug.machine import rank, world
 from fastaug.training import lr_finder, prediction, preview, ranks
-from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.display import Display
+from fastaug.training.engine import Engine, adamw
 from fastaug.training.history import History
-from fastaug.training.inference import AMP
+from fastaug.training.inference import AMP, Amp
+from fastaug.training.loaders import Loader, LoaderAdapter
 from fastaug.training.losses import BinaryCrossEntropy
 from fastaug.training.models import parameter_groups
 from fastaug.training.rates import slice_rates
 
-Loader = Any  # yields batches (images, targets, ...) and has a length
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 _REFRESH_S = 0.5
 
 
-def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
-    """AdamW as fastai sets it; groups come with weight_decay=0 where there should be none."""
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
-
-
-class Learner:
+class Learner(Engine):
     """Trains a classifier of images.
 
     Args:
@@ -91,7 +83,7 @@ class Learner:
         metrics: Mapping[str, Metric] | None = None,
         splitter: Callable[[nn.Module], list[list[nn.Parameter]]] = parameter_groups,
         train_bn: bool = True,
-        amp: Literal["bf16", "fp16"] | None = None,
+        amp: Amp | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
         mix: Callable[[Tensor, Tensor], Any] | None = None,
@@ -107,77 +99,24 @@ class Learner:
                 "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
                 f"got {amp!r}, {accumulate} and {clip_norm}."
             )
-        self.train_loader, self.valid_loader = train_loader, valid_loader
-        known, other = _check("train_loader", train_loader), _check("valid_loader", valid_loader)
-        if known and other and known != other:
-            raise ValueError(
-                f"Learner: expected the same classes in both loaders, got {len(known)} ({', '.join(known[:3])}, …) and "
-                f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
-            )
-        self.classes = len(known or other)
-        self.device = default_device(device)
-        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss_func = loss_func or nn.CrossEntropyLoss()
-        if isinstance(self.loss_func, nn.Module):
-            self.loss_func.to(self.device)  # weights of classes
+        super().__init__(
+            train_loader, valid_loader, model,
+            loss_func=loss_func, opt_func=opt_func, splitter=splitter, train_bn=train_bn, amp=amp, clip_norm=clip_norm,
+            mix=mix, compile=compile, device=device, progress=progress,
+        )  # fmt: skip
         if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
             metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
         elif metrics is None:
             one, same = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
             metrics = {"error_rate": 1 - one, "accuracy": same}
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
-        self.groups, self.opt_func = splitter(self.model), opt_func
-        if not self.groups:
-            raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
-        self.train_bn, self.progress, self.amp = train_bn, progress and not rank(), AMP[amp]
-        self.clip_norm, self.accumulate, self.mix, self.compile = clip_norm, accumulate, mix, compile
-        self.after_epoch, self.checkpoint, self.checkpoint_batches = after_epoch, checkpoint, checkpoint_batches
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        self.history, self.epoch = History(), 0
+        self.accumulate, self.after_epoch = accumulate, after_epoch
+        self.checkpoint, self.checkpoint_batches = checkpoint, checkpoint_batches
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
-        self.create_opt()
-
-    @property
-    def summed(self) -> bool:
-        """Whether the loss is the sum over a batch, not the mean."""
-        return getattr(self.loss_func, "reduction", "mean") == "sum"
-
-    def create_opt(self) -> None:
-        """A fresh optimizer, which remembers nothing."""
-        plain = {id(p) for module in self.model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
-        plain |= {id(p) for name, p in self.model.named_parameters() if name.endswith("bias") or p.ndim < 2}
-        groups: list[dict[str, Any]] = []
-        self._group_of: list[int] = []  # optimizer group -> parameter group
-        for i, group in enumerate(self.groups):
-            for decay in ({}, {"weight_decay": 0.0}):
-                if parameters := [p for p in group if (id(p) in plain) == bool(decay)]:
-                    groups.append({"params": parameters, **decay})
-                    self._group_of.append(i)
-        self.opt = self.opt_func(groups)
-
-    def freeze_to(self, n: int) -> None:
-        """Train the groups from `n` on, freeze those before (but see `train_bn`); a negative n counts from the end."""
-        number = len(self.groups)
-        if not -number <= n < number:
-            raise ValueError(f"freeze_to: expected {-number} <= n < {number} for {number} parameter groups, got {n}.")
-        for i, group in enumerate(self.groups):
-            for parameter in group:
-                parameter.requires_grad_(i >= n % number)
-        for module in self.model.modules():
-            if self.train_bn and isinstance(module, _BatchNorm):
-                module.requires_grad_(True)
-
-    def freeze(self) -> None:
-        """Freeze all groups but the last."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Train everything."""
-        self.freeze_to(0)
 
     # One file each, with their docstrings:
     lr_find = lr_finder.lr_find
@@ -188,12 +127,6 @@ class Learner:
         """Train at a constant rate (a `slice`: one per parameter group, see `slice_rates`) and momentum."""
         self.set_rates(slice_rates(lr, len(self.groups)))
         self._fit(epochs, None)
-
-    def set_rates(self, rates: Sequence[float]) -> None:
-        """Give each parameter group its rate, and the optimizer the momentum that it was made with."""
-        for group, i in zip(self.opt.param_groups, self._group_of, strict=True):
-            group["lr"] = rates[i]
-            group.update({name: self.opt.defaults[name] for name in ("betas", "momentum") if name in self.opt.defaults})
 
     def fit_one_cycle(
         self,
@@ -282,7 +215,7 @@ class Learner:
                 row["seconds"] = time.monotonic() - start
                 self.history.epochs.append(row)
                 self.epoch, self.done = self.epoch + 1, self.done + 1
-                self._note_place(scheduler, self.train_loader)
+                self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
                 display.epoch(row)
                 ends = [call(self) for call in self.after_epoch]  # all are called, whatever one says
                 if any(ends):
@@ -290,16 +223,16 @@ class Learner:
                 if self.checkpoint is not None:
                     self.save(self.checkpoint)
 
-    def _note_place(self, scheduler: OneCycleLR | None, loader: Loader) -> None:
+    def _note_place(self, scheduler: OneCycleLR | None, position: dict[str, Any] | None) -> None:
         """Remember for `save` where the training stands, and the loader in it."""
-        position = loader.state_dict() if hasattr(loader, "state_dict") else None
         self._place |= {"done": self.done, "scheduler": scheduler and scheduler.state_dict(), "loader": position}
 
     def _train_epoch(self, network: nn.Module, scheduler: OneCycleLR | None, display: Display) -> dict[str, float]:
         """One pass over the training images; returns train_loss, the mean over them, and images_per_s."""
         self.train_mode()
-        set_epoch(self.train_loader, self.epoch)
-        every = self.checkpoint_batches if self.checkpoint and hasattr(self.train_loader, "state_dict") else None
+        loader = LoaderAdapter(self.train_loader)
+        loader.set_epoch(self.epoch)
+        every = self.checkpoint_batches if self.checkpoint and loader.position() is not None else None
         before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
         waiting: list[Tensor] = []  # losses still on the device
         self.opt.zero_grad()
@@ -325,7 +258,7 @@ class Learner:
             number = len(self._seen)  # after the last batch comes validation first
             if every and not pending and not number % every and number < len(self.train_loader):
                 self._fetch(waiting)
-                self._note_place(scheduler, self.train_loader)
+                self._note_place(scheduler, loader.position())
                 self.save(self.checkpoint or "")
         if pending:
             self.step(pending)
@@ -336,69 +269,6 @@ class Learner:
         sums = torch.tensor([total, seen, seen - before], dtype=torch.float64, device=self.device)
         total, seen, new = ranks.total(sums).tolist()
         return {"train_loss": total / seen, "images_per_s": new / (time.monotonic() - start)}
-
-    def network(self) -> nn.Module:
-        """The model as training calls it: over all ranks, compiled."""
-        network = ranks.distributed(self.model)
-        return self.compile(network) if self.compile else network
-
-    def train_mode(self) -> None:
-        """The model in training mode, but for batch-norm that is frozen: that should not move at all."""
-        self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
-                module.eval()
-
-    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch in training."""
-        if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
-            self.model.eval()
-            nothing = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
-            self.train_mode()
-            return nothing
-        mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
-        return self.loss_func(*self._activate(network, mixed, target))
-
-    def _activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
-        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-            activations = network(x)
-        if not isinstance(activations, Tensor):
-            raise TypeError(
-                f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
-                "Build the model without auxiliary outputs."
-            )
-        known = y.device.type == "cpu" and not y.is_floating_point() and len(y)  # else one would wait for the GPU
-        highest = max(int(y.max()) if known else -1, self.classes - 1)
-        if activations.ndim > 1 and highest >= activations.shape[1]:
-            raise ValueError(
-                f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
-                f"{highest}. Build the model with num_classes={highest + 1}."
-            )
-        if activations.ndim > 1 and 0 < self.classes < activations.shape[1]:
-            warnings.warn(
-                f"Learner: expected as many outputs as the samples have classes, {self.classes}, got "
-                f"{activations.shape[1]}. Build the model with num_classes={self.classes}: the others never are right.",
-                stacklevel=2,
-            )
-        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=True)
-
-    def backward(self, loss: Tensor, images: int) -> None:
-        """Add the gradients of a batch, so that over the ranks every image counts the same."""
-        self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
-
-    def step(self, batches: int) -> None:
-        """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
-        self.scaler.unscale_(self.opt)
-        learning = [p for group in self.groups for p in group if p.grad is not None]
-        for parameter in learning if batches > 1 and not self.summed else ():
-            assert parameter.grad is not None, "chosen for having one"
-            parameter.grad /= batches
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(learning, self.clip_norm)
-        self.scaler.step(self.opt)
-        self.scaler.update()
-        self.opt.zero_grad()
 
     def _fetch(self, waiting: list[Tensor]) -> None:
         """Move losses from the device into the history, in one transfer."""
@@ -419,37 +289,6 @@ class Learner:
         self.history.lrs.append(tuple(rates.values()))
         self.history.moms.append(_momentum(self.opt.param_groups[0]))
 
-    def batches(self, loader: Loader, keep_empty: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """(images on the device, targets, rows of the samples if the loader tells) of every batch.
-
-        Without the empty ones, unless several ranks have to keep step.
-        """
-        empty = True
-        for batch in loader:
-            if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
-                parts = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else ""
-                raise TypeError(
-                    "Learner: expected batches (images, targets, ...) of tensors from the loader, got "
-                    f"{type(batch).__name__} {parts}. Give a loader with targets."
-                )
-            x, y, *more = batch
-            if not len(y) and not keep_empty:
-                continue
-            if not x.is_floating_point():
-                raise ValueError(
-                    f"Learner: expected float images [B, C, H, W] from the loader, got {x.dtype} {list(x.shape)}. "
-                    "Give the loader an augment."
-                )
-            empty = False
-            layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
-            x = x.to(self.device, non_blocking=True, memory_format=layout)
-            yield x, y, getattr(more[0], "indices", None) if more else None
-        if empty:
-            raise ValueError(
-                "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
-                "again (a generator is used up after one epoch) and that has images which can be read."
-            )
-
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
         """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
         for metric in self.metrics.values():
@@ -465,51 +304,6 @@ class Learner:
                 metric.update(activations, y)
         loss, total = ranks.total(sums).tolist()
         return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
-
-    def evaluate(self, loader: Loader | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
-        self.model.eval()
-        for x, y, rows in self.batches(self.or_valid(loader)):
-            with torch.no_grad():
-                activations, y = self._activate(self.model, x, y)
-            yield activations, y, rows
-
-    def or_valid(self, loader: Loader | None) -> Loader:
-        loader = loader if loader is not None else self.valid_loader
-        if loader is None:
-            raise ValueError("Learner: expected a loader, got none and there is no valid_loader. Give one.")
-        return loader
-
-    def _state(self) -> dict[str, Any]:
-        """What decides how training goes on, but for its place and the loader's."""
-        return {
-            "model": self.model.state_dict(),
-            "buffers": dict(self.model.named_buffers()),  # also those that a state dict leaves out
-            "optimizer": self.opt.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": random_state(self.train_loader),
-        }
-
-    def _set_state(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(state["buffers"][name])
-        self.opt.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"], self.train_loader)
-
-    @contextmanager
-    def undone(self) -> Iterator[None]:
-        """Afterwards model, optimizer and random states are what they were before."""
-        state, modes = copy.deepcopy(self._state()), [(module, module.training) for module in self.model.modules()]
-        self.opt.zero_grad()
-        try:
-            yield
-        finally:
-            self.opt.zero_grad()
-            self._set_state(state)
-            for module, training in modes:
-                module.training = training
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
@@ -545,34 +339,7 @@ class Learner:
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
-        if state["loader"] is not None and hasattr(self.train_loader, "load_state_dict"):
-            self.train_loader.load_state_dict(state["loader"])
-
-
-def _check(name: str, loader: Loader | None) -> list[str]:
-    """The classes that the loader's samples have, as far as it tells; warns of those with one image or none."""
-    if loader is None:
-        return []
-    if not hasattr(loader, "__len__"):
-        raise TypeError(
-            f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
-            "One cycle needs the number of batches: give a loader or a list."
-        )
-    if not len(loader):
-        raise ValueError(
-            f"Learner: expected {name} to have batches, got none. "
-            "Give more images, a smaller batch_size or drop_last=False."
-        )
-    samples = getattr(loader, "samples", None)
-    counts: dict[str, int] = getattr(samples, "counts", dict)() if name == "train_loader" else {}
-    few = [f"{name} ({count})" for name, count in counts.items() if count < 2]
-    if few:
-        warnings.warn(
-            f"Learner: expected two images or more of each class to train, got fewer of {len(few)}: "
-            f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
-            stacklevel=3,
-        )
-    return list(getattr(samples, "classes", ()))
+        LoaderAdapter(self.train_loader).go_to(state["loader"])
 
 
 def _momentum(settings: Mapping[str, Any]) -> float:
@@ -586,6 +353,4 @@ def _whole(epochs: int) -> int:
     return epochs
 
 
-def set_epoch(loader: Loader, epoch: int) -> None:
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(epoch)
+__all__ = ["Learner"]

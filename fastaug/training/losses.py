@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastaug.training.inference import most_probable
-
 
 class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     """One yes or no per class, for images of none of the classes or of several; the mean over images and classes.
@@ -34,10 +32,6 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     def decodes(self, probabilities: Tensor) -> Tensor:
         """Which classes are seen, bool [B, classes]."""
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
-
-    def predicted(self, probabilities: Tensor) -> Tensor:
-        """The most probable class that is seen, int64 [B]; -1: none of these."""
-        return most_probable(probabilities, self.threshold)
 
 
 __all__ = ["BinaryCrossEntropy"]

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from fastaug.machine import world
-from fastaug.training import ranks
+from fastaug.training import plots, ranks
 from fastaug.training.display import Display
+from fastaug.training.engine import Engine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastaug.training.learner import Learner
-
 SMOOTHING = 0.98  # weight of the past in the moving average of the losses
-WORSE = 4.0  # the sweep ends where the smoothed loss is this many times the lowest
-FEWEST = 6  # points that must be left when the ends of the curve are cut off
+DIVERGED_AT = 4.0  # the sweep ends where the smoothed loss is this many times the lowest
+MIN_POINTS = 6  # points that must be left when the ends of the curve are cut off
 
 
 @dataclass(frozen=True)
@@ -36,8 +31,8 @@ class FoundRates:
         losses: the loss at each, smoothed over the batches before (.98 of the past, corrected for the start).
         num_it: batches that the sweep was to have.
 
-    The first tenth of num_it and the last five points are not looked at, unless fewer than FEWEST would be left: then
-    all are. (fastai fails there.)
+    The first tenth of num_it and the last five points are not looked at, unless fewer than MIN_POINTS would be left:
+    then all are. (fastai fails there.)
     """
 
     lrs: list[float]
@@ -47,7 +42,7 @@ class FoundRates:
     def _looked_at(self) -> tuple[np.ndarray, np.ndarray]:
         lrs, losses = np.array(self.lrs), np.array(self.losses)
         inner = slice(self.num_it // 10, max(len(lrs) - 5, 0))
-        return (lrs[inner], losses[inner]) if len(lrs[inner]) >= FEWEST else (lrs, losses)
+        return (lrs[inner], losses[inner]) if len(lrs[inner]) >= MIN_POINTS else (lrs, losses)
 
     @property
     def minimum(self) -> float:
@@ -86,14 +81,12 @@ class FoundRates:
 
     def plot(self) -> Figure:
         """The curve with the four suggestions."""
-        from fastaug.training import plots
-
         names = ("minimum", "steep", "valley", "slide")
         return plots.plot_rates(self.lrs, self.losses, {name: getattr(self, name) for name in names})
 
 
 def lr_find(
-    learn: Learner, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True
+    learn: Engine, start_lr: float = 1e-7, end_lr: float = 10, num_it: int = 100, stop_div: bool = True
 ) -> FoundRates:
     """Try rates from start_lr to end_lr, one mini-batch each, and say which are good: `.valley`, `.plot()`, …
 
@@ -114,10 +107,10 @@ def lr_find(
     losses: list[float] = []
     average, value = 0.0, math.nan
     seen, start = 0, time.monotonic()
-    with learn.undone(), Display(learn.progress, num_it) as display:
+    with learn.restored(), Display(learn.progress, num_it) as display:
         network = learn.network()
         learn.train_mode()
-        for rate, (x, y, _) in zip(lrs, training_batches(learn), strict=False):
+        for rate, (x, y, _) in zip(lrs, learn.training_batches(), strict=False):
             learn.set_rates([rate] * len(learn.groups))
             loss = learn.forward(network, x, y)
             value = float(ranks.total(loss.detach() * ranks.share(len(y), learn.device, learn.summed))) / world()
@@ -127,7 +120,7 @@ def lr_find(
             losses.append(average / (1 - SMOOTHING ** (len(losses) + 1)))
             seen += len(y)
             display.batch(losses[-1], seen / (time.monotonic() - start), len(losses))
-            if stop_div and losses[-1] > WORSE * min(losses):
+            if stop_div and losses[-1] > DIVERGED_AT * min(losses):
                 break
             learn.backward(loss, len(y))
             learn.step(1)
@@ -139,17 +132,4 @@ def lr_find(
     return FoundRates(lrs[: len(losses)], losses, num_it)
 
 
-def training_batches(learn: Learner) -> Generator[tuple[Tensor, Tensor, Any], None, None]:
-    """Training batches without end, from a copy of the loader, whose own position stays; put back where it does not."""
-    loader, own = copy.copy(learn.train_loader), learn.train_loader
-    if hasattr(own, "augment"):
-        loader.augment = copy.deepcopy(own.augment)  # a schedule sets its size
-    place = copy.deepcopy(own.state_dict()) if hasattr(own, "state_dict") else {}
-    try:
-        for epoch in itertools.count(learn.epoch):
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(epoch)
-            yield from learn.batches(loader, keep_empty=world() > 1)
-    finally:
-        if any(own.state_dict()[name] != place[name] for name in place.keys() - {"quarantined"}):
-            own.load_state_dict(place)
+__all__ = ["FoundRates", "lr_find"]

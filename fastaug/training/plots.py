@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fastaug.training.history import History
 from fastaug.warping.warp import channels_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fastaug.training.history import History
-
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#9aa5b1"
-MOST_CLASSES_WITH_NUMBERS = 40  # above, the numbers in the cells of a confusion matrix could not be read
+MAX_CLASSES_WITH_NUMBERS = 40  # above, the numbers in the cells of a confusion matrix could not be read
 LABEL_LENGTH = 24  # longer class names are cut
 LETTERS_PER_INCH = 15  # of a title
 
@@ -75,8 +74,7 @@ def show_images(
 
 
 def denormalized(images: Tensor, normalize: tuple[Sequence[float], Sequence[float]] | None) -> Tensor:
-    """Images [B, 3, H, W] back in [0, 1], on the CPU: times std, plus mean. None: they were not normalised."""
-    images = images.detach().cpu().float()
+    """Images [B, 3, H, W] back in [0, 1]: times std, plus mean. None: they were not normalised."""
     if normalize is None:
         return images
     mean, std = (images.new_tensor(values)[:, None, None] for values in normalize)
@@ -160,7 +158,7 @@ def plot_confusion_matrix(matrix: Tensor | np.ndarray, classes: Sequence[str]) -
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     axes.set_title(f"{int(np.trace(counts)):,} of {int(counts.sum()):,} right", fontsize=11)
-    if number <= MOST_CLASSES_WITH_NUMBERS:
+    if number <= MAX_CLASSES_WITH_NUMBERS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=text_pt)

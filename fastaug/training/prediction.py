@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastaug.loading.loader import ImageLoader
 from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import ranks
+from fastaug.training.engine import Engine
 from fastaug.training.inference import AMP, Predictor, to_probabilities
-
-if TYPE_CHECKING:
-    from fastaug.loading.loader import ImageLoader
-    from fastaug.training.learner import Learner, Loader
+from fastaug.training.loaders import Loader, LoaderAdapter
 
 
-def activations_of(learn: Learner, loader: Loader, everywhere: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+def activations_of(learn: Engine, loader: Loader, everywhere: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """(activations float32 [N, classes], targets, rows int64 [N]) on the CPU, in the order of the rows.
 
     Rows are those of the loader's samples; of a loader that cannot tell them they are counted. Of all ranks' shares,
     unless every rank has all images (everywhere=False).
     """
-    if hasattr(loader, "return_info"):
-        loader = copy.copy(loader)  # the original is not set to another epoch, nor made to yield anything else
-        loader.return_info = True
-    found = list(learn.evaluate(loader))
+    found = list(learn.evaluate(LoaderAdapter(loader).with_rows()))
     rows = [some for _, _, some in found if some is not None]
     activations = torch.cat([a.float() for a, _, _ in found]).cpu()
     targets = torch.cat([y for _, y, _ in found]).cpu()
@@ -38,16 +33,14 @@ def activations_of(learn: Learner, loader: Loader, everywhere: bool = True) -> t
     return everything[0][order], everything[1][order], everything[2][order]
 
 
-def threshold(learn: Learner) -> float | Tensor | None:
+def threshold(learn: Engine) -> float | Tensor | None:
     """From which probability on a class counts as seen; None where the loss knows one class per image."""
     binary = isinstance(learn.loss_func, nn.BCEWithLogitsLoss)
     return getattr(learn.loss_func, "threshold", 0.0) if binary else None
 
 
-def similar(loader: Any, samples: Samples | None = None, **changes: Any) -> ImageLoader:
+def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) -> ImageLoader:
     """A loader of the same photos, or of `samples`, with some settings changed; one rank alone, every sample once."""
-    from fastaug.loading.loader import ImageLoader
-
     if not isinstance(loader, ImageLoader):
         raise TypeError(
             f"Learner: expected an ImageLoader, whose files can be loaded again, got {type(loader).__name__}. "
@@ -59,7 +52,7 @@ def similar(loader: Any, samples: Samples | None = None, **changes: Any) -> Imag
     return ImageLoader(samples or loader.samples, **{**settings, **changes})
 
 
-def get_preds(learn: Learner, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
+def get_preds(learn: Engine, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
     """(probabilities float32 [N, classes], targets [N]) on the CPU of `loader`, default valid_loader, of all ranks.
 
     Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one. They come in the
@@ -69,7 +62,7 @@ def get_preds(learn: Learner, loader: Loader | None = None) -> tuple[Tensor, Ten
     return to_probabilities(activations, threshold(learn)), targets
 
 
-def tta(learn: Learner, loader: Loader | None = None, n: int = 4, beta: float = 0.25) -> tuple[Tensor, Tensor]:
+def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0.25) -> tuple[Tensor, Tensor]:
     """`get_preds` with test-time augmentation: the mean over n augmented passes, and a share beta of the plain one.
 
     Raises:
@@ -79,8 +72,8 @@ def tta(learn: Learner, loader: Loader | None = None, n: int = 4, beta: float = 
     if n < 1 or not 0 <= beta <= 1:
         raise ValueError(f"tta: expected n of at least 1 and beta between 0 and 1, got {n} and {beta}.")
     loader = learn.or_valid(loader)
-    augment = getattr(learn.train_loader, "augment", None)
-    augmented = similar(loader, training=True, augment=augment or getattr(loader, "augment", None))
+    augment = LoaderAdapter(learn.train_loader).augment or LoaderAdapter(loader).augment
+    augmented = loader_like(loader, training=True, augment=augment)
     passes = []
     for epoch in range(n):
         augmented.set_epoch(epoch)
@@ -92,7 +85,7 @@ def tta(learn: Learner, loader: Loader | None = None, n: int = 4, beta: float = 
     return torch.stack(passes).mean(0).lerp(plain, beta), targets
 
 
-def predict(learn: Learner, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
+def predict(learn: Engine, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
     """(class, its index, probabilities float32 [classes]) of one file, seen as the validation images are.
 
     Raises:
@@ -101,7 +94,7 @@ def predict(learn: Learner, path: str | os.PathLike[str]) -> tuple[str, int, Ten
     return predictor(learn).predict(path)
 
 
-def export(learn: Learner, path: str | os.PathLike[str], architecture: str | None = None) -> None:
+def export(learn: Engine, path: str | os.PathLike[str], architecture: str | None = None) -> None:
     """Write the model with its classes and preprocessing into one safetensors file, for `fa.load_classifier(path)`.
 
     Args:
@@ -114,9 +107,9 @@ def export(learn: Learner, path: str | os.PathLike[str], architecture: str | Non
         predictor(learn).save(path, architecture)
 
 
-def predictor(learn: Learner) -> Predictor:
+def predictor(learn: Engine) -> Predictor:
     """Model, classes and preprocessing of the validation images, without the rest of the learner."""
-    source = similar(learn.valid_loader if learn.valid_loader is not None else learn.train_loader)
+    source = loader_like(learn.valid_loader if learn.valid_loader is not None else learn.train_loader)
     if source.augment is None:
         raise ValueError("Learner: expected a loader with an augment, got one without. Give the loader an augment.")
     limit, amp = threshold(learn), next(name for name, dtype in AMP.items() if dtype == learn.amp)
@@ -125,4 +118,4 @@ def predictor(learn: Learner) -> Predictor:
     return Predictor(learn.model, source.samples.classes, *settings)
 
 
-__all__ = ["activations_of", "export", "get_preds", "predict", "predictor", "similar", "threshold", "tta"]
+__all__ = ["activations_of", "export", "get_preds", "loader_like", "predict", "predictor", "threshold", "tta"]

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastaug.loading.loader import ImageLoader
 from fastaug.loading.summary import Summary, range_of
 from fastaug.training import plots
 from fastaug.training.checkpoint import random_state, set_random_state
+from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE
-from fastaug.training.lr_finder import training_batches
+from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.models import layer_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastaug.training.learner import Learner
 
-
-def peek(learn: Learner, images: int) -> tuple[Tensor, Tensor]:
+def peek(learn: Engine, images: int) -> tuple[Tensor, Tensor]:
     """The first images of the next epoch and their targets; loader and random states stay where they are."""
-    state, batches = random_state(learn.train_loader), training_batches(learn)
+    own = LoaderAdapter(learn.train_loader).generator
+    state, batches = random_state(own), learn.training_batches()
     found: list[tuple[Tensor, Tensor]] = []
     try:
         for x, y, _ in islice(batches, len(learn.train_loader)):
@@ -32,25 +33,24 @@ def peek(learn: Learner, images: int) -> tuple[Tensor, Tensor]:
                 break
     finally:
         batches.close()
-        set_random_state(state, learn.train_loader)
+        set_random_state(state, own)
     return torch.cat([x for x, _ in found])[:images], torch.cat([y for _, y in found])[:images]
 
 
-def show_batch(learn: Learner, n: int = 9) -> Figure:
+def show_batch(learn: Engine, n: int = 9) -> Figure:
     """n images of the next training epoch as the model gets them, but not normalised, with the names of their classes.
 
     Of fewer images all are shown. Without an augment that tells the normalisation, they are shown as they are, cut to
     [0, 1].
     """
-    x, y = peek(learn, n)
-    normalize = getattr(getattr(learn.train_loader, "augment", None), "normalize", None)
-    names = getattr(getattr(learn.train_loader, "samples", None), "classes", None)
+    (x, y), loader = peek(learn, n), LoaderAdapter(learn.train_loader)
+    names = loader.classes
     seen = [[i] if i >= 0 else [] for i in y.tolist()] if y.ndim == 1 else [row.nonzero()[:, 0].tolist() for row in y]
     titles = [", ".join(names[i] if names else str(i) for i in some) or NONE for some in seen]
-    return plots.show_images(plots.denormalized(x, normalize), titles)
+    return plots.show_images(plots.denormalized(x.float(), loader.normalize), titles)
 
 
-def summary(learn: Learner, row: int = 0) -> Summary:
+def summary(learn: Engine, row: int = 0) -> Summary:
     """Walk one sample through every step to its loss, and list the layers that have parameters: `print` it.
 
     The steps are those of `ImageLoader.summary`, then model (in eval mode) and loss; where one fails, it says which and
@@ -61,7 +61,8 @@ def summary(learn: Learner, row: int = 0) -> Summary:
         row: of the samples of train_loader.
     """
     loader = learn.train_loader
-    if hasattr(loader, "summary"):
+    batch: Any  # None where a step failed: then no other is done
+    if isinstance(loader, ImageLoader):
         walk, batch = loader.walk(row)
     else:
         walk = Summary()
@@ -73,20 +74,20 @@ def summary(learn: Learner, row: int = 0) -> Summary:
     return walk
 
 
-def _first(learn: Learner) -> tuple[str, Any]:
+def _first(learn: Engine) -> tuple[str, Any]:
     x, y = peek(learn, 1)
     return f"{range_of(x)}; target {y[0].tolist()}", (x, y)
 
 
 @torch.no_grad()
-def _activations(learn: Learner, x: Tensor, y: Tensor) -> tuple[str, Any]:
-    activations, y = learn._activate(learn.model, x, y)
+def _activations(learn: Engine, x: Tensor, y: Tensor) -> tuple[str, Any]:
+    activations, y = learn.activate(learn.model, x, y)
     if activations.ndim != 2 or len(activations) != len(x):
         raise ValueError(f"expected activations [{len(x)}, classes], got {list(activations.shape)}.")
     return f"{type(learn.model).__name__}: {range_of(activations)}", (activations, y)
 
 
-def _loss(learn: Learner, activations: Tensor, y: Tensor) -> tuple[str, None]:
+def _loss(learn: Engine, activations: Tensor, y: Tensor) -> tuple[str, None]:
     loss = learn.loss_func(activations, y)
     if loss.ndim or not torch.isfinite(loss):
         raise ValueError(f"expected one finite number for the batch, got {loss.tolist()}.")

@@ -1,4 +1,4 @@
-"""What is left behind when a training is over: the model, its settings, the history, and the pictures of both."""
+"""What is left behind when a training is over: the model, the history, and the pictures of both."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastaug.machine import rank
-from fastaug.training import plots
+from fastaug.training import plots, prediction
+from fastaug.training.engine import Engine
 from fastaug.training.history import History
-from fastaug.training.learner import Learner
 
 
-def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Mapping[str, Any]) -> Tensor:
+def save_results(learn: Engine, classes: Sequence[str], out: Path) -> Tensor:
     """Write everything about a finished training into `out` (made where missing).
 
-    model.pth         the state dict; `model.load_state_dict(torch.load(path))` reads it
     model.safetensors the model with its classes and preprocessing, for `fa.load_classifier(path)`
-    settings.json     `settings` and the classes, in the order of the model's outputs
     history.csv       a row per epoch
     history.json      the same, and loss, rates and momentum of every batch
     curves.png        loss and accuracy
@@ -35,14 +32,12 @@ def save_results(learn: Learner, classes: Sequence[str], out: Path, settings: Ma
     Returns:
         The confusion matrix, int64 [classes, classes], rows actual, columns predicted.
     """
-    probabilities, targets = learn.get_preds()
+    probabilities, targets = prediction.get_preds(learn)
     matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
     if rank():  # they all predict, one writes
         return matrix
     out.mkdir(parents=True, exist_ok=True)
-    torch.save({name: value.cpu() for name, value in learn.model.state_dict().items()}, out / "model.pth")
-    learn.export(out / "model.safetensors")
-    write_json(out / "settings.json", {**settings, "classes": list(classes)})
+    prediction.export(learn, out / "model.safetensors")
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
     plots.save_figure(plots.plot_confusion_matrix(matrix, classes), out / "confusion.png")
@@ -62,7 +57,7 @@ class RunLog:
 
             self.board = SummaryWriter(str(out))
 
-    def __call__(self, learn: Learner) -> None:
+    def __call__(self, learn: Engine) -> None:
         if rank():
             return
         self.out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from fastaug.samples.samples import Samples
+from fastaug.training.inference import most_probable
 from fastaug.training.interpretation import Interpretation
 from fastaug.training.learner import Learner
 from fastaug.training.losses import BinaryCrossEntropy
@@ -207,10 +208,10 @@ def test_binary_cross_entropy_of_classes_is_the_mean_of_yes_and_no() -> None:
 
 def test_thresholds_leave_none_or_several() -> None:
     p = ACTIVATIONS.sigmoid()  # .88 .27 .50 / .12 .05 .27 / .73 .95 .02
-    assert BinaryCrossEntropy().predicted(p).tolist() == [0, -1, 1]
+    assert most_probable(p, BinaryCrossEntropy().threshold).tolist() == [0, -1, 1]
     assert BinaryCrossEntropy().decodes(p).tolist() == [[True, False, True], [False] * 3, [True, True, False]]
     each = BinaryCrossEntropy(threshold=torch.tensor([0.9, 0.99, 0.2]))
-    assert each.predicted(p).tolist() == [2, 2, -1]
+    assert most_probable(p, each.threshold).tolist() == [2, 2, -1]
 
 
 def test_binary_training_reaches_several_labels_and_none() -> None:

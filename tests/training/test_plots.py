@@ -119,7 +119,7 @@ def test_confusion_matrix_shows_counts_and_shares() -> None:
 
 
 def test_confusion_matrix_of_many_classes_has_no_numbers() -> None:
-    number = plots.MOST_CLASSES_WITH_NUMBERS + 1
+    number = plots.MAX_CLASSES_WITH_NUMBERS + 1
     (axes,) = plots.plot_confusion_matrix(np.eye(number, dtype=int), [str(i) for i in range(number)]).get_axes()
     assert not axes.texts
 

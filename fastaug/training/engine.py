@@ -1,0 +1,266 @@
+"""One step of a training and what surrounds it: batches, loss, gradients, the optimizer's groups, evaluation, undoing.
+
+What the finder of rates, predictions and looks before training need; `learner.py` puts it all together.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.optim import Optimizer
+
+from fastaug.machine import default_device, rank, world
+from fastaug.training import ranks
+from fastaug.training.checkpoint import random_state, set_random_state
+from fastaug.training.history import History
+from fastaug.training.inference import AMP, Amp
+from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
+
+Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
+
+
+def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
+    """AdamW as fastai sets it; groups come with weight_decay=0 where there should be none."""
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
+
+
+class Engine:
+    """What a `Learner` trains with; see there for the arguments."""
+
+    def __init__(
+        self,
+        train_loader: Loader,
+        valid_loader: Loader | None,
+        model: nn.Module,
+        *,
+        loss_func: Callable[[Tensor, Tensor], Tensor] | None,
+        opt_func: Callable[[list[dict[str, Any]]], Optimizer],
+        splitter: Callable[[nn.Module], list[list[nn.Parameter]]],
+        train_bn: bool,
+        amp: Amp | None,
+        clip_norm: float | None,
+        mix: Callable[[Tensor, Tensor], Any] | None,
+        compile: Callable[[nn.Module], Any] | None,
+        device: str | torch.device | None,
+        progress: bool,
+    ) -> None:
+        self.train_loader, self.valid_loader = train_loader, valid_loader
+        self.classes = len(checked_classes(train_loader, valid_loader))
+        self.device = default_device(device)
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss_func = loss_func or nn.CrossEntropyLoss()
+        if isinstance(self.loss_func, nn.Module):
+            self.loss_func.to(self.device)  # weights of classes
+        self.groups, self.opt_func = splitter(self.model), opt_func
+        if not self.groups:
+            raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
+        self.train_bn, self.progress, self.amp = train_bn, progress and not rank(), AMP[amp]
+        self.clip_norm, self.mix, self.compile = clip_norm, mix, compile
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self.history, self.epoch = History(), 0
+        self.create_opt()
+
+    @property
+    def summed(self) -> bool:
+        """Whether the loss is the sum over a batch, not the mean."""
+        return getattr(self.loss_func, "reduction", "mean") == "sum"
+
+    def create_opt(self) -> None:
+        """A fresh optimizer, which remembers nothing."""
+        plain = {id(p) for module in self.model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
+        plain |= {id(p) for name, p in self.model.named_parameters() if name.endswith("bias") or p.ndim < 2}
+        groups: list[dict[str, Any]] = []
+        self._group_of: list[int] = []  # optimizer group -> parameter group
+        for i, group in enumerate(self.groups):
+            for decay in ({}, {"weight_decay": 0.0}):
+                if parameters := [p for p in group if (id(p) in plain) == bool(decay)]:
+                    groups.append({"params": parameters, **decay})
+                    self._group_of.append(i)
+        self.opt = self.opt_func(groups)
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Give each parameter group its rate, and the optimizer the momentum that it was made with."""
+        for group, i in zip(self.opt.param_groups, self._group_of, strict=True):
+            group["lr"] = rates[i]
+            group.update({name: self.opt.defaults[name] for name in ("betas", "momentum") if name in self.opt.defaults})
+
+    def freeze_to(self, n: int) -> None:
+        """Train the groups from `n` on, freeze those before (but see `train_bn`); a negative n counts from the end."""
+        number = len(self.groups)
+        if not -number <= n < number:
+            raise ValueError(f"freeze_to: expected {-number} <= n < {number} for {number} parameter groups, got {n}.")
+        for i, group in enumerate(self.groups):
+            for parameter in group:
+                parameter.requires_grad_(i >= n % number)
+        for module in self.model.modules():
+            if self.train_bn and isinstance(module, _BatchNorm):
+                module.requires_grad_(True)
+
+    def freeze(self) -> None:
+        """Freeze all groups but the last."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train everything."""
+        self.freeze_to(0)
+
+    def network(self) -> nn.Module:
+        """The model as training calls it: over all ranks, compiled."""
+        network = ranks.distributed(self.model)
+        return self.compile(network) if self.compile else network
+
+    def train_mode(self) -> None:
+        """The model in training mode, but for batch-norm that is frozen: that should not move at all."""
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
+
+    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch in training."""
+        if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
+            self.model.eval()
+            nothing: Tensor = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
+            self.train_mode()
+            return nothing
+        mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
+        return self.loss_func(*self.activate(network, mixed, target))
+
+    def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            activations = network(x)
+        if not isinstance(activations, Tensor):
+            raise TypeError(
+                f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
+                "Build the model without auxiliary outputs."
+            )
+        known = y.device.type == "cpu" and not y.is_floating_point() and len(y)  # else one would wait for the GPU
+        highest = max(int(y.max()) if known else -1, self.classes - 1)
+        if activations.ndim > 1 and highest >= activations.shape[1]:
+            raise ValueError(
+                f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
+                f"{highest}. Build the model with num_classes={highest + 1}."
+            )
+        if activations.ndim > 1 and 0 < self.classes < activations.shape[1]:
+            warnings.warn(
+                f"Learner: expected as many outputs as the samples have classes, {self.classes}, got "
+                f"{activations.shape[1]}. Build the model with num_classes={self.classes}: the others never are right.",
+                stacklevel=2,
+            )
+        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=True)
+
+    def backward(self, loss: Tensor, images: int) -> None:
+        """Add the gradients of a batch, so that over the ranks every image counts the same."""
+        self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
+
+    def step(self, batches: int) -> None:
+        """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
+        self.scaler.unscale_(self.opt)
+        learning = [p for group in self.groups for p in group if p.grad is not None]
+        for parameter in learning if batches > 1 and not self.summed else ():
+            assert parameter.grad is not None, "chosen for having one"
+            parameter.grad /= batches
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(learning, self.clip_norm)
+        self.scaler.step(self.opt)
+        self.scaler.update()
+        self.opt.zero_grad()
+
+    def batches(self, loader: Loader, keep_empty: bool = False) -> Iterator[Batch]:
+        """Every batch, without the empty ones, unless several ranks have to keep step."""
+        empty = True
+        for batch in loader:
+            if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+                parts = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else ""
+                raise TypeError(
+                    "Learner: expected batches (images, targets, ...) of tensors from the loader, got "
+                    f"{type(batch).__name__} {parts}. Give a loader with targets."
+                )
+            x, y, *more = batch
+            if not len(y) and not keep_empty:
+                continue
+            if not x.is_floating_point():
+                raise ValueError(
+                    f"Learner: expected float images [B, C, H, W] from the loader, got {x.dtype} {list(x.shape)}. "
+                    "Give the loader an augment."
+                )
+            empty = False
+            layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
+            x = x.to(self.device, non_blocking=True, memory_format=layout)
+            yield x, y, getattr(more[0], "indices", None) if more else None
+        if empty:
+            raise ValueError(
+                "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
+                "again (a generator is used up after one epoch) and that has images which can be read."
+            )
+
+    def training_batches(self) -> Generator[Batch, None, None]:
+        """Training batches without end, of a copy of the loader; its own position stays, or is put back."""
+        own = LoaderAdapter(self.train_loader)
+        copied, place = LoaderAdapter(own.copy()), copy.deepcopy(own.position())
+        try:
+            for epoch in itertools.count(self.epoch):
+                copied.set_epoch(epoch)
+                yield from self.batches(copied.loader, keep_empty=world() > 1)
+        finally:
+            now = own.position() or {}
+            if place is not None and any(now[name] != place[name] for name in place.keys() - {"quarantined"}):
+                own.go_to(place)
+
+    def evaluate(self, loader: Loader | None) -> Iterator[Batch]:
+        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
+        self.model.eval()
+        for x, y, rows in self.batches(self.or_valid(loader)):
+            with torch.no_grad():
+                activations, y = self.activate(self.model, x, y)
+            yield activations, y, rows
+
+    def or_valid(self, loader: Loader | None) -> Loader:
+        loader = loader if loader is not None else self.valid_loader
+        if loader is None:
+            raise ValueError("Learner: expected a loader, got none and there is no valid_loader. Give one.")
+        return loader
+
+    def _state(self) -> dict[str, Any]:
+        """What decides how training goes on, but for its place and the loader's."""
+        return {
+            "model": self.model.state_dict(),
+            "buffers": dict(self.model.named_buffers()),  # also those that a state dict leaves out
+            "optimizer": self.opt.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(LoaderAdapter(self.train_loader).generator),
+        }
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state["buffers"][name])
+        self.opt.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"], LoaderAdapter(self.train_loader).generator)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Afterwards model, optimizer and random states are what they were before."""
+        state, modes = copy.deepcopy(self._state()), [(module, module.training) for module in self.model.modules()]
+        self.opt.zero_grad()
+        try:
+            yield
+        finally:
+            self.opt.zero_grad()
+            self._set_state(state)
+            for module, training in modes:
+                module.training = training
+
+
+__all__ = ["Batch", "Engine", "adamw"]

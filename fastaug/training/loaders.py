@@ -1,0 +1,125 @@
+"""What can be trained on: whatever yields batches and has a length. What else it may know or do is asked here alone."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+
+from fastaug.augment.augment import Augment
+
+T = TypeVar("T")
+
+
+class Loader(Protocol):
+    """Batches (images, targets, ...), and how many: an ImageLoader, torch's DataLoader, a list."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class LoaderAdapter:
+    """The trainer's questions to a loader, with an answer for one that does not know."""
+
+    loader: Loader
+
+    def _find(self, default: T, *names: str) -> T:
+        """The attribute of the attribute … of the loader."""
+        found: Any = self.loader
+        for name in names:
+            found = getattr(found, name, None)
+        return default if found is None else cast(T, found)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._find(lambda epoch: None, "set_epoch")(epoch)
+
+    def position(self) -> dict[str, Any] | None:
+        """Where it stands, for `go_to`; None: it does not know."""
+        return self._find(lambda: None, "state_dict")()
+
+    def go_to(self, position: dict[str, Any] | None) -> None:
+        if position is not None:
+            self._find(lambda position: None, "load_state_dict")(position)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Torch's, if it draws from one of its own."""
+        own = self._find(None, "generator")
+        return own if isinstance(own, torch.Generator) else None
+
+    @property
+    def augment(self) -> Augment | None:
+        return self._find(None, "augment")
+
+    @property
+    def normalize(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        return self._find(None, "augment", "normalize")
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self._find((), "samples", "classes"))
+
+    @property
+    def paths(self) -> Sequence[str]:
+        return self._find((), "samples", "paths")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each class."""
+        return self._find(dict, "samples", "counts")()
+
+    def copy(self) -> Loader:
+        """One whose epoch can be set while the loader itself stays where it is."""
+        return self._copy_with("augment", copy.deepcopy(self.augment))  # a schedule sets its size
+
+    def with_rows(self) -> Loader:
+        """One that also yields, as an ImageLoader can, which rows of the samples the images are."""
+        return self._copy_with("return_info", True)
+
+    def _copy_with(self, name: str, value: object) -> Loader:
+        """A copy with this attribute, where the loader has it."""
+        copied = copy.copy(self.loader)
+        if hasattr(copied, name):
+            setattr(copied, name, value)
+        return copied
+
+
+def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[str]:
+    """The classes that the loaders' samples have, as far as they tell; warns of those with one image or none to train.
+
+    Raises:
+        TypeError: a loader without a length. ValueError: one without batches, or two of different classes.
+    """
+    for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
+        if loader is not None and not hasattr(loader, "__len__"):
+            raise TypeError(
+                f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
+                "One cycle needs the number of batches: give a loader or a list."
+            )
+        if loader is not None and not len(loader):
+            raise ValueError(
+                f"Learner: expected {name} to have batches, got none. "
+                "Give more images, a smaller batch_size or drop_last=False."
+            )
+    few = [f"{name} ({count})" for name, count in LoaderAdapter(train_loader).counts.items() if count < 2]
+    if few:
+        warnings.warn(
+            f"Learner: expected two images or more of each class to train, got fewer of {len(few)}: "
+            f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
+            stacklevel=4,
+        )
+    known, other = (LoaderAdapter(loader or []).classes for loader in (train_loader, valid_loader))
+    if known and other and known != other:
+        raise ValueError(
+            f"Learner: expected the same classes in both loaders, got {len(known)} ({', '.join(known[:3])}, …) and "
+            f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
+        )
+    return known or other
+
+
+__all__ = ["Loader", "LoaderAdapter", "checked_classes"]
