@@ -73,19 +73,12 @@ class LoaderAdapter:
         """Images of each class."""
         return self._find(dict, "samples", "counts")()
 
-    def copy(self) -> Loader:
-        """One whose epoch can be set while the loader itself stays where it is."""
-        return self._copy_with("augment", copy.deepcopy(self.augment))  # a schedule sets its size
-
     def with_rows(self) -> Loader:
-        """One that also yields, as an ImageLoader can, which rows of the samples the images are."""
-        return self._copy_with("return_info", True)
-
-    def _copy_with(self, name: str, value: object) -> Loader:
-        """A copy with this attribute, where the loader has it."""
+        """A copy that also yields, as an ImageLoader can, which rows of the samples the images are; else the loader."""
+        if not hasattr(self.loader, "return_info"):
+            return self.loader
         copied = copy.copy(self.loader)
-        if hasattr(copied, name):
-            setattr(copied, name, value)
+        copied.return_info = True
         return copied
 
 

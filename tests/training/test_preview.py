@@ -54,6 +54,15 @@ def test_show_batch_is_the_next_epochs(photos: fa.Samples) -> None:
     assert np.allclose(np.stack(shown), wanted.permute(0, 2, 3, 1), atol=1e-5)
 
 
+def test_a_schedule_stays_the_loaders(photos: fa.Samples) -> None:
+    """What is looked at has the sizes of the next epoch; augment and presize keep theirs."""
+    learn = learner(image_loader(photos, schedule=lambda epoch: (8 + 4 * epoch, 16)))
+    loader = learn.train_loader
+    assert [one.get_images()[0].get_array().shape for one in learn.show_batch(2).get_axes()] == [(8, 8, 3)] * 2
+    learn.lr_find(num_it=4)  # three batches an epoch
+    assert (loader.augment.size, loader.presize, loader.state_dict()["epoch"]) == ((16, 16), 24, 0)
+
+
 def test_show_batch_of_any_loader() -> None:
     learn = learner(Batches(2))
     before = snapshot(learn)
