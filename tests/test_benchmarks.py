@@ -253,6 +253,15 @@ def test_block_difference_sees_a_shift_a_channel_and_an_unwritten_row():
         assert comparison.difference_levels(wrong, images) > 1
 
 
+def test_difference_is_that_inside_the_mask_and_of_what_was_normalised():
+    black = torch.zeros(1, 3, 16, 16)
+    half, left = black.clone(), torch.zeros(1, 16, 16, dtype=torch.bool)
+    half[..., 8:], left[..., :8] = 10 / 255, True
+    assert comparison.difference_levels(black, half) == pytest.approx(5)
+    assert comparison.difference_levels(black, half, mask=left) == 0
+    assert comparison.difference_levels(black, half, torch.tensor([0.5, 0.25, 0.75])) == pytest.approx(2.5)
+
+
 def test_wrong_colors_sees_order_channels_and_normalisation(tmp_path):
     files = loaders.scikit_image_jpegs(tmp_path)
     colors, rows = loaders.mean_colors(files), torch.arange(len(files))
