@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug import demo
 from fastaug.demo import photos, weights
+from fastaug.demo import run as demo
 from fastaug.demo.comparison import SAME_WITHIN_LEVELS, difference_levels, images_per_s
 from fastaug.demo.fidelity import make_views, psnr_db
 from fastaug.demo.report import markdown
