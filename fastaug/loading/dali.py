@@ -65,7 +65,8 @@ def shape(image: Any) -> tuple[int, ...]:
 
 def image_shape(file: np.ndarray) -> list[int]:
     """Height, width and channels as they are stored."""
-    return np.asarray(ndd.peek_image_shape(ndd.as_batch([file], layout="")).tensors[0]).tolist()
+    shape: list[int] = np.asarray(ndd.peek_image_shape(ndd.as_batch([file], layout="")).tensors[0]).tolist()
+    return shape
 
 
 def resize(images: Sequence[Any], sizes: np.ndarray, region: tuple[np.ndarray, np.ndarray], device: str) -> Any:

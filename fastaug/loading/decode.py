@@ -225,10 +225,11 @@ class Decoder:
     @property
     def chunk_size(self) -> int:
         """Files that DALI decodes at once: up to here it reads their headers in the calling thread, see above."""
-        return 4 * (self._context.num_threads + 1)
+        return 4 * (int(self._context.num_threads) + 1)
 
     def _decode_batch(self, files: list[np.ndarray], columns: np.ndarray | None = None) -> list[Any]:
-        return self._dali.decode(files, columns, self._dali_device)
+        images: list[Any] = self._dali.decode(files, columns, self._dali_device)
+        return images
 
     def _decode_good(
         self, files: list[np.ndarray], columns: np.ndarray | None = None
@@ -342,7 +343,7 @@ class Decoder:
         # The stream is handed over by hand: DALI 2.4 and torch disagree about the arguments of `__dlpack__`.
         # 1 is DLPack's word for the legacy default stream, whose handle is 0.
         stream = torch.cuda.current_stream(self.device).cuda_stream or 1
-        return torch.from_dlpack(tensor.__dlpack__(stream, None))
+        return torch.utils.dlpack.from_dlpack(tensor.__dlpack__(stream, None))
 
 
 def _import_dali() -> ModuleType:
