@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(file)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastaug.training.models.classifier", tiny_classifier)
+    monkeypatch.setattr("fastaug.classifier", tiny_classifier)
     return tmp_path
 
 
