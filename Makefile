@@ -29,19 +29,9 @@ format: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# A few minutes on two cores, with a small set of photos; benchmarks/README.md has the commands for longer runs. A GPU has
-# its own call, benchmarks/gpu.sh. What is missed or missing does not stop the rest.
+# A few minutes on two cores, with a small set of photos; benchmarks/README.md has the commands for longer runs.
 bench: $(READY)
-	-$(BIN)/python -m benchmarks.fidelity --draws 2 --magnitude-photos 1 --sheet benchmarks/results/fidelity.png
-	-$(BIN)/python -m benchmarks.filter_study --draws 1
-	-$(BIN)/python -m benchmarks.warp_cpu --batch 64 1 --repeats 5 --seconds 0.1
-	-$(BIN)/python -m benchmarks.growth --repeats 3
-	-$(BIN)/python -m benchmarks.decode_to_batch --images 128 --repeats 3 --fastai-workers 0
-	-$(BIN)/python -m benchmarks.loader_overhead --images 256 --repeats 3
-	-$(BIN)/python -m benchmarks.ideal_loader --images 128 --repeats 3
-	-$(BIN)/python -m benchmarks.scale --images 128 --listed 1000 1000000 --batches 1 64 --rounds 1 --passes 2
-	-$(BIN)/python -m pytest benchmarks/test_functions.py --benchmark-enable --benchmark-columns median,iqr,rounds -k "not peers" -q
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.run_all
 
 clean:
 	rm -rf $(VENV) demo-out site

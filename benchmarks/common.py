@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +34,8 @@ import fastaug as fa
 from benchmarks import versions
 from fastaug.augment import geometry
 from fastaug.augment.augment import Augment, Params
+from fastaug.demo.comparison import quartiles
+from fastaug.demo.stepwise import bilinear
 from fastaug.training.plots import denormalized
 
 HERE = versions.HERE
@@ -45,11 +46,7 @@ PACKAGES = (
     "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "opencv-python-headless", "fastai",
     "nvidia-dali-cuda130", "spdl", "scikit-image",
 )  # fmt: skip
-BLOCK_PX = 8
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-
-
-# --- photos --------------------------------------------------------------------------------------------------------
 
 
 def scikit_image_photos(names: Sequence[str]) -> list[Path]:
@@ -83,9 +80,6 @@ def presized_batch(files: Sequence[Path], batch: int) -> Tensor:
         photo = Image.fromarray(open_rgb(path))
         squares.append(np.array(ImageOps.fit(photo, (PRESIZE, PRESIZE), Image.Resampling.LANCZOS)))
     return torch.from_numpy(np.stack([squares[i % len(squares)] for i in range(batch)]))
-
-
-# --- drawn transforms, and peers that apply them -------------------------------------------------------------------
 
 
 def default_augment(**settings: Any) -> Augment:
@@ -131,22 +125,15 @@ def step_matrices(augment: Augment, params: Params) -> dict[str, Tensor]:
     return steps
 
 
-def light(params: Params) -> tuple[Tensor, Tensor]:
-    """Factor and offset of each channel, [B, 3]: lighting and normalisation touch each channel by itself."""
-    factor = torch.diagonal(params.color[:, :, :3], dim1=1, dim2=2)
-    assert torch.allclose(torch.diag_embed(factor), params.color[:, :, :3]), "expected brightness and contrast only"
-    return factor, params.color[:, :, 3]
-
-
 def kornia_warp(x: Tensor, matrix: Tensor, size: int) -> Tensor:
     """One bilinear interpolation with Kornia. x: float [B, 3, H, W]; matrix: ours."""
-    from kornia.geometry.transform import warp_affine, warp_perspective
+    from kornia.geometry.transform import warp_affine
 
     centred = geometry.to_integer_centred(matrix.double()).to(x)
-    settings: dict[str, Any] = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": False}
     if torch.equal(centred[:, 2], torch.tensor([0.0, 0.0, 1.0]).expand(len(x), 3)):
+        settings: dict[str, Any] = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": False}
         return warp_affine(x, centred[:, :2], (size, size), **settings)
-    return warp_perspective(x, centred, (size, size), **settings)
+    return bilinear(x, matrix.double(), (size, size))
 
 
 def kornia_step_by_step(x: Tensor, augment: Augment, params: Params) -> Tensor:
@@ -165,9 +152,6 @@ def kornia_step_by_step(x: Tensor, augment: Augment, params: Params) -> Tensor:
     raise AssertionError("expected a crop as the last geometric operator")
 
 
-# --- checks --------------------------------------------------------------------------------------------------------
-
-
 def inside_photo(matrix: Tensor, width: float, height: float, size: int = SIZE, margin: float = 0.0) -> Tensor:
     """Which output pixels look at the photo, at least `margin` pixels from its edge. bool [B, size, size]."""
     v, u = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) + 0.5] * 2, indexing="ij")
@@ -176,56 +160,8 @@ def inside_photo(matrix: Tensor, width: float, height: float, size: int = SIZE, 
     return (x >= margin) & (x <= width - margin) & (y >= margin) & (y <= height - margin)
 
 
-def block_difference_levels(got: Tensor, expected: Tensor, mask: Tensor | None = None) -> float:
-    """How far two batches [B, 3, H, W] in 0..1 differ in what they show: the mean over blocks, in levels of 255.
-
-    Means over 8 × 8 pixels leave out how sharply each interpolates. Photos that are one pixel apart differ by about 2.
-
-    Args:
-        mask: bool [B, H, W]; only blocks that lie inside count.
-    """
-    if got.shape != expected.shape:
-        return float("inf")
-    difference = (F.avg_pool2d(got.double(), BLOCK_PX) - F.avg_pool2d(expected.double(), BLOCK_PX)).abs().mean(1)
-    if mask is not None:
-        difference = difference[F.avg_pool2d(mask[:, None].double(), BLOCK_PX)[:, 0] > 0.999]
-    return float(difference.mean() * 255) if torch.isfinite(difference).all() else float("inf")
-
-
 def denormalised(x: Tensor) -> Tensor:
     return denormalized(x.double(), (MEAN, STD))
-
-
-# --- timing --------------------------------------------------------------------------------------------------------
-
-
-def take_turns(
-    ways: Mapping[str, Callable[[], object]],
-    repeats: int,
-    min_seconds: float = 0.0,
-    before: Mapping[str, Callable[[], object]] | None = None,
-) -> dict[str, list[float]]:
-    """Seconds per call. One warm-up each, then rounds in which every way has its turn, in a rotating order.
-
-    Args:
-        min_seconds: a turn calls its way again until this long has passed, and counts the mean.
-        before: what is called before each turn of a way, in place of the one warm-up; not timed.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for name in names if before is None else ():
-        ways[name]()
-    for turn in range(repeats):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            if before is not None:
-                before[name]()
-            calls, start = 0, time.perf_counter()
-            while calls == 0 or time.perf_counter() - start < min_seconds:
-                ways[name]()
-                calls += 1
-            seconds[name].append((time.perf_counter() - start) / calls)
-    return seconds
 
 
 def settle(patience_s: float = 10.0) -> None:
@@ -281,22 +217,13 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     return most - before
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    q1, median, q3 = np.percentile(np.asarray(values, np.float64), [25, 50, 75]).tolist()
-    return {"median": median, "q1": q1, "q3": q3}
-
-
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     """Spread of the ratio, round by round: what slows a whole round down cancels."""
-    return spread([a / b for a, b in zip(above, below, strict=True)])
+    return quartiles([a / b for a, b in zip(above, below, strict=True)])
 
 
 def with_spread(value: Mapping[str, float], digits: int = 1) -> str:
     return f"{value['median']:,.{digits}f} ({value['q1']:,.{digits}f} to {value['q3']:,.{digits}f})"
-
-
-# --- reports -------------------------------------------------------------------------------------------------------
 
 
 class Report:

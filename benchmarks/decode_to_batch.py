@@ -23,6 +23,7 @@ import torch
 
 from benchmarks import common, loaders
 from benchmarks.loaders import BARE, DALI_USUAL, DIRECT, FASTAI, RESIZE, Passes
+from fastaug.demo import comparison
 
 
 def measure(report: common.Report, ways: dict[str, Passes], first: dict[str, float], images: int, repeats: int) -> None:
@@ -40,12 +41,12 @@ def measure(report: common.Report, ways: dict[str, Passes], first: dict[str, flo
         name: partial(loaders.run_pass, ways[name], images) if name.startswith("DALI") else common.settle
         for name in ways
     }
-    timed = common.take_turns(calls, repeats, before=before)
+    timed = comparison.take_turns(calls, repeats, before=before)
     base = next((name for name in timed if name.startswith(FASTAI)), None)
     lines = []
     for name, each in timed.items():
-        speed = common.spread([images / seconds for seconds in each])
-        cpu_ms = common.spread([1e3 * seconds / images for seconds in used[name]])
+        speed = comparison.quartiles([images / seconds for seconds in each])
+        cpu_ms = comparison.quartiles([1e3 * seconds / images for seconds in used[name]])
         row = {"name": name, "images_per_s": speed, "first_batch_s": first[name], "cpu_ms_per_image": cpu_ms}
         against = {
             key: common.ratios(timed[k], each) for key, k in (("fastai", base), ("dali", DALI_USUAL)) if k in timed

@@ -33,6 +33,7 @@ from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
 from fastaug.augment import geometry
 from fastaug.augment.augment import Params
+from fastaug.demo import comparison
 from fastaug.loading.decode import Decoder
 
 SCIKIT_IMAGE = ("retina.jpg", "hubble_deep_field.jpg")
@@ -181,8 +182,6 @@ def _png(photo: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-# --- paths: each takes a view and returns float [1, 3, 224, 224] in 0..1 ---------------------------------------------
-
 Path_ = Callable[[View], Tensor]
 
 
@@ -291,9 +290,6 @@ def paths(report: common.Report) -> dict[str, Path_]:
     }
 
 
-# --- scores --------------------------------------------------------------------------------------------------------
-
-
 def psnr_db(output: Tensor, view: View) -> float:
     error = (output.double() - view.truth)[view.scored[:, None].expand_as(view.truth)]
     return float(-10 * torch.log10(error.square().mean()))
@@ -328,9 +324,9 @@ def invented(view: View) -> dict[str, float]:
 def check(report: common.Report, ways: dict[str, Path_], view: View) -> dict[str, Path_]:
     """Those that show what the truth shows; and our warp as its specification has it."""
     admitted = {}
-    pixel = common.block_difference_levels(view.truth.roll(1, 3), view.truth, view.scored)
+    pixel = comparison.difference_levels(view.truth.roll(1, 3), view.truth, mask=view.scored)
     for name, way in ways.items():
-        off = common.block_difference_levels(way(view), view.truth, view.scored) / pixel
+        off = comparison.difference_levels(way(view), view.truth, mask=view.scored) / pixel
         if report.admit(name, off, SAME_WITHIN, "pixels off the truth"):
             admitted[name] = way
     got = fa.warp(view.lanczos, view.params.matrix, SIZE)

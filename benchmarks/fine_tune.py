@@ -33,6 +33,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
 from benchmarks.interpolation import MODEL, STATISTICS, FeatureBatches, frozen_body, labelled, percent, write_textures
+from fastaug.demo import comparison
 from fastaug.demo.weights import lite0_weights
 from fastaug.training.models import parameter_groups
 
@@ -42,9 +43,6 @@ SAME_WITHIN_LEVELS = 3.0  # fastai's validation is moved by up to half a pixel, 
 VALID_FRACTION = 0.2
 HEAD_SPLITS = 10
 HEAD_SCHEDULES = [(epochs, lr) for epochs in (1, 3, 5, 8) for lr in (2e-3, 4e-3, 1e-2, 3e-2)]
-
-
-# --- who trains ----------------------------------------------------------------------------------------------------
 
 
 def loaders(train: fa.Samples, valid: fa.Samples, batch: int, seed: int) -> tuple[fa.ImageLoader, fa.ImageLoader]:
@@ -152,7 +150,7 @@ class Contest:
         model = fastai_learner(dls, self.model()).model.eval()
         with torch.no_grad():
             apart = float((model(ours[0][:2]) - self.model().eval()(ours[0][:2])).abs().max())
-        difference = common.block_difference_levels(*[each.double() * 0.5 + 0.5 for each in (x, ours[0])])
+        difference = comparison.difference_levels(*[each.double() * 0.5 + 0.5 for each in (x, ours[0])])
         return all(
             [
                 report.admit(f"{FASTAI}, validation photos", difference, SAME_WITHIN_LEVELS, "levels"),
@@ -213,9 +211,6 @@ def show_contest(report: common.Report) -> None:
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-# --- schedules -----------------------------------------------------------------------------------------------------
 
 
 def recipe(report: common.Report, samples: fa.Samples, weights: Any, rate: float, seed: int) -> None:

@@ -29,6 +29,7 @@ from benchmarks.common import MEAN, SIZE, STD
 from benchmarks.loaders import wrong_colors
 from benchmarks.on_gpu import kernel_ms
 from benchmarks.warp_cpu import PHOTOS
+from fastaug.demo import comparison
 
 OURS, FASTAI = "fastaug, antialias", "fastai batch transforms"
 KORNIA, TORCHVISION = "Kornia AugmentationSequential", "torchvision v2"
@@ -140,14 +141,6 @@ def fastai(images: Tensor, count: int) -> Way:
     return lambda: pipeline(TensorImage(photos)).as_subclass(Tensor)
 
 
-def synchronised(way: Way) -> Tensor:
-    """The result, when it is there."""
-    out = way()
-    if out.is_cuda:
-        torch.cuda.synchronize()
-    return out
-
-
 Key = tuple[str, int]  # name, number of augmentations
 
 
@@ -157,10 +150,10 @@ def measure(
     """Rows for each competitor and number of augmentations; returns their seconds, round by round."""
     ways = {(name, count): make(images, count) for name, make in makes.items() for count in counts}
     keys = {f"{name}/{count}": (name, count) for name, count in ways}
-    timed = common.take_turns({key: partial(synchronised, ways[keys[key]]) for key in keys}, repeats)
+    timed = comparison.take_turns({key: partial(comparison.synchronised, ways[keys[key]]) for key in keys}, repeats)
     seconds = {keys[key]: each for key, each in timed.items()}
     for (name, count), each in seconds.items():
-        ms = common.spread([1e3 * value / len(images) for value in each])
+        ms = comparison.quartiles([1e3 * value / len(images) for value in each])
         row = {"name": name, "batch": len(images), "count": count, "ms_per_image": ms, "seconds": each}
         row["peak_bytes"] = common.peak_bytes(ways[name, count], images.device.type)
         if images.is_cuda:

@@ -27,6 +27,7 @@ from torch import Tensor
 from benchmarks import common, loaders
 from benchmarks.common import SIZE
 from benchmarks.loaders import Batch, Passes
+from fastaug.demo import comparison
 
 IDEAL = "one batch that stays on the device"
 CLASSES = 1000
@@ -89,12 +90,12 @@ def measure(
         for name, passes in ways.items()
     }
     train(step, ways[IDEAL], images)
-    timed = common.take_turns(calls, repeats, before=before)
+    timed = comparison.take_turns(calls, repeats, before=before)
     lines = []
     for name, each in timed.items():
-        speed = common.spread([images / seconds for seconds in each])
+        speed = comparison.quartiles([images / seconds for seconds in each])
         share = common.ratios(timed[IDEAL], each)
-        more = common.spread([1e3 * (a - b) / images for a, b in zip(used[name], used[IDEAL], strict=True)])
+        more = comparison.quartiles([1e3 * (a - b) / images for a, b in zip(used[name], used[IDEAL], strict=True)])
         report.rows.append(
             {"name": name, "images_per_s": speed, "share_of_ideal": share, "more_cpu_ms": more, "seconds": each}
         )

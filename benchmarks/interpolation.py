@@ -34,6 +34,7 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE, SIZE
 from fastaug.augment.rng import SampleUniforms
+from fastaug.demo import comparison
 from fastaug.demo.stepwise import step_by_step
 from fastaug.demo.weights import lite0_weights
 
@@ -46,9 +47,6 @@ PETS, TEXTURES = "photos", "textures"
 # one has 0.33 to 0.42 cycles per output pixel; 0.5 is what pixels can hold.
 FREQUENCIES, DIRECTIONS = (0.13, 0.19), ("upright", "level", "slanted", "all ways")
 PHOTO_SIDE, COARSE_LEVELS, NOISE_LEVELS, JPEG_QUALITY = 500, 40.0, 8.0, 92
-
-
-# --- textures ------------------------------------------------------------------------------------------------------
 
 
 def texture(rng: np.random.Generator, direction: str, frequency: float, grain_levels: float) -> np.ndarray:
@@ -85,9 +83,6 @@ def write_textures(folder: Path, seed: int, each: int, grain_levels: float) -> f
 def labelled(folder: Path, pattern: str | None) -> fa.Samples:
     """The photos of a folder; without a pattern for their names its folders are the classes."""
     return fa.Samples.from_filenames(folder, pattern) if pattern else fa.Samples.from_folder(folder)
-
-
-# --- views and features --------------------------------------------------------------------------------------------
 
 
 def views(samples: fa.Samples, batch: int, seed: int, epoch: int | None) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -147,13 +142,10 @@ def check(report: common.Report, samples: fa.Samples, batch: int, seed: int) -> 
         _, ways = next(views(samples, batch, seed, epoch))
         shown = {name: x.double() * std + 0.5 for name, x in ways.items()}
         for name, x in shown.items():
-            difference = common.block_difference_levels(x, shown[RESIZE])
+            difference = comparison.difference_levels(x, shown[RESIZE])
             report.admit(
                 f"{name}, {'validation' if epoch is None else 'drawn'}", difference, SAME_WITHIN_LEVELS, "levels"
             )
-
-
-# --- heads ---------------------------------------------------------------------------------------------------------
 
 
 class FeatureBatches:

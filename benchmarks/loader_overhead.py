@@ -34,6 +34,7 @@ from benchmarks import common
 from benchmarks.common import PRESIZE
 from benchmarks.loaders import Job, Passes, bare_dali, jpeg_files, mean_colors, run_pass, wrong_square_colors
 from fastaug.augment.geometry import presize_box
+from fastaug.demo import comparison
 from fastaug.loading.decode import Decoder
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"
@@ -147,12 +148,12 @@ def main() -> int:
         calls = {name: partial(counted, cpu[name], passes, images) for name, passes in ways.items()}
         # DALI's pipeline fills its queue between passes: a pass right before the timed one leaves it as it will be.
         before = {name: calls[name] if name == BARE else common.settle for name in calls}
-        timed = common.take_turns(calls, repeats, before=before)
+        timed = comparison.take_turns(calls, repeats, before=before)
         lines = []
         for name, each in timed.items():
-            speed = common.spread([images / seconds for seconds in each])
+            speed = comparison.quartiles([images / seconds for seconds in each])
             against, plain = (common.ratios(timed[way], each) if way in timed else None for way in (BARE, PLAIN))
-            work = common.spread([1e3 * seconds / images for seconds in cpu[name]])
+            work = comparison.quartiles([1e3 * seconds / images for seconds in cpu[name]])
             row = {"name": name, "images_per_s": speed, "cpu_ms_per_image": work, "times_bare": against}
             row["times_plain"] = plain
             report.rows.append({**row, "seconds": each})

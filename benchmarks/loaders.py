@@ -62,9 +62,6 @@ class Job:
         return x.to(self.device, non_blocking=True), rows
 
 
-# --- loaders --------------------------------------------------------------------------------------------------------
-
-
 def fastaug_loader(mode: str, job: Job) -> Passes:
     names = [str(row) for row in range(len(job.files))]
     samples = fa.Samples([str(file) for file in job.files], list(range(len(names))), names)
@@ -310,9 +307,6 @@ def competitors(fastai_workers: Sequence[int]) -> dict[str, Callable[[Job], Pass
     }
 
 
-# --- check ---------------------------------------------------------------------------------------------------------
-
-
 def mean_colors(files: Sequence[Path]) -> Tensor:
     """Of each file, float64 [N, 3] in levels of 255."""
     return torch.tensor(np.array([common.open_rgb(file).mean((0, 1)) for file in files]))
@@ -348,9 +342,6 @@ def wrong_square_colors(batches: Sequence[Batch], colors: Tensor) -> float:
     apart = (x.double().mean((1, 2)) - colors[rows.long()]).mean(0).abs().max()
     order = torch.corrcoef(torch.stack([x.double().mean((1, 2, 3)), colors[rows.long()].mean(1)]))[0, 1]
     return max(float(apart) / SQUARE_BIAS_LEVELS, 0.0 if order > 0.8 else 2.0)
-
-
-# --- runs -----------------------------------------------------------------------------------------------------------
 
 
 def first_batch(make: Callable[[], Passes]) -> tuple[Passes, float, Batch]:

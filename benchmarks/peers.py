@@ -17,6 +17,7 @@ from benchmarks import common
 from benchmarks.common import MEAN, PRESIZE, SIZE, STD
 from fastaug.augment import geometry
 from fastaug.augment.augment import Params
+from fastaug.demo import stepwise
 
 
 class Way(NamedTuple):
@@ -47,7 +48,7 @@ def opencv(images: Tensor, pool: ThreadPoolExecutor, perspective: bool, table: b
     def run(params: Params) -> Tensor:
         out = np.empty((len(photos), SIZE, SIZE, 3), np.float32)
         matrices = geometry.to_integer_centred(params.matrix.double()).numpy()
-        factor, offset = (part.numpy()[:, None] for part in common.light(params))
+        factor, offset = (part.numpy()[:, None] for part in stepwise.per_channel(params.color))
         tables = np.linspace(0, 1, 256, dtype=np.float32)[:, None] * factor + offset  # [B, 256, 3]
 
         def one(i: int) -> None:
@@ -68,7 +69,7 @@ def opencv(images: Tensor, pool: ThreadPoolExecutor, perspective: bool, table: b
 
 
 def _relight(x: Tensor, params: Params) -> Tensor:
-    factor, offset = common.light(params)
+    factor, offset = stepwise.per_channel(params.color)
     return torch.addcmul(offset[:, :, None, None], x, factor[:, :, None, None])
 
 
@@ -184,7 +185,7 @@ def dali_warp(images: Tensor, threads: int) -> Way:
         return ndd.as_batch(list(np.ascontiguousarray(values, np.float32)))
 
     def run(params: Params) -> Tensor:
-        factor, offset = (part.numpy()[:, None, None] for part in common.light(params))
+        factor, offset = (part.numpy()[:, None, None] for part in stepwise.per_channel(params.color))
         with ndd.Device("cpu"), context:
             x = ndd.warp_affine(
                 ndd.as_batch(photos, layout="HWC"), per_image(params.matrix[:, :2].numpy()), size=[SIZE, SIZE],

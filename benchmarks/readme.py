@@ -85,9 +85,6 @@ def fill_readme(readme: str, folder: Path) -> str:
     return _fill(readme, r"\w+", lambda suite: section(suite, folder))
 
 
-# --- plots ----------------------------------------------------------------------------------------------------------
-
-
 def plot_growth(report: Report, path: Path) -> None:
     """Milliseconds an image by number of augmentations."""
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -156,8 +153,6 @@ def write_plots(folder: Path) -> None:
         for _, report in results_of(suite, folder)[:1]:
             plot(report, folder / name)
 
-
-# --- the short table ------------------------------------------------------------------------------------------------
 
 Line = tuple[str, str, str]  # what, fastaug, compared with
 

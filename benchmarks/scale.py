@@ -32,6 +32,7 @@ import fastaug as fa
 from benchmarks import common, loaders
 from benchmarks.common import PRESIZE
 from benchmarks.loaders import DIRECT, Job
+from fastaug.demo import comparison
 
 LISTED = "listed samples"
 BATCHES = 4  # at least, of a pass: with fewer, loading and warping do not overlap
@@ -146,7 +147,7 @@ def compare(
     base = next(iter(settings))
     lines = []
     for name, setting in settings.items():
-        ms, first = common.spread(cost[name]), common.spread(waited[name])
+        ms, first = comparison.quartiles(cost[name]), comparison.quartiles(waited[name])
         times = common.ratios(cost[name], cost[base])
         report.rows.append(
             {

@@ -23,6 +23,7 @@ from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
 from benchmarks.peers import Way
 from fastaug.augment.augment import Params
+from fastaug.demo import comparison
 
 PHOTOS = (
     "astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
@@ -72,7 +73,7 @@ def difference(way: Way, images: Tensor, seed: int) -> float:
     got = common.denormalised(way.run(params)[:CHECKED])
     first = params[:CHECKED]
     mask = None if way.reflects else common.inside_photo(first.matrix, PRESIZE, PRESIZE, margin=8)
-    return common.block_difference_levels(got, common.denormalised(specified(images[:CHECKED], first)), mask)
+    return comparison.difference_levels(got, common.denormalised(specified(images[:CHECKED], first)), mask=mask)
 
 
 _specified: dict[bytes, Tensor] = {}  # the reference is slow, and many ask for the same
@@ -95,10 +96,10 @@ def timed_rows(
 ) -> dict[str, list[float]]:
     """Seconds a batch of each way, which are also noted as rows."""
     calls = {name: partial(way.run, params_for(way, batch, seed, light=True)) for name, way in ways.items()}
-    timed = common.take_turns(calls, repeats, seconds)
+    timed = comparison.take_turns(calls, repeats, seconds)
     for name, each in timed.items():
-        ms = common.spread([1e3 * value / batch for value in each])
-        times = common.ratios(each, timed[OURS]) if OURS in timed else common.spread([float("nan")])
+        ms = comparison.quartiles([1e3 * value / batch for value in each])
+        times = common.ratios(each, timed[OURS]) if OURS in timed else comparison.quartiles([float("nan")])
         report.rows.append(
             {
                 "name": name, "batch": batch, "ms_per_image": ms, "images_per_s": 1e3 / ms["median"],

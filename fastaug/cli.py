@@ -21,7 +21,7 @@ from fastaug import __version__
 from fastaug.augment.color import IMAGENET
 from fastaug.augment.fastai_names import aug_transforms
 from fastaug.config import use_config, write_config
-from fastaug.demo import run_demo
+from fastaug.demo.run import run_demo
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader

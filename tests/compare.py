@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,32 @@ def assert_same_batches(got: list[Any], expected: list[Any]) -> None:
         for info, expected_info in zip(one[2:], other[2:], strict=False):
             for name in ("indices", "sizes", "matrix", "presize"):
                 assert torch.equal(getattr(info, name), getattr(expected_info, name)), f"other {name}"
+
+
+def snapshot(learn: Any) -> dict[str, Any]:
+    """Everything that `differences` compares."""
+    return copy.deepcopy(
+        {
+            **{f"model {name}": value for name, value in learn.model.state_dict().items()},
+            **{f"buffer {name}": value for name, value in learn.model.named_buffers()},
+            **{f"trains {name}": value.requires_grad for name, value in learn.model.named_parameters()},
+            **{f"mode {name}": module.training for name, module in learn.model.named_modules()},
+            "optimizer": learn.opt.state_dict(),
+            "history": (learn.history.losses, learn.history.lrs, learn.history.moms, learn.epoch),
+            "place": learn.train_loader.state_dict() if hasattr(learn.train_loader, "state_dict") else None,
+        }
+    )
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """Where two nested structures differ, by a bit or more."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [found for key in a for found in differences(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
+        return [found for i in range(len(a)) for found in differences(a[i], b[i], f"{where}/{i}")]
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
+    return [] if type(a) is type(b) and a == b else [where]
 
 
 def photo(name: str = "astronaut", height: int | None = None, width: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastaug as fa
 from fastaug.loading.batch import BatchInfo
@@ -114,6 +114,14 @@ def presize(decoder: Decoder, photos: list[Photo], top_left_xy: Any, side: Any, 
     return torch.stack(pixels_of(decoder.resize(photos, squares(top_left_xy, side, size))))
 
 
+def write_photos(folder: Path, photos: dict[str, np.ndarray]) -> Path:
+    """By name, which may have a folder: pixels uint8 [H, W, 3]. Returns the folder."""
+    for name, pixels in photos.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
 def write_tar(path: Path, content: dict[str, bytes], mode: str = "w", **options: object) -> Path:
     with tarfile.open(path, mode, **options) as tar:  # type: ignore[call-overload]
         for name, data in content.items():
@@ -153,6 +161,69 @@ def epoch(loader: fa.ImageLoader) -> tuple[Tensor, Tensor, BatchInfo]:
 def by_sample(loader: fa.ImageLoader) -> dict[int, tuple[Tensor, Tensor]]:
     x, _, info = epoch(loader)
     return {int(i): (image, matrix) for i, image, matrix in zip(info.indices, x, info.matrix, strict=True)}
+
+
+def tiny(dropout: float = 0.0) -> nn.Sequential:
+    """Batch-norm, dropout and a linear head."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(dropout),
+        nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+class Batches:
+    """A loader that shuffles as a pure function of the epoch, and knows its place, as an ImageLoader does."""
+
+    def __init__(self, number: int = 6, batch_size: int = 4) -> None:
+        g = torch.Generator().manual_seed(1)
+        self.y = torch.randint(0, 3, (number * batch_size,), generator=g)
+        self.x = torch.rand(len(self.y), 3, 8, 8, generator=g) + nn.functional.one_hot(self.y, 3)[..., None, None]
+        self.number, self.batch_size = number, batch_size
+        self.epoch, self.delivered, self.resuming = 0, 0, False
+
+    def __len__(self) -> int:
+        return self.number
+
+    def set_epoch(self, epoch: int) -> None:
+        if not self.resuming or epoch != self.epoch:
+            self.epoch, self.delivered, self.resuming = epoch, 0, False
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "delivered": self.delivered}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.delivered, self.resuming = state["epoch"], state["delivered"], True
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.resuming = False
+        order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(self.epoch))
+        for rows in order.split(self.batch_size)[self.delivered :]:
+            self.delivered += 1
+            yield self.x[rows], self.y[rows]
+        self.epoch, self.delivered = self.epoch + 1, 0
+
+
+def learner(loader: Any = None, model: nn.Module | None = None, valid: Any = None, **arguments: Any) -> fa.Learner:
+    return fa.Learner(loader or Batches(), valid, model or tiny(), **{"device": "cpu", **arguments})
+
+
+def draws(n: int, frame: Any, size: tuple[int, int], seed: int = 0, **settings: Any) -> Tensor:
+    """Matrices of strong default transforms, float64 [n, 3, 3]."""
+    augment = fa.aug_transforms(**{"mult": 2, "size": size, "min_scale": 0.5, "max_zoom": 1.5, **settings})
+    return augment.draw(n, frame, generator=torch.Generator().manual_seed(seed)).matrix.double()
+
+
+OPERATORS = [
+    fa.RandomHorizontalFlip(),
+    fa.RandomVerticalFlip(),
+    fa.RandomDihedral(),
+    fa.RandomRotation(30),
+    fa.RandomZoom((0.8, 1.5)),
+    fa.RandomPerspective(0.3, p=1.0),
+    fa.RandomResizedCrop((0.3, 1.0)),
+    fa.ColorJitter(0.4, 0.4, 0.4, 0.1),
+]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

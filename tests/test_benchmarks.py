@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -25,9 +24,11 @@ from benchmarks import (
     loader_overhead,
     loaders,
     readme,
+    run_all,
     scale,
     warp_cpu,
 )
+from fastaug.demo import comparison
 
 KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
@@ -84,6 +85,24 @@ def test_functions_run():
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+def test_a_suite_that_fails_stops_no_other_and_its_status_counts(capfd):
+    programs = ("print('first')", "raise SystemExit(3)", "raise SystemExit(1)", "print('last')")
+    assert run_all.run_all([["-c", program] for program in programs]) == 3
+    printed = capfd.readouterr()
+    assert printed.out.split() == ["first", "last"]
+    assert "failed with status 3: -c raise SystemExit(3)" in printed.err
+    assert run_all.run_all([["-c", "import os; os.kill(os.getpid(), 9)"]]) == 137
+    assert run_all.run_all([["-c", ""]]) == 0
+
+
+def test_make_bench_runs_all_and_hides_no_status():
+    recipe = (common.HERE.parent / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
+    assert recipe.splitlines()[1:] == ["\t$(BIN)/python -m benchmarks.run_all"]
+    modules = {path.stem for path in common.HERE.glob("*.py")}
+    named = {suite.split()[0].removeprefix("benchmarks.") for suite in run_all.SUITES}
+    assert named - {"pytest"} <= modules
 
 
 def test_growth_runs_and_refuses_swapped_channels(run, monkeypatch):
@@ -149,8 +168,7 @@ def test_similarity_sees_a_shift():
     assert fidelity.similarity(view.truth.roll(1, 3), view) < 0.95
 
 
-def test_a_process_that_fails_is_told(monkeypatch):
-    monkeypatch.setattr(scale, "WAIT_S", 20)
+def test_a_process_that_fails_is_told():
     settings = [scale.Setting(listed=16, batch=8, batches=2, cores=1)]
     with pytest.raises(RuntimeError, match="has failed"):
         scale.run([Path("no such file")], settings, passes=1)
@@ -230,9 +248,18 @@ def test_block_difference_sees_a_shift_a_channel_and_an_unwritten_row():
     images = common.presized_batch(common.scikit_image_photos(["astronaut.png"]), 1).permute(0, 3, 1, 2) / 255
     unwritten = images.clone()
     unwritten[:, :, 100] = torch.nan
-    assert common.block_difference_levels(images, images) == 0
+    assert comparison.difference_levels(images, images) == 0
     for wrong in (images.roll(1, 3), images.flip(1), unwritten, images[:, :, 1:]):
-        assert common.block_difference_levels(wrong, images) > 1
+        assert comparison.difference_levels(wrong, images) > 1
+
+
+def test_difference_is_that_inside_the_mask_and_of_what_was_normalised():
+    black = torch.zeros(1, 3, 16, 16)
+    half, left = black.clone(), torch.zeros(1, 16, 16, dtype=torch.bool)
+    half[..., 8:], left[..., :8] = 10 / 255, True
+    assert comparison.difference_levels(black, half) == pytest.approx(5)
+    assert comparison.difference_levels(black, half, mask=left) == 0
+    assert comparison.difference_levels(black, half, torch.tensor([0.5, 0.25, 0.75])) == pytest.approx(2.5)
 
 
 def test_wrong_colors_sees_order_channels_and_normalisation(tmp_path):
@@ -263,7 +290,7 @@ def test_ratios_are_taken_round_by_round():
 def test_take_turns_gives_every_way_every_round():
     order: list[str] = []
     ways = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    seconds = common.take_turns(ways, 3)
+    seconds = comparison.take_turns(ways, 3)
     assert order == list("abc" + "abc" + "bca" + "cab")
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
@@ -305,7 +332,7 @@ def test_readme_shows_the_newest_result_and_links_the_others(tmp_path):
 def test_the_short_table_has_losses_in_bold_and_the_goals_that_were_missed(tmp_path):
     report = common.Report("decode_to_batch", {"folder": "photos"})
     for name, speed in (("fastaug, mode direct", 500.0), ("slow", 100.0), ("fast", 900.0)):
-        report.rows.append({"name": name, "images_per_s": common.spread([speed])})
+        report.rows.append({"name": name, "images_per_s": comparison.quartiles([speed])})
     report.target("direct / fast", 0.5, 0.7)
     report.finish(tmp_path)
     shown = readme.summary(tmp_path)
@@ -316,10 +343,14 @@ def test_the_short_table_has_losses_in_bold_and_the_goals_that_were_missed(tmp_p
 def test_plots_are_drawn_from_results(tmp_path):
     made = common.Report("growth", {})
     made.rows = [
-        {"name": name, "count": n, "ms_per_image": common.spread([n])} for name in ("fastaug", "b") for n in (1, 8)
+        {"name": name, "count": n, "ms_per_image": comparison.quartiles([n])}
+        for name in ("fastaug", "b")
+        for n in (1, 8)
     ]
     made.rows = [row | {"batch": 32} for row in made.rows]
-    made.rows += [row | {"batch": 1, "ms_per_image": common.spread([99])} for row in made.rows]  # not of the curves
+    made.rows += [
+        row | {"batch": 1, "ms_per_image": comparison.quartiles([99])} for row in made.rows
+    ]  # not of the curves
     made.finish(tmp_path)
     made = common.Report("fidelity", {"photos": ["a"]})
     row = {"magnitude": "zoom", "path": "fastaug, mode direct", "psnr_db": 40.0}
@@ -346,10 +377,9 @@ def test_pillow_crops_to_the_edge_of_a_photo_of_odd_size(tmp_path, monkeypatch, 
     assert loaders._pillow_image(tmp_path / "odd.jpg").shape == (224, 224, 3)
 
 
-def test_settle_waits_for_what_runs_in_the_background() -> None:
-    end = time.monotonic() + 0.5
-    busy = threading.Thread(target=lambda: [None for _ in iter(lambda: time.monotonic() < end, False)])
-    busy.start()
+def test_settle_waits_for_what_runs_in_the_background(monkeypatch) -> None:
+    looks = iter([0.0, 0.1, 0.1, 0.15, 0.15, 0.151])  # processor time: work, work, then next to nothing
+    monkeypatch.setattr(time, "process_time", lambda: next(looks))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     common.settle()
-    assert time.monotonic() >= end
-    busy.join()
+    assert list(looks) == []

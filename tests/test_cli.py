@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -23,6 +22,7 @@ import fastaug.cli
 from fastaug.cli import app
 from fastaug.training.learner import Learner
 from fastaug.training.models import model_statistics
+from tests.factories import run_command, torchrun, write_photos
 
 TINY = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--epochs", "1",
         "--batch-size", "4", "--device", "cpu"]  # fmt: skip
@@ -43,14 +43,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve noisy images in two folders, one brighter; their names tell the class too."""
-    root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("light", 128)):
-        (root / name).mkdir()
-        for i in range(6):
-            pixels = rng.integers(low, low + 128, (40 + i, 60 - i, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{name}_photo_{i}.jpg")
-    return root
+    pixels = {
+        f"{name}/{name}_photo_{i}.jpg": rng.integers(low, low + 128, (40 + i, 60 - i, 3), np.uint8)
+        for name, low in (("dark", 0), ("light", 128))
+        for i in range(6)
+    }
+    return write_photos(tmp_path_factory.mktemp("photos"), pixels)
 
 
 def run(*arguments: str | Path) -> Result:
@@ -311,7 +310,7 @@ def test_version() -> None:
 
 def test_python_m_fastaug() -> None:
     command = [sys.executable, "-m", "fastaug", "train", "no/such"]
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    failed = run_command(*command)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: from_folder: expected a folder")
     assert failed.stderr.count("\n") == 1
@@ -364,14 +363,12 @@ def test_train_resumes_where_it_was_killed(trained: tuple[Result, Path], photos:
 
 
 def test_train_on_two_processes(photos: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = ["-m", "fastaug", "train", str(photos), *TINY, "--batch-size", "2", "--out", str(tmp_path)]
-    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr
+    printed = torchrun(2, *command)
     assert written(tmp_path) == WRITTEN
-    assert done.stdout.count("images to train") == done.stdout.count("results: ") == 1
+    assert printed.count("images to train") == printed.count("results: ") == 1
     (row,) = json.loads((tmp_path / "history.json").read_text())["epochs"][-1:]
-    assert f"accuracy {row['accuracy']:.4f}" in done.stdout
+    assert f"accuracy {row['accuracy']:.4f}" in printed
 
 
 def test_show_draws_photos_beside_what_the_model_gets(photos: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.compare import assert_images_close, assert_levels, assert_same_batches, photo
+from tests.compare import assert_images_close, assert_levels, assert_same_batches, differences, photo, snapshot
+from tests.factories import learner, tiny
 
 IMAGE = photo("chelsea", 40, 50).double() / 255
 
@@ -72,3 +73,18 @@ def test_batches_reject_a_wrong_answer() -> None:
     for got in (batches[1:], batches[::-1], *([batches[0], one] for one in wrong)):
         with pytest.raises(AssertionError):
             assert_same_batches(got, batches)
+
+
+def test_differences_sees_one_bit_and_one_setting() -> None:
+    learn = learner(model=tiny(0.3))
+    before = snapshot(learn)
+    assert differences(before, snapshot(learn)) == []
+    with torch.no_grad():
+        learn.model[6].bias[1] = torch.nextafter(learn.model[6].bias[1], torch.tensor(9.0))
+    learn.opt.param_groups[0]["lr"] *= 1.0001
+    learn.train_loader.delivered = 1
+    assert differences(before, snapshot(learn)) == [
+        "/model 6.bias", "/optimizer/param_groups/0/lr", "/place/delivered",
+    ]  # fmt: skip
+    assert differences(torch.zeros(1), torch.zeros(1).double()) == [""]
+    assert differences([1], [1, 2]) == [""]

@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 import fastaug as fa
-from fastaug import demo
 from fastaug.demo import photos, weights
+from fastaug.demo import run as demo
+from fastaug.demo.comparison import SAME_WITHIN_LEVELS, difference_levels, images_per_s
 from fastaug.demo.fidelity import make_views, psnr_db
 from fastaug.demo.report import markdown
-from fastaug.demo.stepwise import SAME_WITHIN_LEVELS, bilinear, difference_levels, images_per_s, step_by_step
+from fastaug.demo.stepwise import bilinear, step_by_step
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.training.models import classifier
 from fastaug.warping.warp import warp
@@ -186,7 +187,7 @@ def test_timing_takes_turns_and_counts_images() -> None:
     calls = []
     ways = {name: lambda name=name: calls.append(name) or torch.zeros(1) for name in ("a", "b")}
     runs = images_per_s(ways, batch=8, repeats=3)
-    assert calls == ["a", "b"] * 4  # one warm-up
+    assert calls == [*"ab", *"ab", *"ba", *"ab"]  # one warm-up
     assert [len(values) for values in runs.values()] == [3, 3]
 
 

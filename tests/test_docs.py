@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
-from PIL import Image
 from torch import nn
 
 from fastaug.cli import app
 from fastaug.training.models import classifier
+from tests.factories import write_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,13 +68,11 @@ def tiny_classifier(name: str, num_classes: int, weights: object = None, head: A
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    random = np.random.default_rng(0)
-    for i in range(24):
-        file = tmp_path / "photos" / ("cat", "dog")[i % 2] / f"{i}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(file)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 50, 3), np.uint8)
+    write_photos(tmp_path, {f"photos/{('cat', 'dog')[i % 2]}/{i}.jpg": image for i, image in enumerate(pixels)})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastaug.classifier", tiny_classifier)
+    monkeypatch.setattr("fastaug.classifier", tiny_classifier)  # first: a name is kept when it is first used
+    monkeypatch.setattr("fastaug.training.models.classifier", tiny_classifier)
     return tmp_path
 
 

@@ -2,10 +2,7 @@
 
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import fastaug as fa
+from tests.factories import torchrun, write_photos
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TINY = {"size": 32, "batch_size": 4, "epochs": 6}
@@ -47,14 +44,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
     """25 photos, red or blue: a model that gets the right labels learns them at once."""
-    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for i in range(25):
-        folder = root / ("red" if i % 2 else "blue")
-        folder.mkdir(exist_ok=True)
-        pixels = random.integers(0, 90, (48, 64, 3), np.uint8)
-        pixels[..., 0 if i % 2 else 2] += 150
-        Image.fromarray(pixels).save(folder / f"{i:02}.jpg")
-    return str(root)
+    pixels = np.random.default_rng(0).integers(0, 90, (25, 48, 64, 3), np.uint8)
+    pixels[1::2, ..., 0] += 150
+    pixels[::2, ..., 2] += 150
+    named = {f"{'red' if i % 2 else 'blue'}/{i:02}.jpg": image for i, image in enumerate(pixels)}
+    return str(write_photos(tmp_path_factory.mktemp("photos"), named))
 
 
 def example(name: str) -> Any:
@@ -108,9 +102,10 @@ def test_example(name: str, photos: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_moved_batch_is_noticed(delivered: Delivered, photos: str) -> None:
     loader = fa.ImageLoader(fa.Samples.from_folder(photos), 4, augment=fa.aug_transforms(size=16), device="cpu")
-    model = nn.Flatten()
+    model, moved = nn.Flatten(), []
     for x, _ in loader:
-        model(x if len(delivered.batches) % 2 else x.clone())
+        moved.append(x if len(delivered.batches) % 2 else x.clone())  # kept: no later batch takes its place
+        model(moved[-1])
     assert [x.data_ptr() in delivered.seen for x in delivered.batches] == [True, False] * 3
 
 
@@ -123,13 +118,8 @@ def test_it_takes_about_five_lines(name: str) -> None:
 
 def test_two_ranks_share_the_photos(photos: str, tmp_path: Path) -> None:
     """Under torchrun with Lightning and with Accelerate: each photo to one rank, once, and none twice sharded."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               str(Path(__file__).with_name("examples_two_ranks.py")), photos, str(tmp_path)]  # fmt: skip
-    places = {"PYTHONPATH": str(EXAMPLES.parent), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env={**os.environ, **places}, cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    script = Path(__file__).with_name("examples_two_ranks.py")
+    torchrun(2, str(script), photos, str(tmp_path), environment={"ACCELERATE_USE_CPU": "true"}, cwd=tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for name in ("lightning", "accelerate"):
         (accuracy, *first), (_, *second) = (rank[name] for rank in ranks)
@@ -137,9 +127,6 @@ def test_two_ranks_share_the_photos(photos: str, tmp_path: Path) -> None:
         assert sorted(first + second) == list(range(20))
         assert 0 <= accuracy <= 1
     assert ranks[0]["accelerate"][0] == ranks[1]["accelerate"][0], "added up over the ranks"
-
-
-# --- checkpoints ---------------------------------------------------------------------------------------------------
 
 
 class Seen:

@@ -18,19 +18,10 @@ import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.augment.augment import Operator
 from fastaug.warping import warp as warp_module
+from tests import factories
 from tests.compare import assert_images_close, photo, random_image
 
-OPERATORS = [
-    fa.RandomHorizontalFlip(),
-    fa.RandomVerticalFlip(),
-    fa.RandomDihedral(),
-    fa.RandomRotation(30),
-    fa.RandomZoom((0.8, 1.5)),
-    fa.RandomPerspective(0.3, p=1.0),
-    fa.RandomResizedCrop((0.3, 1.0)),
-    fa.ColorJitter(0.4, 0.4, 0.4, 0.1),
-    fa.RandomErasing(p=1.0),
-]
+OPERATORS = [*factories.OPERATORS, fa.RandomErasing(p=1.0)]
 IDS = [type(op).__name__ for op in OPERATORS]
 AUGMENT = fa.Augment(OPERATORS, (20, 24))
 IMAGES = torch.stack([random_image(20, 30, seed) for seed in range(4)])

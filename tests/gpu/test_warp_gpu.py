@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 import fastaug as fa
 from fastaug.warping import reference
 from tests.compare import assert_images_close, photo, random_image
+from tests.factories import draws
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; torch sees none here")
 
@@ -32,11 +33,6 @@ def _poisoned_memory() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = before[0]
     torch.use_deterministic_algorithms(before[1])
-
-
-def draws(n: int, frame: tuple[int, int] | Tensor, size: tuple[int, int]) -> Tensor:
-    augment = fa.aug_transforms(mult=2, size=size, min_scale=0.5, max_zoom=1.5)
-    return augment.draw(n, frame, generator=torch.Generator().manual_seed(0)).matrix.double()
 
 
 def to_gpu(images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:

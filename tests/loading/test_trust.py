@@ -346,7 +346,7 @@ def test_raise_names_the_file_after_the_batches_before_it(crowd: fa.Samples, tmp
     assert loading_threads() == []
 
 
-def test_ten_thousand_bad_files_leave_nothing_behind(tmp_path: Path) -> None:
+def test_thousands_of_bad_files_leave_nothing_behind(tmp_path: Path) -> None:
     """And the decoder goes on working. Memory in a process of its own."""
     (tmp_path / "cut.jpg").write_bytes(jpeg()[:2000])
     (tmp_path / "good.jpg").write_bytes(jpeg())
@@ -360,12 +360,12 @@ def test_ten_thousand_bad_files_leave_nothing_behind(tmp_path: Path) -> None:
             for _ in range(n // 10):
                 outcomes = decoder.decode([good, *[cut] * 10, good])
                 assert [isinstance(outcome, str) for outcome in outcomes] == [False, *[True] * 10, False]
-        many(2000)
+        many(1000)
         before = resident()
-        many(8000)
+        many(4000)
         print((resident() - before) / before)
     """
-    assert float(run_python(code, str(tmp_path)).split()[-1]) < 0.02
+    assert float(run_python(code, str(tmp_path)).split()[-1]) < 0.01
 
 
 def test_an_epoch_of_mostly_bad_files(crowd: fa.Samples, tmp_path: Path) -> None:
@@ -498,7 +498,8 @@ def test_two_loaders_by_turns_and_one_twice(crowd: fa.Samples) -> None:
     assert_same_batches([pair[1] for pair in pairs], expected)
 
 
-def test_two_thousand_batches_do_not_grow(crowd: fa.Samples) -> None:
+def test_a_thousand_batches_do_not_grow(crowd: fa.Samples) -> None:
+    """By more than 8 kB each."""
     code = """
         import os, sys, fastaug as fa
         def resident():
@@ -512,12 +513,12 @@ def test_two_thousand_batches_do_not_grow(crowd: fa.Samples) -> None:
                 while seen < n:
                     for _ in loader:
                         seen += 1
-        batches(300)
+        batches(200)
         before = resident()
-        batches(1000)
+        batches(500)
         print((resident() - before) / before)
     """
-    assert float(run_python(code, os.path.dirname(crowd.paths[0]))) < 0.02
+    assert float(run_python(code, os.path.dirname(crowd.paths[0]))) < 0.01
 
 
 def test_a_loader_can_be_copied_and_pickled(crowd: fa.Samples) -> None:

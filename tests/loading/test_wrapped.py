@@ -43,11 +43,13 @@ def test_behind_torchs_dataloader(samples: fa.Samples) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_workers_are_refused(samples: fa.Samples, workers: int) -> None:
+def test_workers_are_refused(samples: fa.Samples, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would load everything: the epoch would come twice."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # how long torch waits for each to end
     wrapped = DataLoader(make_loader(samples, augment=AUGMENT), batch_size=None, num_workers=workers)
     with pytest.raises(RuntimeError, match=rf"a DataLoader with {workers} worker\(s\).* Use .*num_workers=0"):
-        next(iter(wrapped))
+        next(batches := iter(wrapped))
+    batches._shutdown_workers()
 
 
 @theirs

@@ -429,7 +429,7 @@ def test_indexing_reads_headers_only(tmp_path: Path) -> None:
             file.seek(i * (512 + info.size))
             file.write(info.tobuf(tarfile.GNU_FORMAT))
         file.truncate(2 * (512 + info.size) + 1024)
-    start = time.perf_counter()
+    start = time.process_time()
     samples = fa.Samples.from_tar(archive, "folder")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert samples.paths[1] == f"{archive}//a/x.jpg@{1024 + info.size}+{info.size}"

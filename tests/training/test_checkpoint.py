@@ -14,7 +14,9 @@ from torch import nn
 
 from fastaug.training.callbacks import KeepBest
 from fastaug.training.learner import Learner
-from tests.training.common import Batches, differences, snapshot, tiny
+from tests import factories
+from tests.compare import differences, snapshot
+from tests.factories import Batches, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,12 +38,9 @@ def dies_after(batches: int) -> Callable[..., Any]:
 
 
 def learner(path: Path | None = None, **arguments: Any) -> Learner:
-    loader = arguments.pop("loader", None) or Batches()
     model = tiny(0.4)
     torch.manual_seed(11)
-    return Learner(
-        loader, list(Batches(2)), model, checkpoint=path, device="cpu", amp=arguments.pop("amp", None), **arguments
-    )
+    return factories.learner(model=model, valid=list(Batches(2)), checkpoint=path, **{"amp": None, **arguments})
 
 
 RUNS: dict[str, Callable[[Learner], None]] = {

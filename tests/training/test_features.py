@@ -16,7 +16,9 @@ from fastaug.training.inference import most_probable
 from fastaug.training.interpretation import Interpretation
 from fastaug.training.learner import Learner
 from fastaug.training.losses import BinaryCrossEntropy
-from tests.training.common import Batches, differences, snapshot, tiny
+from tests import factories
+from tests.compare import differences, snapshot
+from tests.factories import Batches, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,8 +34,7 @@ def sgd(groups: Any) -> torch.optim.Optimizer:
 
 
 def learner(loader: Any = None, model: nn.Module | None = None, **arguments: Any) -> Learner:
-    arguments = {"opt_func": sgd, "device": "cpu", **arguments}
-    return Learner(loader or Batches(), list(Batches(2)), model or plain(), **arguments)
+    return factories.learner(loader, model or plain(), list(Batches(2)), **{"opt_func": sgd, **arguments})
 
 
 def close(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 1e-6) -> bool:

@@ -13,25 +13,23 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 
 import fastaug as fa
 from fastaug.training.inference import most_probable, to_probabilities
+from tests.factories import write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
-    root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    for i in range(6):
-        name = ("dark", "grey", "light")[i % 3]
-        (root / name).mkdir(exist_ok=True)
-        pixels = rng.integers(80 * (i % 3), 80 * (i % 3) + 80, (50 + i, 70, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / name / f"{i}.jpg")
-    return fa.Samples.from_folder(root)
+    pixels = {
+        f"{name}/{i}.jpg": rng.integers(80 * (i % 3), 80 * (i % 3) + 80, (50 + i, 70, 3), np.uint8)
+        for i, name in enumerate(("dark", "grey", "light") * 2)
+    }
+    return fa.Samples.from_folder(write_photos(tmp_path_factory.mktemp("photos"), pixels))
 
 
 def learner(photos: fa.Samples, model: nn.Module | str = "timm:test_resnet", **arguments: Any) -> fa.Learner:

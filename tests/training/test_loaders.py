@@ -8,7 +8,7 @@ import torch
 import fastaug as fa
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.loaders import LoaderAdapter
-from tests.training.common import Batches
+from tests.factories import Batches
 
 
 def test_an_image_loader_knows_its_samples_and_augment() -> None:

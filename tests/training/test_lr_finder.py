@@ -11,31 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fastaug as fa
 from fastaug.training.checkpoint import random_state
-from fastaug.training.learner import Learner
 from fastaug.training.lr_finder import FoundRates
-from tests.training.common import Batches, differences, snapshot, tiny
+from tests import factories
+from tests.compare import differences, snapshot
+from tests.factories import Batches, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def learner(loader: Any = None, **arguments: Any) -> Learner:
-    return Learner(loader or Batches(), None, arguments.pop("model", tiny(0.3)), device="cpu", **arguments)
-
-
-def test_differences_sees_one_bit_and_one_setting() -> None:
-    learn = learner()
-    before = snapshot(learn)
-    assert differences(before, snapshot(learn)) == []
-    with torch.no_grad():
-        learn.model[6].bias[1] = torch.nextafter(learn.model[6].bias[1], torch.tensor(9.0))
-    learn.opt.param_groups[0]["lr"] *= 1.0001
-    learn.train_loader.delivered = 1
-    assert differences(before, snapshot(learn)) == [
-        "/model 6.bias", "/optimizer/param_groups/0/lr", "/place/delivered",
-    ]  # fmt: skip
-    assert differences(torch.zeros(1), torch.zeros(1).double()) == [""]
-    assert differences([1], [1, 2]) == [""]
+def learner(loader: Any = None, **arguments: Any) -> fa.Learner:
+    return factories.learner(loader, **{"model": tiny(0.3), **arguments})
 
 
 def test_rates_and_smoothing() -> None:

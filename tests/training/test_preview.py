@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import fastaug as fa
 from fastaug.training.checkpoint import random_state
-from tests.training.common import Batches, differences, snapshot, tiny
+from tests.compare import differences, snapshot
+from tests.factories import Batches, learner, tiny, write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,17 +22,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
     """Twelve images of three colours, which tell their class."""
-    root = tmp_path_factory.mktemp("photos")
-    paths = [root / f"{i}.png" for i in range(12)]
-    for i, path in enumerate(paths):
-        pixels = np.full((40, 40, 3), 20, np.uint8)
-        pixels[..., i % 3] = 200
-        Image.fromarray(pixels).save(path)
-    return fa.Samples(paths, [i % 3 for i in range(12)], ["red", "green", "blue"])
-
-
-def learner(loader: Any = None, model: nn.Module | None = None, **arguments: Any) -> fa.Learner:
-    return fa.Learner(loader or Batches(), None, model or tiny(), device="cpu", **arguments)
+    pixels = 20 + 180 * np.eye(3, dtype=np.uint8)[:, None, None].repeat(40, 1).repeat(40, 2)
+    root = write_photos(tmp_path_factory.mktemp("photos"), {f"{i}.png": pixels[i % 3] for i in range(12)})
+    return fa.Samples([root / f"{i}.png" for i in range(12)], [i % 3 for i in range(12)], ["red", "green", "blue"])
 
 
 def image_loader(photos: fa.Samples, **settings: Any) -> fa.ImageLoader:

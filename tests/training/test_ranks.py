@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.factories import torchrun
 from tests.training.two_ranks import CASES, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,16 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """What each rank has after training, and the folder."""
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    run = subprocess.run(
-        [*torchrun, "-m", "tests.training.two_ranks", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    torchrun(2, "-m", "tests.training.two_ranks", str(folder))
     first, second = (torch.load(folder / f"rank{i}.pt", weights_only=False) for i in range(2))
     return first, second, folder
 

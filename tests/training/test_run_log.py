@@ -11,7 +11,7 @@ import pytest
 from fastaug.training import results
 from fastaug.training.learner import Learner
 from fastaug.training.results import RunLog
-from tests.training.common import Batches, tiny
+from tests.factories import Batches, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,5 +1,6 @@
 """The Numba backend against the specification."""
 
+import functools
 import threading
 from typing import Any
 
@@ -13,14 +14,13 @@ import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.warping import cpu
 from fastaug.warping.warp import choose_backend
+from tests import factories
 from tests.compare import assert_images_close, photo, random_image
 
 LEVELS = 0.02  # of 255: float32 arithmetic against float64
 
 
-def draws(n: int, sizes: Any, size: tuple[int, int], seed: int = 0, **arguments: Any) -> Tensor:
-    augment = fa.aug_transforms(size=size, min_scale=0.3, max_zoom=1.5, **{"mult": 2, **arguments})
-    return augment.draw(n, sizes, generator=torch.Generator().manual_seed(seed)).matrix
+draws = functools.partial(factories.draws, min_scale=0.3)
 
 
 def scaling(scale: float, angle: float = 0.0) -> Tensor:

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastaug as fa
 from fastaug.warping import reference
 from fastaug.warping.filter import MAX_FOOTPRINT
 from fastaug.warping.footprint import sampling_matrix
 from tests.compare import assert_images_close, photo, random_image
+from tests.factories import draws
 
 triton = pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
@@ -118,11 +118,6 @@ def assert_matches(
     cast = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}[dtype]
     levels = LEVELS + 255 * cast * expected.abs().max().item()
     assert_images_close(torch.where(ok[:, None], got.double(), expected), expected, levels)
-
-
-def draws(n: int, frame: tuple[int, int] | Tensor, size: tuple[int, int], seed: int = 0) -> Tensor:
-    augment = fa.aug_transforms(mult=2, size=size, min_scale=0.5, max_zoom=1.5)
-    return augment.draw(n, frame, generator=torch.Generator().manual_seed(seed)).matrix.double()
 
 
 def affine(*values: float) -> Tensor:

@@ -15,18 +15,13 @@ from fastaug.augment import geometry
 from fastaug.warping import reference
 from fastaug.warping.footprint import sampling_matrix
 from tests.compare import assert_images_close, photo, random_image
+from tests.factories import draws
 
 OPENCV_PADDING = {
     "reflection": cv2.BORDER_REFLECT,
     "border": cv2.BORDER_REPLICATE,
     "zeros": cv2.BORDER_CONSTANT,
 }
-
-
-def draws(n: int, frame: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Matrices of strong default transforms, float64 [n, 3, 3]."""
-    augment = fa.aug_transforms(mult=2, size=size, min_scale=0.5, max_zoom=1.5)
-    return augment.draw(n, frame, generator=torch.Generator().manual_seed(0)).matrix.double()
 
 
 def exact(images: Tensor, matrix: Tensor, size: int | tuple[int, int], *args: str) -> Tensor:

