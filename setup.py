@@ -62,7 +62,7 @@ setup(
         "torchmetrics>=1.6",
         "safetensors>=0.5",
         "rich>=13",
-        "typer>=0.15",
+        "typer>=0.19",
     ],
     extras_require={
         "plots": PLOTS,

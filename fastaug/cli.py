@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -70,7 +70,7 @@ Weights = Annotated[
 ]
 Size = Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")]
 Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
-Mode = Annotated[str, typer.Option(help="resize or direct.")]
+Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Config = Annotated[
@@ -244,9 +244,7 @@ def show(
     samples = _samples(folder, pattern)
     images = min(images, len(samples))
     augment = aug_transforms(size=size, min_scale=0.75, normalize=None)
-    with ImageLoader(
-        samples, images, presize, augment, device, seed=seed, mode=_mode(mode), return_info=True
-    ) as loader:
+    with ImageLoader(samples, images, presize, augment, device, seed=seed, mode=mode, return_info=True) as loader:
         x, y, info = next(iter(loader))
     some = samples.subset(info.indices.tolist())
     with ImageLoader(some, images, presize, None, device, training=False) as loader:
@@ -281,7 +279,7 @@ def summary(
     samples = _samples(folder, pattern)
     network = classifier(model, len(samples.classes), None) if model else None
     augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network) if network else IMAGENET)
-    loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=_mode(mode))
+    loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=mode)
     walk = Learner(loader, None, network, device=device).summary(row) if network else loader.summary(row)
     typer.echo(str(walk))
     if walk.failed:
@@ -407,7 +405,7 @@ def bench(
     batch_size = min(batch_size, len(samples))
     rows = max(len(samples), 8 * batch_size)  # a few photos come several times: one batch would tell nothing
     samples = samples.subset([row % len(samples) for row in range(rows)])
-    loader = ImageLoader(samples, batch_size, presize, augment, device, mode=_mode(mode), num_threads=num_threads)
+    loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)
     step = _training_step(model, samples, loader.device)
     seen, start, stats = 0, 0.0, []
     while not seen or time.perf_counter() - start < seconds:
@@ -447,11 +445,6 @@ def _training_step(model: str | None, samples: Samples, device: torch.device) ->
             torch.cuda.synchronize(device)  # or the waiting would be counted as somebody else's
 
     return step
-
-
-def _mode(mode: str) -> ModeName:
-    """As it is: the loader says what it expects."""
-    return cast(ModeName, mode)
 
 
 def _weights(weights: str, model: str) -> str | dict[str, Tensor] | None:

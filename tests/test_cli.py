@@ -379,7 +379,8 @@ def test_show_draws_photos_beside_what_the_model_gets(photos: Path, tmp_path: Pa
         assert result.stdout == f"4 photos of Samples(12 images, 2 classes: dark, light), picture: {tmp_path}/a/b.png\n"
         with Image.open(tmp_path / "a" / "b.png") as picture:
             assert picture.width > 300
-    assert "expected mode to be" in error_line("show", photos, *options, "--mode", "fast")
+    refused = run("show", photos, *options, "--mode", "fast")
+    assert (refused.exit_code, re.findall("resize|direct|fast", refused.stderr)) == (2, ["fast", "resize", "direct"])
 
 
 def test_summary_walks_a_photo_and_says_where_it_fails(photos: Path, tmp_path: Path) -> None:
