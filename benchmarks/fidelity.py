@@ -31,10 +31,11 @@ from torch import Tensor
 import fastaug as fa
 from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
-from fastaug.augment import geometry
 from fastaug.augment.augment import Params
 from fastaug.demo import comparison
 from fastaug.loading.decode import Decoder
+from fastaug.loading.draws import Draws
+from fastaug.loading.modes import Resize
 
 SCIKIT_IMAGE = ("retina.jpg", "hubble_deep_field.jpg")
 SHORT_SIDES = (375, 500)
@@ -131,11 +132,11 @@ def views_of(
     scene_cut, photo = _photograph(scene, short, factor)
     draws = len(params)
     sizes = torch.tensor(photo.shape[:2]).expand(draws, 2)
-    x0, y0, side = geometry.presize_box(sizes, position)
-    target = torch.full_like(side, PRESIZE)
-    presize = geometry.box_matrix(x0, y0, side, side, target, target)
-    decoded, _ = decoder.decode([_png(photo)] * draws)
-    lanczos = decoder.presize(decoded, torch.stack([x0, y0], 1), side, PRESIZE)
+    squares = Draws(position, PRESIZE, None)
+    (x0, y0, _), presize = squares.square(sizes), squares.presize_matrix(sizes)
+    photos = decoder.decode([_png(photo)] * draws)
+    presized = decoder.resize(photos, Resize().resizing(photos, [None] * draws, squares))
+    lanczos = torch.stack([one.pixels for one in presized])
     whole = params.matrix.double() @ presize
     scored = common.inside_photo(params.matrix, PRESIZE, PRESIZE, margin=MARGIN * PRESIZE)
     for i in range(draws):

@@ -33,9 +33,10 @@ import fastaug as fa
 from benchmarks import common
 from benchmarks.common import PRESIZE
 from benchmarks.loaders import Job, Passes, bare_dali, jpeg_files, mean_colors, run_pass, wrong_square_colors
-from fastaug.augment.geometry import presize_box
 from fastaug.demo import comparison
 from fastaug.loading.decode import Decoder
+from fastaug.loading.draws import Draws
+from fastaug.loading.modes import Resize
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"
 PLAIN = "a plain loop: the same decoding and resizing"
@@ -57,11 +58,10 @@ def plain_loop(job: Job) -> Passes:
 
     def chunk(batch: np.ndarray, files: Sequence[Path], first: int) -> None:
         decoder = decoders[first // decoders[0].chunk_size % len(decoders)]
-        decoded, bad = decoder.decode([file.read_bytes() for file in files])
-        assert not bad, bad
-        x0, y0, side = presize_box(torch.from_numpy(decoder.sizes(decoded)), torch.full((len(files), 2), 0.5))
-        out = [torch.from_numpy(image) for image in batch[first : first + len(files)]]
-        decoder.presize_into(decoded, torch.stack([x0, y0], 1), side, out)
+        photos = decoder.decode([file.read_bytes() for file in files])
+        centred = Draws(torch.full((len(files), 2), 0.5), PRESIZE, None)
+        squares = Resize().resizing(photos, [None] * len(files), centred)
+        decoder.resize(photos, squares, [torch.from_numpy(image) for image in batch[first : first + len(files)]])
 
     def one_pass() -> Iterator[Any]:
         step, pending = decoders[0].chunk_size, deque[Any]()

@@ -68,14 +68,14 @@ class BatchMaker:
     """Makes the batches of an epoch; called from several threads.
 
     Attributes:
-        draw: rows of the samples, observer -> what is decided about them.
+        draw: rows of the samples -> what is decided about them.
     """
 
     samples: Samples
     targets: Tensor
     mode: Mode
     device: torch.device
-    draw: Callable[[np.ndarray, Observer], Draws]
+    draw: Callable[[np.ndarray], Draws]
     workers: Workers
     observer: Observer
 
@@ -83,7 +83,7 @@ class BatchMaker:
         """The batch of some rows of the samples."""
         observer = self.observer
         with observer.stage("draw", len(indices)) as tell:
-            draws = self.draw(indices, observer)
+            draws = self.draw(indices)
             tell(draws)
         with observer.stage("read", len(indices)) as tell:
             contents = self.workers.read([self.samples.paths[row] for row in indices])

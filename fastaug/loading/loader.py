@@ -254,13 +254,14 @@ class ImageLoader(IterableDataset[Any]):
     def _iterate(self) -> Generator[Any, None, None]:
         position = self._position
         position.begin(len(self))
-        first, indices = position.delivered, self._epoch_indices(position.epoch)
+        epoch, first = position.epoch, position.delivered
+        indices = self._epoch_indices(epoch)
         share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
         bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
         with Workers(self.device, self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
             self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), workers.decoders.count)})
-            make = partial(self._make, self._maker(position.epoch, workers, clock))
+            make = partial(self._make, self._maker(epoch, workers, clock))
             batches = prefetch(make, (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
@@ -275,7 +276,7 @@ class ImageLoader(IterableDataset[Any]):
                         yield result
                         del result
                         clock.asked(since)
-                position.end()
+                position.end(epoch)
             finally:
                 workers.stop()
                 batches.close()
@@ -289,18 +290,15 @@ class ImageLoader(IterableDataset[Any]):
         return maker.make(np.array([row for row in indices.tolist() if row not in self._quarantine], np.int64))
 
     def _maker(self, epoch: int, workers: Workers, observer: Observer) -> BatchMaker:
-        scheduled = None
-        if self.schedule is not None and self.augment is not None:
-            size, presize = self.schedule(epoch)
-            scheduled = self.augment.with_size(size), presize
-        draws = partial(self._draw, epoch, scheduled)
-        return BatchMaker(self.samples, self._targets, self._mode, self.device, draws, workers, observer)
+        scheduled = None if self.schedule is None else self.schedule(epoch)
 
-    def _draw(
-        self, epoch: int, scheduled: tuple[Augment, int] | None, indices: np.ndarray, observer: Observer
-    ) -> Draws:
-        augment, presize = scheduled or (self.augment, self.presize)
-        return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
+        def draws_of(indices: np.ndarray) -> Draws:
+            augment, presize = self.augment, self.presize  # either may be set to another one at any time
+            if scheduled is not None and augment is not None:
+                augment, presize = augment.with_size(scheduled[0]), scheduled[1]
+            return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
+
+        return BatchMaker(self.samples, self._targets, self._mode, self.device, draws_of, workers, observer)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)

@@ -36,11 +36,12 @@ class Position:
         # not ask for the end, so their state is from before it.
         over = not self.named and self.delivered >= batches if self.resuming else self.delivered > 0
         if over:
-            self.end()
+            self.end(self.epoch)
         self.resuming = self.named = False
 
-    def end(self) -> None:
-        self.epoch, self.delivered = self.epoch + 1, 0
+    def end(self, epoch: int) -> None:
+        """Go on with the epoch after this one."""
+        self.epoch, self.delivered = epoch + 1, 0
 
     def state(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """In plain numbers: batches delivered, not batches prefetched."""

@@ -453,6 +453,7 @@ def test_leaving_in_the_middle_gives_everything_back(crowd: fa.Samples, leave: s
 def test_ctrl_c_in_the_middle(crowd: fa.Samples) -> None:
     code = """
         import signal, sys, threading, time, fastaug as fa
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         from fastaug.samples.sources import Reader
         loader = fa.ImageLoader(fa.Samples.from_folder(sys.argv[1]), 4, 64, fa.aug_transforms(size=32), device="cpu")
         main, read, go = threading.main_thread().ident, Reader.read_bytes, threading.Event()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastaug as fa
+from tests.compare import assert_images_close, random_image
 
 IMAGES = torch.zeros(2, 8, 9, 3, dtype=torch.uint8)
 MATRIX = torch.eye(3).repeat(2, 1, 1)
@@ -41,6 +42,16 @@ def test_refusals(change: dict[str, Any], error: type[Exception], message: str) 
     arguments = {"images": IMAGES, "matrix": MATRIX, "size": 4} | change
     with pytest.raises(error, match=message):
         fa.warp(**arguments)
+
+
+def test_a_window_far_from_the_origin_is_not_called_singular() -> None:
+    """As of a panorama that is not cut out of its file: it shows what the cut-out part shows."""
+    panorama = random_image(3, 60_000)
+    near = torch.tensor([[[10.0, 0.04, 1], [0.5, 10, 2], [0.05, -0.02, 1]]], dtype=torch.float64)
+    shift = torch.tensor([[1.0, 0, -30_000], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    got = fa.warp([panorama], near @ shift, 32)
+    shift[0, 2] = -1_000
+    assert_images_close(got, fa.warp([panorama[:, 29_000:31_000]], near @ shift, 32), 0.01)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
