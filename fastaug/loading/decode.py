@@ -145,11 +145,10 @@ class Decoder:
                 for first in range(0, len(alike), self.chunk_size):
                     chunk = alike[first : first + self.chunk_size]
                     columns = np.array([need.part[::2] for row in chunk if (need := wanted[row])], np.int64)
-                    images, bad = self._decode_good([files[row] for row in chunk], columns if cut else None)
-                    good = iter(images)
-                    for row, position in enumerate(chunk):
-                        reason = bad.get(row)
-                        outcomes[position] = reason or _photo(self._to_torch(next(good)), wanted[position])
+                    images = self._decode_good([files[row] for row in chunk], columns if cut else None)
+                    for position, image in zip(chunk, images, strict=True):
+                        bad = isinstance(image, str)
+                        outcomes[position] = image if bad else _photo(self._to_torch(image), wanted[position])
         return [outcomes[position] for position in range(len(files))]
 
     def resize(
@@ -231,20 +230,15 @@ class Decoder:
         images: list[Any] = self._dali.decode(files, columns, self._dali_device)
         return images
 
-    def _decode_good(
-        self, files: list[np.ndarray], columns: np.ndarray | None = None
-    ) -> tuple[list[Any], dict[int, str]]:
-        """The files that can be decoded, and position -> reason of those that cannot."""
-        images, bad = self._decode_columns(files, columns)
+    def _decode_good(self, files: list[np.ndarray], columns: np.ndarray | None = None) -> list[Any]:
+        """The image of each file, or the reason why there is none."""
+        outcomes = self._decode_columns(files, columns)
         if self.stream is not None:
-            return images, bad
-        kept = []
-        for position, image in zip([i for i in range(len(files)) if i not in bad], images, strict=True):
-            if self._breaks_off(files[position], image):
-                bad[position] = "damaged or truncated image data"
-            else:
-                kept.append(image)
-        return kept, bad
+            return outcomes
+        return [
+            "damaged or truncated image data" if not isinstance(image, str) and self._breaks_off(file, image) else image
+            for file, image in zip(files, outcomes, strict=True)
+        ]
 
     def _breaks_off(self, file: np.ndarray, image: Any) -> bool:
         """Whether the data of a JPEG ends before its picture does, which libjpeg fills up with one colour.
@@ -265,26 +259,24 @@ class Decoder:
             return True
         return not np.array_equal(as_it_is, changed)
 
-    def _decode_columns(self, files: list[np.ndarray], columns: np.ndarray | None) -> tuple[list[Any], dict[int, str]]:
+    def _decode_columns(self, files: list[np.ndarray], columns: np.ndarray | None) -> list[Any]:
+        if columns is None:
+            return self._decode_whole(files)
         # libjpeg-turbo upsamples a single column in another way than many
-        several = columns is not None and (columns[:, 1] - columns[:, 0] > 1).all()
-        if columns is not None and several and not any(map(self._refusal, files)):
+        if (columns[:, 1] - columns[:, 0] > 1).all() and not any(map(self._refusal, files)):
             try:
-                return self._decode_batch(files, columns), {}
+                return self._decode_batch(files, columns)
             except (RuntimeError, MemoryError):
                 pass  # which file it is comes out below, by another way to the same pixels
-        whole, bad = self._decode_whole(files)
-        if columns is None:
-            return whole, bad
-        wanted = [pair for position, pair in enumerate(columns.tolist()) if position not in bad]
-        return [image[:, a:b] for image, (a, b) in zip(whole, wanted, strict=True)], bad
+        parts = zip(self._decode_whole(files), columns.tolist(), strict=True)
+        return [image if isinstance(image, str) else image[:, first:last] for image, (first, last) in parts]
 
-    def _decode_whole(self, files: list[np.ndarray]) -> tuple[list[Any], dict[int, str]]:
-        bad = {position: reason for position, file in enumerate(files) if (reason := self._refusal(file))}
+    def _decode_whole(self, files: list[np.ndarray]) -> list[Any]:
+        outcomes: dict[int, Any] = {i: reason for i, file in enumerate(files) if (reason := self._refusal(file))}
         named_before = False
-        while good := [position for position in range(len(files)) if position not in bad]:
+        while good := [position for position in range(len(files)) if position not in outcomes]:
             try:
-                return self._decode_batch([files[position] for position in good]), bad
+                outcomes |= zip(good, self._decode_batch([files[position] for position in good]), strict=True)
             except (RuntimeError, MemoryError) as error:
                 named = _DAMAGED_SAMPLE.search(str(error))
                 if named and not named_before:
@@ -296,8 +288,8 @@ class Decoder:
                     found = self._bad_alone(files, good)
                 if not found:
                     raise
-                bad |= found
-        return [], bad
+                outcomes |= found
+        return [outcomes[position] for position in range(len(files))]
 
     def _refusal(self, file: np.ndarray) -> str | None:
         """Why a file must not even be tried."""

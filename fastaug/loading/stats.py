@@ -74,18 +74,11 @@ class LoaderStats:
 def merge_stats(parts: Sequence[LoaderStats]) -> LoaderStats:
     """Of several epochs together; the first batch is that of the first one."""
     stages: dict[str, tuple[int, float]] = {}
-    for part in parts:
-        for name, (images, seconds) in part.stages.items():
-            images_before, seconds_before = stages.get(name, (0, 0.0))
-            stages[name] = images_before + images, seconds_before + seconds
-    return LoaderStats(
-        sum(part.images for part in parts),
-        parts[0].first_batch_s,
-        sum(part.model_s for part in parts),
-        sum(part.waited_s for part in parts),
-        sum(part.warp_s for part in parts),
-        stages,
-    )
+    for name, (images, seconds) in (stage for part in parts for stage in part.stages.items()):
+        before = stages.get(name, (0, 0.0))
+        stages[name] = before[0] + images, before[1] + seconds
+    totals = {name: sum(getattr(part, name) for part in parts) for name in ("images", "model_s", "waited_s", "warp_s")}
+    return LoaderStats(first_batch_s=parts[0].first_batch_s, stages=stages, **totals)
 
 
 class Observer(Protocol):
