@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+import fastaug as fa
 from fastaug.samples.samples import Samples
 from fastaug.training.inference import most_probable
 from fastaug.training.interpretation import Interpretation
@@ -18,7 +20,7 @@ from fastaug.training.learner import Learner
 from fastaug.training.losses import BinaryCrossEntropy
 from tests import factories
 from tests.compare import differences, snapshot
-from tests.factories import Batches, tiny
+from tests.factories import Batches, tiny, write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -269,3 +271,31 @@ def test_accumulation_and_a_sweep_restore_the_rest() -> None:
     before = snapshot(learn)
     learn.lr_find(1e-4, 1.0, num_it=10)
     assert differences(before, snapshot(learn)) == []
+
+
+def test_validation_is_in_the_epoch_that_is_trained(tmp_path: Path) -> None:
+    """So that a schedule of its own goes with the training's, in a run that is resumed too."""
+    pixels = torch.randint(0, 256, (8, 30, 40, 3), dtype=torch.uint8).numpy()
+    folder = write_photos(tmp_path / "photos", {f"{'ab'[i % 2]}/{i}.png": pixels[i] for i in range(8)})
+    seen: list[tuple[int, bool]] = []
+
+    class Seen(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((x.shape[-1], self.training))
+            return super().forward(x)
+
+    def made() -> Learner:
+        augment = fa.Augment([], 8)
+        settings = {"augment": augment, "device": "cpu", "schedule": lambda epoch: (10 + epoch, 20 + epoch)}
+        samples = fa.Samples.from_folder(folder)
+        loaders = [fa.ImageLoader(samples, 4, training=training, **settings) for training in (True, False)]
+        model = Seen(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+        return factories.learner(loaders[0], model, loaders[1], checkpoint=tmp_path / "checkpoint.pth")
+
+    made().fit(2, 1e-3)
+    assert seen == [(10, True), (10, True), (10, False), (10, False), (11, True), (11, True), (11, False), (11, False)]
+    seen.clear()
+    again = made()
+    again.load(tmp_path / "checkpoint.pth")
+    again.fit(1, 1e-3)
+    assert seen == [(12, True), (12, True), (12, False), (12, False)]
