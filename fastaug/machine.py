@@ -37,6 +37,3 @@ def _rank_and_world() -> tuple[int, int]:
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
-
-
-__all__ = ["core_count", "default_device", "rank", "world"]

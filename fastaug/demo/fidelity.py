@@ -116,6 +116,3 @@ def _seen(scene: Tensor, factor: int, photo_to_output: Tensor, size: int) -> Ten
     grow = torch.diag(torch.tensor([TRUTH_SAMPLES, TRUTH_SAMPLES, 1.0], dtype=torch.float64))
     fine = bilinear(scene, (grow @ photo_to_output @ shrink)[None], (size * TRUTH_SAMPLES, size * TRUTH_SAMPLES))
     return F.avg_pool2d(fine, TRUTH_SAMPLES)
-
-
-__all__ = ["SCENES", "Views", "make_views", "psnr_db"]

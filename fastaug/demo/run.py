@@ -195,6 +195,3 @@ def _compare_speed(samples: Samples, out: Path, seed: int, device: torch.device,
         "difference_levels": difference,
         "tolerance_levels": SAME_WITHIN_LEVELS,
     }
-
-
-__all__ = ["Scale", "run_demo"]

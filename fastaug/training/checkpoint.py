@@ -35,6 +35,3 @@ def set_random_state(state: dict[str, Any], own: torch.Generator | None = None) 
                 "load: expected a loader with a generator, as there was when it was saved, got one without."
             )
         own.set_state(state["loader"].cpu())
-
-
-__all__ = ["random_state", "set_random_state"]

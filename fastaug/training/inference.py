@@ -203,6 +203,3 @@ def _build(built: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
         model = classifier(built["name"], built["num_classes"], None, built["head"])
     model.load_state_dict(state)
     return model
-
-
-__all__ = ["AMP", "NONE", "Amp", "Predictor", "load_classifier", "most_probable", "to_probabilities"]

@@ -126,6 +126,3 @@ class Interpretation:
 
     def _name(self, index: int) -> str:
         return NONE if index < 0 else self.classes[index]
-
-
-__all__ = ["Interpretation"]

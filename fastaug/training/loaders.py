@@ -104,7 +104,7 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
         warnings.warn(
             f"Learner: expected two images or more of each class to train, got fewer of {len(few)}: "
             f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
-            stacklevel=4,
+            stacklevel=3,
         )
     known, other = (LoaderAdapter(loader or []).classes for loader in (train_loader, valid_loader))
     if known and other and known != other:
@@ -113,6 +113,3 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
         )
     return known or other
-
-
-__all__ = ["Loader", "LoaderAdapter", "checked_classes"]

@@ -130,6 +130,3 @@ def lr_find(
             "Look for images that are not finite, or load() what you saved: the model may be spoilt."
         )
     return FoundRates(lrs[: len(losses)], losses, num_it)
-
-
-__all__ = ["FoundRates", "lr_find"]

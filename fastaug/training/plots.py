@@ -247,7 +247,3 @@ def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
     if channels_first(image):
         image = image.permute(1, 2, 0)
     return np.asarray(image.float().clamp(0, 1) if image.is_floating_point() else image)
-
-
-__all__ = ["denormalized", "plot_bars", "plot_confusion_matrix", "plot_curves", "plot_rates"]
-__all__ += ["save_figure", "show_images"]

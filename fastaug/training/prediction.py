@@ -13,7 +13,7 @@ from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import ranks
 from fastaug.training.engine import Engine
-from fastaug.training.inference import AMP, Predictor, to_probabilities
+from fastaug.training.inference import Predictor, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
 
@@ -112,10 +112,7 @@ def predictor(learn: Engine) -> Predictor:
     source = loader_like(learn.valid_loader if learn.valid_loader is not None else learn.train_loader)
     if source.augment is None:
         raise ValueError("Learner: expected a loader with an augment, got one without. Give the loader an augment.")
-    limit, amp = threshold(learn), next(name for name, dtype in AMP.items() if dtype == learn.amp)
+    limit = threshold(learn)
     plain = limit.tolist() if isinstance(limit, Tensor) else limit
-    settings = source.augment, source.presize, source.mode, plain, amp, learn.device
+    settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device
     return Predictor(learn.model, source.samples.classes, *settings)
-
-
-__all__ = ["activations_of", "export", "get_preds", "loader_like", "predict", "predictor", "threshold", "tta"]

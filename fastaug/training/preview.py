@@ -93,6 +93,3 @@ def _loss(learn: Engine, activations: Tensor, y: Tensor) -> tuple[str, None]:
         raise ValueError(f"expected one finite number for the batch, got {loss.tolist()}.")
     name = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
     return f"{name}, the {'sum' if learn.summed else 'mean'} over a batch: {float(loss):.4f}", None
-
-
-__all__ = ["peek", "show_batch", "summary"]

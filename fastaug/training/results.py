@@ -82,6 +82,3 @@ def save_history(history: History, out: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-__all__ = ["RunLog", "save_history", "save_results", "write_json"]
