@@ -7,7 +7,7 @@ import glob
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,19 +164,14 @@ def train(
     device = ranks.join(device)
     try:
         data = folder, pattern, valid_fraction, seed, batch_size, size, presize
-        settings: dict[str, Any] = {
-            "train_bn": train_bn,
-            "amp": amp,
-            "checkpoint": checkpoint,
-            "after_epoch": [RunLog(out)],
-        }
-        learn, loaders = _learner(*data, model, weights, device, as_json, **settings)
+        settings = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
+        learn, loaders = _learner(*data, model, weights, device, as_json, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:
             learn.load(checkpoint, resume=True)
         learn.fine_tune(epochs, base_lr, freeze_epochs)
-        matrix = save_results(learn, loaders[0].samples.classes, out)
+        matrix = save_results(learn, out)
         if not rank():
             _print_results(learn, [bad for loader in loaders for bad in loader.quarantined], matrix, out, as_json)
     finally:
@@ -216,7 +211,7 @@ def lr_find(
 ) -> None:
     """Find a good learning rate for a folder of images: try many, a batch each, and draw the losses."""
     plots.check_installed()
-    learn, _ = _learner(folder, pattern, 0.2, seed, batch_size, size, presize, model, weights, device, as_json)
+    learn, _ = _learner(folder, pattern, 0.2, seed, batch_size, size, presize, model, weights, device, as_json, {})
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)
@@ -303,9 +298,9 @@ def _learner(
     weights: str,
     device: str | None,
     quiet: bool,
-    **settings: Any,
+    settings: Mapping[str, Any],
 ) -> tuple[Learner, list[ImageLoader]]:
-    """The learner and its loaders, to train and to validate. quiet: nothing is printed."""
+    """The learner, with `settings` of it, and its loaders, to train and to validate. quiet: nothing is printed."""
     samples = _samples(folder, pattern)
     if len(samples.classes) < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""One step of a training and what surrounds it: batches, loss, gradients, the optimizer's groups, evaluation, undoing.
+"""One step of a training and what surrounds it: settings, batches, loss, gradients, groups, evaluation, undoing.
 
 What the finder of rates, predictions and looks before training need; `learner.py` puts it all together.
 """
@@ -142,8 +142,8 @@ class Engine:
         self.freeze_to(0)
 
     def network(self) -> nn.Module:
-        """The model as training calls it: over all ranks, compiled."""
-        network = ranks.distributed(self.model)
+        """The model as training calls it: over all ranks, as far as parameters learn now, and compiled."""
+        network = nn.parallel.DistributedDataParallel(self.model) if world() > 1 else self.model
         return self.compile(network) if self.compile else network
 
     def train_mode(self) -> None:

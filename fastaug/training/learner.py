@@ -1,4 +1,4 @@
-"""The training loop: fit, one cycle, fine-tune, freeze, validate, save and load.
+"""The training loop: fit, one cycle, fine-tune, save and load.
 
 The settings are fastai's (2.8): AdamW, one cycle of learning rate and momentum, no weight decay on biases and norms.
 Losses stay on the device and are fetched twice a second, so that a GPU does not wait for the host.

@@ -86,11 +86,7 @@ def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0
 
 
 def predict(learn: Engine, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
-    """(class, its index, probabilities float32 [classes]) of one file, seen as the validation images are.
-
-    Raises:
-        BadFileError: it cannot be read. TypeError: the learner has no ImageLoader.
-    """
+    """`Predictor.predict` of a file, seen as the validation images are. TypeError: the learner has no ImageLoader."""
     return predictor(learn).predict(path)
 
 
