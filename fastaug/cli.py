@@ -62,7 +62,7 @@ Pattern = Annotated[
 ]
 ModelName = Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")]
 Beside = Annotated[
-    str | None, typer.Option(help="Through this model too (random weights): as of train.", show_default="none")
+    str | None, typer.Option(help="Also this model of torchvision, or timm:NAME (random weights).", show_default="none")
 ]
 Weights = Annotated[
     str,
@@ -386,7 +386,7 @@ def bench(
 ) -> None:
     """How many images a second the loader reads, decodes, presizes and warps, and whether it or the model is the limit.
 
-    Without --model nothing is done with the batches.
+    The --model is trained on the batches; without one nothing is done with them.
     """
     samples = _samples(folder, None)
     augment = aug_transforms(size=size, min_scale=0.75)

@@ -93,11 +93,7 @@ def predict(learn: Engine, path: str | os.PathLike[str]) -> tuple[str, int, Tens
 def export(learn: Engine, path: str | os.PathLike[str], architecture: str | None = None) -> None:
     """Write the model with its classes and preprocessing into one safetensors file, for `fa.load_classifier(path)`.
 
-    Args:
-        path: such as "pets.safetensors"; its folder is made.
-        architecture: the name under which `fa.classifier` makes this model, if it was not made there.
-    Raises:
-        ValueError: a model that cannot be made again by its name. TypeError: the learner has no ImageLoader.
+    Arguments and errors are those of `Predictor.save`. TypeError: the learner has no ImageLoader.
     """
     if not rank():
         predictor(learn).save(path, architecture)
