@@ -7,9 +7,9 @@ import glob
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -61,6 +61,9 @@ Pattern = Annotated[
     ),
 ]
 ModelName = Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")]
+Beside = Annotated[
+    str | None, typer.Option(help="Also this model of torchvision, or timm:NAME (random weights).", show_default="none")
+]
 Weights = Annotated[
     str,
     typer.Option(
@@ -88,13 +91,14 @@ def main() -> None:
     app()
 
 
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with errors as one line on stderr and exit code 1; with debug=True they pass."""
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command, with its errors as one line on stderr and exit code 1; with --debug they pass."""
 
-    @functools.wraps(command)
+    @app.command()
+    @functools.wraps(function)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         try:
-            command(*args, debug=debug, **kwargs)
+            function(*args, debug=debug, **kwargs)
         except Exception as error:
             if debug or isinstance(error, typer.Exit):
                 raise
@@ -119,8 +123,7 @@ def _fastaug(
     pass
 
 
-@app.command()
-@one_line_errors
+@command
 def train(
     context: typer.Context,
     folder: Folder,
@@ -160,24 +163,22 @@ def train(
     plots.check_installed()
     device = ranks.join(device)
     try:
-        data = _Data(folder, pattern, valid_fraction, seed, model, weights, batch_size, size, presize, device)
-        options = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
-        learn, loaders = _learner(data, as_json, **options)
+        data = folder, pattern, valid_fraction, seed, batch_size, size, presize
+        settings = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
+        learn, loaders = _learner(*data, model, weights, device, as_json, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:
             learn.load(checkpoint, resume=True)
         learn.fine_tune(epochs, base_lr, freeze_epochs)
-        matrix = save_results(learn, loaders[0].samples.classes, out)
-        quarantined = [bad for loader in loaders for bad in loader.quarantined]
+        matrix = save_results(learn, out)
         if not rank():
-            _print_summary(learn, quarantined, matrix, out, as_json)
+            _print_results(learn, [bad for loader in loaders for bad in loader.quarantined], matrix, out, as_json)
     finally:
         ranks.leave()
 
 
-@app.command()
-@one_line_errors
+@command
 def predict(
     model: Annotated[Path, typer.Argument(help="model.safetensors of a training.", show_default=False)],
     files: Annotated[list[Path], typer.Argument(help="Photos.", show_default=False)],
@@ -191,9 +192,8 @@ def predict(
         typer.echo(f"{file}\t{predictor.name(index)}\t{float(row[index] if index >= 0 else row.max()):.4f}")
 
 
-@app.command("lr-find")
-@one_line_errors
-def find_rate(
+@command
+def lr_find(
     folder: Folder,
     pattern: Pattern = None,
     seed: Seed = 42,
@@ -211,23 +211,18 @@ def find_rate(
 ) -> None:
     """Find a good learning rate for a folder of images: try many, a batch each, and draw the losses."""
     plots.check_installed()
-    data = _Data(folder, pattern, 0.2, seed, model, weights, batch_size, size, presize, device)
-    learn, _ = _learner(data, as_json)
+    learn, _ = _learner(folder, pattern, 0.2, seed, batch_size, size, presize, model, weights, device, as_json, {})
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)
     plots.save_figure(found.plot(), out)
     rates = {name: getattr(found, name) for name in ("valley", "slide", "steep", "minimum")}
-    if as_json:
-        typer.echo(json.dumps({**rates, "batches": len(found.lrs), "picture": str(out)}, indent=2))
-        return
-    for name, rate in rates.items():
-        typer.echo(f"{name:<8}{rate:.2e}")
-    typer.echo(f"{len(found.lrs)} batches, picture: {out}")
+    lines = [f"{name:<8}{rate:.2e}" for name, rate in rates.items()]
+    lines.append(f"{len(found.lrs)} batches, picture: {out}")
+    _print(as_json, {**rates, "batches": len(found.lrs), "picture": str(out)}, lines)
 
 
-@app.command()
-@one_line_errors
+@command
 def show(
     folder: Folder,
     pattern: Pattern = None,
@@ -256,16 +251,13 @@ def show(
     typer.echo(f"{len(y)} photos of {samples}, picture: {out}")
 
 
-@app.command()
-@one_line_errors
+@command
 def summary(
     folder: Folder,
     pattern: Pattern = None,
     row: Annotated[int, typer.Option(min=0, help="Which photo, in the order of the paths.")] = 0,
     seed: Seed = 42,
-    model: Annotated[
-        str | None, typer.Option(help="Also through this model (random weights), with its layers.", show_default="none")
-    ] = None,
+    model: Beside = None,
     size: Size = 224,
     presize: Presize = 460,
     mode: Mode = "resize",
@@ -286,21 +278,6 @@ def summary(
         raise typer.Exit(1)
 
 
-class _Data(NamedTuple):
-    """What to train on, and what to train."""
-
-    folder: Path
-    pattern: str | None
-    valid_fraction: float
-    seed: int
-    model: str
-    weights: str
-    batch_size: int
-    size: int
-    presize: int
-    device: str | None
-
-
 def _samples(folder: Path, pattern: str | None) -> Samples:
     if folder.suffix == ".csv":
         return Samples.from_csv(folder)
@@ -309,30 +286,49 @@ def _samples(folder: Path, pattern: str | None) -> Samples:
     return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
 
 
-def _learner(data: _Data, quiet: bool, **settings: Any) -> tuple[Learner, list[ImageLoader]]:
-    """The learner and its loaders, to train and to validate. quiet: nothing is printed."""
-    samples = _samples(data.folder, data.pattern)
+def _learner(
+    folder: Path,
+    pattern: str | None,
+    valid_fraction: float,
+    seed: int,
+    batch_size: int,
+    size: int,
+    presize: int,
+    model: str,
+    weights: str,
+    device: str | None,
+    quiet: bool,
+    settings: Mapping[str, Any],
+) -> tuple[Learner, list[ImageLoader]]:
+    """The learner, with `settings` of it, and its loaders, to train and to validate. quiet: nothing is printed."""
+    samples = _samples(folder, pattern)
     if len(samples.classes) < 2:
         raise ValueError(
-            f"train: expected two classes or more in '{data.folder}', got {', '.join(samples.classes)} alone. Put each "
+            f"train: expected two classes or more in '{folder}', got {', '.join(samples.classes)} alone. Put each "
             "class into its own folder, or give --pattern."
         )
-    train_samples, valid_samples = samples.split(data.valid_fraction, data.seed, stratify=True)
-    torch.manual_seed(data.seed)
-    network = classifier(data.model, len(samples.classes), _weights(data.weights, data.model))
-    augment = aug_transforms(size=data.size, min_scale=0.75, normalize=model_statistics(network))
+    parts = samples.split(valid_fraction, seed, stratify=True)
+    if weights == "lite0" and model != LITE0:
+        raise ValueError(f"train: --weights lite0 fit --model {LITE0}, got --model {model}.")
+    torch.manual_seed(seed)
+    given = lite0_weights() if weights == "lite0" else None if weights.lower() == "none" else weights
+    network = classifier(model, len(samples.classes), given)
+    augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network))
     train_loader, valid_loader = (
-        ImageLoader(part, data.batch_size, data.presize, augment, data.device, training, data.seed)
-        for part, training in ((train_samples, True), (valid_samples, False))
+        ImageLoader(part, batch_size, presize, augment, device, training, seed)
+        for part, training in zip(parts, (True, False), strict=True)
     )
     if not (rank() or quiet):
-        typer.echo(f"{len(train_samples):,} images to train, {len(valid_samples):,} to validate: {samples}")
-    learn = Learner(train_loader, valid_loader, network, device=data.device, progress=not quiet, **settings)
+        typer.echo(f"{len(parts[0]):,} images to train, {len(parts[1]):,} to validate: {samples}")
+    learn = Learner(train_loader, valid_loader, network, device=device, progress=not quiet, **settings)
     return learn, [train_loader, valid_loader]
 
 
-@app.command()
-@one_line_errors
+def _print(as_json: bool, figures: dict[str, Any], lines: Iterable[str]) -> None:
+    typer.echo(json.dumps(figures, indent=2) if as_json else "\n".join(lines))
+
+
+@command
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the report.")] = Path("demo-out"),
     seed: Seed = 0,
@@ -348,8 +344,7 @@ def demo(
     run_demo(out, seed, device, command=" ".join(["fastaug demo", *options]), say=typer.echo)
 
 
-@app.command()
-@one_line_errors
+@command
 def check(
     folder: Folder,
     pattern: Pattern = None,
@@ -368,28 +363,21 @@ def check(
         bad = bad_files(samples, num_threads, lambda count: progress.advance(task, count))
     if clean is not None:
         samples.subset([row for row in range(len(samples)) if row not in bad]).to_csv(clean)
-    if as_json:
-        listed = [{"path": samples.paths[row], "reason": reason} for row, reason in bad.items()]
-        typer.echo(json.dumps({"files": len(samples), "bad": listed}, indent=2))
-    else:
-        for row, reason in bad.items():
-            typer.echo(f"{samples.paths[row]}: {reason}")
-        typer.echo(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))
+    listed = [{"path": samples.paths[row], "reason": reason} for row, reason in bad.items()]
+    lines = [f"{one['path']}: {one['reason']}" for one in listed]
+    lines.append(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))
+    _print(as_json, {"files": len(samples), "bad": listed}, lines)
     raise typer.Exit(bool(bad))
 
 
-@app.command()
-@one_line_errors
+@command
 def bench(
     folder: Folder,
     mode: Mode = "direct",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     size: Size = 224,
     presize: Presize = 460,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Train this model (of torchvision, or timm:NAME) meanwhile.", show_default="none"),
-    ] = None,
+    model: Beside = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long, after the first batch.")] = 10.0,
     num_threads: Annotated[int | None, typer.Option(min=1, show_default="the cores there are")] = None,
     device: Device = None,
@@ -398,7 +386,7 @@ def bench(
 ) -> None:
     """How many images a second the loader reads, decodes, presizes and warps, and whether it or the model is the limit.
 
-    Without --model nothing is done with the batches.
+    The --model is trained on the batches; without one nothing is done with them.
     """
     samples = _samples(folder, None)
     augment = aug_transforms(size=size, min_scale=0.75)
@@ -407,28 +395,18 @@ def bench(
     samples = samples.subset([row % len(samples) for row in range(rows)])
     loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)
     step = _training_step(model, samples, loader.device)
-    seen, start, stats = 0, 0.0, []
-    while not seen or time.perf_counter() - start < seconds:
+    stats, end = [], math.inf
+    while time.perf_counter() < end:
         for x, y in loader:
             step(x, y)
-            if not seen:
-                start = time.perf_counter()
-            seen += len(y)
-            if time.perf_counter() - start > seconds:
+            end = min(end, time.perf_counter() + seconds)  # from the first batch on
+            if time.perf_counter() > end:
                 break
         stats.append(loader.stats())
-    together = merge_stats(stats)
-    figures = {
-        "images": seen,
-        "images_per_s": together.images_per_s,
-        "first_batch_s": together.first_batch_s,
-        "waited_s": together.waited_s,
-        "warp_s": together.warp_s,
-        "model_s": together.model_s,
-        "limit": together.limit,
-        "quarantined": len(loader.quarantined),
-    }
-    typer.echo(json.dumps(figures, indent=2) if as_json else f"{seen:,} images, mode {mode}\n{together}")
+    total = merge_stats(stats)
+    names = ("images", "images_per_s", "first_batch_s", "waited_s", "warp_s", "model_s", "limit")
+    figures = {name: getattr(total, name) for name in names} | {"quarantined": len(loader.quarantined)}
+    _print(as_json, figures, [f"{total.images:,} images, mode {mode}", str(total)])
 
 
 def _training_step(model: str | None, samples: Samples, device: torch.device) -> Callable[[Tensor, Tensor], None]:
@@ -447,30 +425,18 @@ def _training_step(model: str | None, samples: Samples, device: torch.device) ->
     return step
 
 
-def _weights(weights: str, model: str) -> str | dict[str, Tensor] | None:
-    if weights == "lite0":
-        if model != LITE0:
-            raise ValueError(f"train: --weights lite0 fit --model {LITE0}, got --model {model}.")
-        return lite0_weights()
-    return None if weights.lower() == "none" else weights
-
-
-def _print_summary(
+def _print_results(
     learn: Learner, quarantined: list[tuple[str, str]], matrix: Tensor, out: Path, as_json: bool
 ) -> None:
     right, total, last = int(matrix.trace()), int(matrix.sum()), learn.history.epochs[-1]
-    if as_json:
-        figures = {"accuracy": right / total, "right": right, "validated": total, "epochs": learn.history.epochs}
-        typer.echo(json.dumps({**figures, "quarantined": quarantined, "out": str(out)}, indent=2))
-        return
-    typer.echo(
+    lines = [
         f"accuracy {right / total:.4f} ({right:,} of {total:,}), validation loss {last['valid_loss']:.4f}, "
         f"{last['images_per_s']:,.0f} images/s in the last epoch"
-    )
-    if quarantined:
-        path, reason = quarantined[0]
-        typer.echo(f"skipped {len(quarantined):,} files that could not be read, the first '{path}': {reason}")
-    typer.echo(f"results: {out}")
+    ]
+    for path, reason in quarantined[:1]:
+        lines.append(f"skipped {len(quarantined):,} files that could not be read, the first '{path}': {reason}")
+    figures = {"accuracy": right / total, "right": right, "validated": total, "epochs": learn.history.epochs}
+    _print(as_json, {**figures, "quarantined": quarantined, "out": str(out)}, [*lines, f"results: {out}"])
 
 
 def _one_line(error: Exception) -> str:

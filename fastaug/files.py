@@ -28,6 +28,3 @@ def whole_file(path: str | os.PathLike[str], shared: bool = False) -> Iterator[P
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-
-
-__all__ = ["whole_file"]

@@ -23,20 +23,13 @@ def core_count() -> int:
 
 def rank() -> int:
     """This process's number among those that torch.distributed has joined; alone, 0."""
-    return _rank_and_world()[0]
+    from torch import distributed
+
+    return distributed.get_rank() if world() > 1 else 0
 
 
 def world() -> int:
     """How many processes torch.distributed has joined; alone, 1."""
-    return _rank_and_world()[1]
-
-
-def _rank_and_world() -> tuple[int, int]:
     from torch import distributed
 
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-__all__ = ["core_count", "default_device", "rank", "world"]
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -32,7 +32,6 @@ TRUTH_SAMPLES = 8  # along each side of an output pixel
 class Views:
     """One photo under several drawn transforms: truth and both ways, float [draws, 3, size, size] in [0, 1]."""
 
-    name: str
     width: int  # of the photo, pixels
     height: int
     presized: Tensor  # uint8 [1, presize, presize, 3]
@@ -67,9 +66,8 @@ class Views:
         covered = torch.full((1,), side * area**0.5, dtype=torch.float64)
         pixels = torch.full((1,), float(side), dtype=torch.float64)
         left, top = place[0, 0] - covered / 2, place[0, 1] - covered / 2
-        return warp(self.presized, geometry.box_matrix(left, top, covered, covered, pixels, pixels), side)[0].clamp(
-            0, 1
-        )
+        view = warp(self.presized, geometry.box_matrix(left, top, covered, covered, pixels, pixels), side)
+        return view[0].clamp(0, 1)
 
 
 def make_views(name: str, draws: int, presize: int, size: int, seed: int, folder: Path) -> Views:
@@ -91,7 +89,7 @@ def make_views(name: str, draws: int, presize: int, size: int, seed: int, folder
         [_seen(scene, factor, matrix @ info.presize[0].double(), size) for matrix in params.matrix.double()]
     )
     return Views(
-        name, photo.shape[3], photo.shape[2], presized, params, truth, augment.apply(batch, params),
+        photo.shape[3], photo.shape[2], presized, params, truth, augment.apply(batch, params),
         step_by_step(batch, augment, params),
     )  # fmt: skip
 
@@ -116,6 +114,3 @@ def _seen(scene: Tensor, factor: int, photo_to_output: Tensor, size: int) -> Ten
     grow = torch.diag(torch.tensor([TRUTH_SAMPLES, TRUTH_SAMPLES, 1.0], dtype=torch.float64))
     fine = bilinear(scene, (grow @ photo_to_output @ shrink)[None], (size * TRUTH_SAMPLES, size * TRUTH_SAMPLES))
     return F.avg_pool2d(fine, TRUTH_SAMPLES)
-
-
-__all__ = ["SCENES", "Views", "make_views", "psnr_db"]

@@ -65,16 +65,14 @@ def cut_photos(folder: Path, train_per_class: int, valid_per_class: int, seed: i
         photo = open_photo(name)
         (folder / name).mkdir(parents=True, exist_ok=True)
         cut = round(TRAIN_SHARE * photo.width)
-        for part, left, right, count in (
-            ("train", 0, cut, train_per_class),
-            ("valid", cut, photo.width, valid_per_class),
-        ):
+        regions = {"train": (0, cut, train_per_class), "valid": (cut, photo.width, valid_per_class)}
+        for part, (left, right, count) in regions.items():
             for i in range(count):
                 path = folder / name / f"{part}-{i:02d}.jpg"
                 photo.crop(_random_box(rng, left, right, photo.height)).save(path, quality=JPEG_QUALITY)
                 paths[part].append(path)
-    targets = {part: [list(PHOTOS).index(path.parent.name) for path in paths[part]] for part in paths}
-    train, valid = (Samples(paths[part], targets[part], PHOTOS) for part in ("train", "valid"))
+    row = {name: i for i, name in enumerate(PHOTOS)}
+    train, valid = (Samples(some, [row[path.parent.name] for path in some], PHOTOS) for some in paths.values())
     return train, valid
 
 

@@ -14,6 +14,87 @@ from fastaug.machine import core_count
 
 PACKAGES = ("torch", "torchvision", "timm", "kornia", "nvidia-dali-cuda130", "numba", "scikit-image")
 
+# The fields are those of report.json, and what `markdown` makes of them.
+TEXT = """\
+# fastaug demo
+
+Made by `{command}` in {seconds[total]:.0f} s.
+
+## A model learns to tell {data[classes]} photographs apart
+
+Accuracy: **{accuracy:.1f} %** ({training[right]} of {data[valid]}; guessing would give {guessing:.1f} %).
+
+Each class is one of the photographs that scikit-image ships. {data[train]} training crops come from the left \
+{train_share:.0f} % of each, {data[valid]} validation crops from the rest: no pixel is in both, so the model has to \
+recognise parts that it has not seen. {training[model]}, with ImageNet weights from a Python package, was fine-tuned \
+with `Learner.fine_tune` on batches of {scale[batch_size]} from `ImageLoader`, augmented by \
+`aug_transforms(size={scale[size]}, min_scale=0.75)`.
+
+![a batch](batch.png)
+
+| epoch | trained | training loss | validation loss | accuracy | seconds |
+|--:|---|--:|--:|--:|--:|
+{epochs}
+
+![loss and accuracy](curves.png)
+
+![confusion matrix](confusion.png)
+
+## Sharpness: one interpolation against several
+
+The same drawn perspective, rotation, zoom and crop, once as one matrix and one interpolation, once step by step with \
+Kornia: each a bilinear interpolation at {scale[presize]} pixels, crop and resize last. Both start from the same \
+presized photo.
+
+![one detail, enlarged](enlarged.png)
+
+The squares with the finest detail, each output pixel enlarged. *source*: the photo itself, merely resized. *truth*: \
+the scene under the same transform, averaged over each output pixel.
+
+PSNR against the truth in dB, mean of {scale[draws]} draws (higher is better):
+
+| photo | one warp | step by step | difference |
+|---|--:|--:|--:|
+{photos}
+
+The scene is the photograph as scikit-image ships it; the photo is its copy, box-downsampled two or three times. The \
+truth is sampled from the scene by Kornia, not by fastaug.
+
+## Speed: one pass against several
+
+Augmentation alone, {scale[presize]} → {scale[size]} pixels, {scale[repeats]} runs of each:
+
+| | images/s, median | middle half of the runs |
+|---|--:|--:|
+{ways}
+
+One warp is **{speed[ratio][median]:.1f} times** as fast (middle half of the runs: {speed[ratio][q1]:.1f} to \
+{speed[ratio][q3]:.1f}).
+
+![speed](speed.png)
+
+Both get the same {speed[batch]} photos as uint8 and the same drawn parameters, every operator acts on every image, \
+and both return normalised float32. Before timing, both were checked to show the same: means over 8 × 8 pixels differ \
+by {speed[difference_levels]:.2f} of 255 on average; at most {speed[tolerance_levels]:.0f} is allowed. The runs took \
+turns.
+
+## What these numbers do not say
+
+- The task is tiny: one validation image is {points:.1f} points of accuracy, and crops of one photo resemble each \
+other. It shows that the parts work together, not how well a model would do elsewhere.
+- The detail in a PSNR depends on the photo: smooth ones gain more decibels, though less can be seen.
+- Step by step is one way among several: float32 throughout, bilinear, nothing clipped, nothing rounded in between. \
+Libraries differ in their filters.
+- The times are those of one short run on one machine, with whatever else it was doing. Reading, decoding and drawing \
+are not in them.
+
+## Made with
+
+{environment[device]}, {environment[cores]} cores, {environment[torch_threads]} threads; \
+Python {environment[python]}, {packages}. Seconds: {phases}. All numbers: [report.json](report.json); \
+model and history: [model.safetensors](model.safetensors), [history.csv](history.csv).
+"""
+
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
@@ -36,116 +117,30 @@ def _processor() -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as text with its pictures, which lie beside it."""
-    return "\n\n".join(
-        [
-            f"# fastaug demo\n\nMade by `{report['command']}` in {report['seconds']['total']:.0f} s.",
-            _training(report),
-            _sharpness(report["fidelity"]),
-            _speed(report["speed"]),
-            _caveats(report),
-            _environment(report),
-        ]
-    ) + "\n"  # fmt: skip
-
-
-def _training(report: dict[str, Any]) -> str:
-    data, training = report["data"], report["training"]
-    rows = "\n".join(
-        f"| {row['epoch']:.0f} | {'head' if row['epoch'] < training['freeze_epochs'] else 'all'} | "
+    data, training, speed = report["data"], report["training"], report["speed"]
+    epochs = [
+        f"| {row['epoch']:.0f} | {'head' if row['epoch'] < report['scale']['freeze_epochs'] else 'all'} | "
         f"{row['train_loss']:.3f} | {row['valid_loss']:.3f} | {100 * row['accuracy']:.1f} % | {row['seconds']:.1f} |"
         for row in training["history"]
-    )
-    return f"""## A model learns to tell {data["classes"]} photographs apart
-
-Accuracy: **{100 * training["accuracy"]:.1f} %** ({training["right"]} of {data["valid"]}; guessing would give \
-{100 / data["classes"]:.1f} %).
-
-Each class is one of the photographs that scikit-image ships. {data["train"]} training crops come from the left \
-{100 * data["train_share"]:.0f} % of each, {data["valid"]} validation crops from the rest: no pixel is in both, so \
-the model has to recognise parts that it has not seen. {training["model"]}, with ImageNet weights from a Python \
-package, was fine-tuned with `Learner.fine_tune` on batches of {training["batch_size"]} from `ImageLoader`, augmented \
-by `aug_transforms(size={training["size"]}, min_scale=0.75)`.
-
-![a batch](batch.png)
-
-| epoch | trained | training loss | validation loss | accuracy | seconds |
-|--:|---|--:|--:|--:|--:|
-{rows}
-
-![loss and accuracy](curves.png)
-
-![confusion matrix](confusion.png)"""
-
-
-def _sharpness(fidelity: dict[str, Any]) -> str:
-    rows = "\n".join(
+    ]
+    photos = [
         f"| {photo['name']}, {photo['width']} × {photo['height']} | {photo['one_warp_db']:.1f} | "
         f"{photo['step_by_step_db']:.1f} | {photo['one_warp_db'] - photo['step_by_step_db']:+.1f} |"
-        for photo in fidelity["photos"]
-    )
-    return f"""## Sharpness: one interpolation against several
-
-The same drawn perspective, rotation, zoom and crop, once as one matrix and one interpolation, once step by step with \
-Kornia: each a bilinear interpolation at {fidelity["presize"]} pixels, crop and resize last. Both start from the same \
-presized photo.
-
-![one detail, enlarged](enlarged.png)
-
-The squares with the finest detail, each output pixel enlarged. *source*: the photo itself, merely resized. *truth*: \
-the scene under the same transform, averaged over each output pixel.
-
-PSNR against the truth in dB, mean of {fidelity["draws"]} draws (higher is better):
-
-| photo | one warp | step by step | difference |
-|---|--:|--:|--:|
-{rows}
-
-The scene is the photograph as scikit-image ships it; the photo is its copy, box-downsampled two or three times. The \
-truth is sampled from the scene by Kornia, not by fastaug."""
-
-
-def _speed(speed: dict[str, Any]) -> str:
-    rows = "\n".join(
+        for photo in report["fidelity"]["photos"]
+    ]
+    ways = [
         f"| {name} | {speed[key]['median']:,.0f} | {speed[key]['q1']:,.0f} to {speed[key]['q3']:,.0f} |"
         for name, key in (("one warp", "one_warp"), ("step by step, Kornia", "step_by_step"))
+    ]
+    return TEXT.format(
+        **report,
+        accuracy=100 * training["accuracy"],
+        guessing=100 / data["classes"],
+        points=100 / data["valid"],
+        train_share=100 * data["train_share"],
+        epochs="\n".join(epochs),
+        photos="\n".join(photos),
+        ways="\n".join(ways),
+        packages=", ".join(f"{name} {number}" for name, number in report["environment"]["packages"].items()),
+        phases=", ".join(f"{name} {s:.1f}" for name, s in report["seconds"].items() if name != "total"),
     )
-    return f"""## Speed: one pass against several
-
-Augmentation alone, {speed["presize"]} → {speed["size"]} pixels, {speed["repeats"]} runs of each:
-
-| | images/s, median | middle half of the runs |
-|---|--:|--:|
-{rows}
-
-One warp is **{speed["ratio"]["median"]:.1f} times** as fast (middle half of the runs: {speed["ratio"]["q1"]:.1f} to \
-{speed["ratio"]["q3"]:.1f}).
-
-![speed](speed.png)
-
-Both get the same {speed["batch"]} photos as uint8 and the same drawn parameters, every operator acts on every image, \
-and both return normalised float32. Before timing, both were checked to show the same: means over 8 × 8 pixels differ \
-by {speed["difference_levels"]:.2f} of 255 on average; at most {speed["tolerance_levels"]:.0f} is allowed. The runs \
-took turns."""
-
-
-def _caveats(report: dict[str, Any]) -> str:
-    return f"""## What these numbers do not say
-
-- The task is tiny: one validation image is {100 / report["data"]["valid"]:.1f} points of accuracy, and crops of one \
-photo resemble each other. It shows that the parts work together, not how well a model would do elsewhere.
-- The detail in a PSNR depends on the photo: smooth ones gain more decibels, though less can be seen.
-- Step by step is one way among several: float32 throughout, bilinear, nothing clipped, nothing rounded in between. \
-Libraries differ in their filters.
-- The times are those of one short run on one machine, with whatever else it was doing. Reading, decoding and drawing \
-are not in them."""
-
-
-def _environment(report: dict[str, Any]) -> str:
-    env = report["environment"]
-    packages = ", ".join(f"{name} {number}" for name, number in env["packages"].items())
-    phases = ", ".join(f"{name} {s:.1f}" for name, s in report["seconds"].items() if name != "total")
-    return f"""## Made with
-
-{env["device"]}, {env["cores"]} cores, {env["torch_threads"]} threads; Python {env["python"]}, {packages}. \
-Seconds: {phases}. All numbers: [report.json](report.json); model and history: [model.safetensors](model.safetensors), \
-[history.csv](history.csv)."""

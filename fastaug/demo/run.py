@@ -6,14 +6,14 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastaug.augment.color import IMAGENET, Statistics
+from fastaug.augment.color import IMAGENET
 from fastaug.augment.fastai_names import aug_transforms
 from fastaug.demo.comparison import SAME_WITHIN_LEVELS, difference_levels, images_per_s, quartiles
 from fastaug.demo.fidelity import SCENES, make_views
@@ -64,11 +64,14 @@ def run_demo(
     Raises:
         ImportError: packages of `fastaug[demo]` are missing. RuntimeError: the two ways do not show the same.
     """
-    _require_packages()
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"demo: expected the packages {', '.join(missing)}. Run: pip install 'fastaug[demo]'")
     scale, seconds, start = scale or Scale(), dict[str, float](), time.monotonic()
     target = default_device(device)
     out.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"command": command, "seed": seed, "environment": environment(target)}
+    report: dict[str, Any] = {"command": command, "seed": seed, "scale": asdict(scale)}
+    report["environment"] = environment(target)
 
     @contextmanager
     def phase(name: str, what: str) -> Iterator[None]:
@@ -94,47 +97,23 @@ def run_demo(
     return report
 
 
-def _require_packages() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"demo: expected the packages {', '.join(missing)}. Run: pip install 'fastaug[demo]'")
-
-
 def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
     """Fine-tune and write the results; the report's sections "data" and "training"."""
     torch.manual_seed(seed)
     model = classifier(LITE0, len(train.classes), lite0_weights())
-    statistics = model_statistics(model)
-    augment = aug_transforms(size=scale.size, min_scale=0.75, normalize=statistics)
+    augment = aug_transforms(size=scale.size, min_scale=0.75, normalize=model_statistics(model))
     train_loader, valid_loader = (
         ImageLoader(samples, scale.batch_size, scale.presize, augment, device, training, seed)
         for samples, training in ((train, True), (valid, False))
     )
-    _show_batch(train_loader, statistics, out / "batch.png")
     learn = Learner(train_loader, valid_loader, model, train_bn=False, device=device)
+    plots.save_figure(learn.show_batch(16), out / "batch.png")
     learn.fine_tune(scale.epochs, scale.base_lr, scale.freeze_epochs)
-    matrix = save_results(learn, train.classes, out)
+    matrix = save_results(learn, out)
+    right, total = int(matrix.trace()), int(matrix.sum())
     data = {"classes": len(train.classes), "train": len(train), "valid": len(valid), "train_share": TRAIN_SHARE}
-    right = int(matrix.trace())
-    training = {
-        "model": LITE0,
-        "batch_size": scale.batch_size,
-        "size": scale.size,
-        "freeze_epochs": scale.freeze_epochs,
-        "base_lr": scale.base_lr,
-        "history": learn.history.epochs,
-        "right": right,
-        "accuracy": right / int(matrix.sum()),
-    }
+    training = {"model": LITE0, "history": learn.history.epochs, "right": right, "accuracy": right / total}
     return {"data": data, "training": training}
-
-
-def _show_batch(loader: ImageLoader, statistics: Statistics, path: Path) -> None:
-    images, targets = next(iter(loader))
-    loader.set_epoch(0)
-    titles = [loader.samples.classes[target] for target in targets[:16].tolist()]
-    figure = plots.show_images(plots.denormalized(images[:16], statistics), titles, heading="an augmented batch")
-    plots.save_figure(figure, path)
 
 
 def _compare_sharpness(out: Path, seed: int, scale: Scale) -> dict[str, Any]:
@@ -152,7 +131,7 @@ def _compare_sharpness(out: Path, seed: int, scale: Scale) -> dict[str, Any]:
     heading = "one detail, the same transform; dB: the whole image against the truth"
     figure = plots.show_images(squares, titles, columns=4, inches=2.6, heading=heading)
     plots.save_figure(figure, out / "enlarged.png")
-    return {"presize": scale.presize, "size": scale.size, "draws": scale.draws, "photos": photos}
+    return {"photos": photos}
 
 
 def _compare_speed(samples: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
@@ -161,40 +140,23 @@ def _compare_speed(samples: Samples, out: Path, seed: int, device: torch.device,
     images, _ = next(iter(loader))
     augment = aug_transforms(size=scale.size, min_scale=0.75, p_affine=1, p_lighting=1, normalize=IMAGENET)
     params = augment.draw(len(images), (scale.presize, scale.presize), generator=torch.Generator().manual_seed(seed))
-    one_warp, stepwise = augment.apply(images, params), step_by_step(images, augment, params)
-    difference = difference_levels(one_warp, stepwise, torch.tensor(IMAGENET.std))
+    ways = {
+        "one_warp": lambda: augment.apply(images, params),
+        "step_by_step": lambda: step_by_step(images, augment, params),
+    }
+    difference = difference_levels(ways["one_warp"](), ways["step_by_step"](), torch.tensor(IMAGENET.std))
     if not difference <= SAME_WITHIN_LEVELS:
         raise RuntimeError(
             f"demo: expected one warp and step by step to show the same, got a difference of {difference:.2f} of 255, "
             f"more than {SAME_WITHIN_LEVELS}. They are not timed."
         )
-    ways = {
-        "one_warp": lambda: augment.apply(images, params),
-        "step_by_step": lambda: step_by_step(images, augment, params),
-    }
     runs = images_per_s(ways, len(images), scale.repeats)
     ratios = [fast / slow for fast, slow in zip(runs["one_warp"], runs["step_by_step"], strict=True)]
     speed = {way: quartiles(values) for way, values in runs.items()}
-    plots.save_figure(
-        plots.plot_bars(
-            ["one warp", "step by step\n(Kornia)"],
-            [speed[way]["median"] for way in ways],
-            [(speed[way]["q1"], speed[way]["q3"]) for way in ways],
-            "images/s, median and middle half of the runs",
-            f"the same augmentations, {scale.presize} → {scale.size} pixels",
-        ),
-        out / "speed.png",
-    )
-    return {
-        "batch": len(images),
-        "repeats": scale.repeats,
-        "presize": scale.presize,
-        "size": scale.size,
-        **speed,
-        "ratio": quartiles(ratios),
-        "difference_levels": difference,
-        "tolerance_levels": SAME_WITHIN_LEVELS,
-    }
-
-
-__all__ = ["Scale", "run_demo"]
+    medians, spread = [way["median"] for way in speed.values()], [(way["q1"], way["q3"]) for way in speed.values()]
+    unit = "images/s, median and middle half of the runs"
+    heading = f"the same augmentations, {scale.presize} → {scale.size} pixels"
+    figure = plots.plot_bars(["one warp", "step by step\n(Kornia)"], medians, spread, unit, heading)
+    plots.save_figure(figure, out / "speed.png")
+    checked = {"difference_levels": difference, "tolerance_levels": SAME_WITHIN_LEVELS}
+    return {"batch": len(images), **speed, "ratio": quartiles(ratios), **checked}

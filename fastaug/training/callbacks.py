@@ -5,19 +5,8 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from fastaug.training.history import History
-
-
-class Trained(Protocol):
-    """What `KeepBest` looks at of a Learner."""
-
-    history: History
-    metrics: dict[str, Any]
-    done: int
-
-    def save(self, path: str | os.PathLike[str]) -> None: ...
+from fastaug.training.learner import Learner
 
 
 @dataclass
@@ -36,7 +25,7 @@ class KeepBest:
     monitor: str = "valid_loss"
     patience: int | None = None
 
-    def __call__(self, learn: Trained) -> bool:
+    def __call__(self, learn: Learner) -> bool:
         rows = learn.history.epochs[-learn.done :]
         if self.monitor not in rows[-1]:
             raise ValueError(f"KeepBest: expected monitor to be one of {', '.join(rows[-1])}, got {self.monitor!r}.")
@@ -46,6 +35,3 @@ class KeepBest:
         if self.path is not None and not since:
             learn.save(self.path)
         return self.patience is not None and since >= self.patience
-
-
-__all__ = ["KeepBest"]

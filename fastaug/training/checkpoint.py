@@ -16,7 +16,7 @@ def random_state(own: torch.Generator | None = None) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
         "loader": own.get_state() if own is not None else None,
     }
 
@@ -27,14 +27,10 @@ def set_random_state(state: dict[str, Any], own: torch.Generator | None = None) 
     if state["cuda"]:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]][: torch.cuda.device_count()])
     random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state(state["numpy"])  # noqa: NPY002
     if state["loader"] is not None:
         if own is None:
             raise ValueError(
                 "load: expected a loader with a generator, as there was when it was saved, got one without."
             )
         own.set_state(state["loader"].cpu())
-
-
-__all__ = ["random_state", "set_random_state"]

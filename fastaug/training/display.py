@@ -30,6 +30,3 @@ class Display(Progress):
         if self.shown:
             line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
             self.console.print(line, highlight=False)
-
-
-__all__ = ["Display"]

@@ -1,4 +1,4 @@
-"""One step of a training and what surrounds it: batches, loss, gradients, the optimizer's groups, evaluation, undoing.
+"""One step of a training and what surrounds it: settings, batches, loss, gradients, groups, evaluation, undoing.
 
 What the finder of rates, predictions and looks before training need; `learner.py` puts it all together.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
+from torchmetrics import Metric
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from fastaug.machine import default_device, rank, world
 from fastaug.training import ranks
@@ -23,6 +26,8 @@ from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Amp
 from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
+from fastaug.training.losses import BinaryCrossEntropy
+from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
@@ -42,17 +47,27 @@ class Engine:
         valid_loader: Loader | None,
         model: nn.Module,
         *,
-        loss_func: Callable[[Tensor, Tensor], Tensor] | None,
-        opt_func: Callable[[list[dict[str, Any]]], Optimizer],
-        splitter: Callable[[nn.Module], list[list[nn.Parameter]]],
-        train_bn: bool,
-        amp: Amp | None,
-        clip_norm: float | None,
-        mix: Callable[[Tensor, Tensor], Any] | None,
-        compile: Callable[[nn.Module], Any] | None,
-        device: str | torch.device | None,
-        progress: bool,
+        loss_func: Callable[[Tensor, Tensor], Tensor] | None = None,
+        opt_func: Callable[[list[dict[str, Any]]], Optimizer] = adamw,
+        metrics: Mapping[str, Metric] | None = None,
+        splitter: Callable[[nn.Module], list[list[nn.Parameter]]] = parameter_groups,
+        train_bn: bool = True,
+        amp: Amp | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        mix: Callable[[Tensor, Tensor], Any] | None = None,
+        compile: Callable[[nn.Module], Any] | None = None,
+        after_epoch: Sequence[Callable[[Any], bool | None]] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_batches: int | None = None,
+        device: str | torch.device | None = None,
+        progress: bool = True,
     ) -> None:
+        if amp not in AMP or accumulate < 1 or not (clip_norm is None or clip_norm > 0):
+            raise ValueError(
+                "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
+                f"got {amp!r}, {accumulate} and {clip_norm}."
+            )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
         self.device = default_device(device)
@@ -60,14 +75,27 @@ class Engine:
         self.loss_func = loss_func or nn.CrossEntropyLoss()
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
+        if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
+            metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
+        elif metrics is None:
+            one, same = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
+            metrics = {"error_rate": 1 - one, "accuracy": same}
+        self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
             raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
-        self.train_bn, self.progress, self.amp = train_bn, progress and not rank(), AMP[amp]
-        self.clip_norm, self.mix, self.compile = clip_norm, mix, compile
+        self.train_bn, self.amp, self.clip_norm, self.accumulate = train_bn, amp, clip_norm, accumulate
+        self.mix, self.compile, self.after_epoch = mix, compile, after_epoch
+        self.checkpoint, self.checkpoint_batches = checkpoint, checkpoint_batches
+        self.progress = progress and not rank()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        self.history, self.epoch = History(), 0
         self.create_opt()
+        self.history, self.epoch = History(), 0
+        self.done = 0  # epochs of the latest fit
+        self._fits = 0  # calls of fit, also those passed over
+        self._seen: list[int] = []  # images of each batch of an epoch that is not over
+        self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
+        self._resuming: dict[str, Any] | None = None
 
     @property
     def summed(self) -> bool:
@@ -114,8 +142,8 @@ class Engine:
         self.freeze_to(0)
 
     def network(self) -> nn.Module:
-        """The model as training calls it: over all ranks, compiled."""
-        network = ranks.distributed(self.model)
+        """The model as training calls it: over all ranks, as far as parameters learn now, and compiled."""
+        network = nn.parallel.DistributedDataParallel(self.model) if world() > 1 else self.model
         return self.compile(network) if self.compile else network
 
     def train_mode(self) -> None:
@@ -137,7 +165,7 @@ class Engine:
 
     def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
-        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+        with torch.autocast(self.device.type, AMP[self.amp], enabled=self.amp is not None):
             activations = network(x)
         if not isinstance(activations, Tensor):
             raise TypeError(
@@ -225,6 +253,22 @@ class Engine:
                 activations, y = self.activate(self.model, x, y)
             yield activations, y, rows
 
+    def validate(self, loader: Loader | None = None) -> dict[str, float]:
+        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
+        for metric in self.metrics.values():
+            metric.reset()
+        sums = torch.zeros(2, device=self.device)
+        for activations, y, _ in self.evaluate(loader):
+            sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
+            sums[1] += len(y)
+            if isinstance(self.loss_func, BinaryCrossEntropy):
+                y = self.loss_func.one_hot(y, activations.shape[1]).long()
+                activations = self.loss_func.decodes(activations.sigmoid()).long()
+            for metric in self.metrics.values():
+                metric.update(activations, y)
+        loss, total = ranks.total(sums).tolist()
+        return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
+
     def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader
         if loader is None:
@@ -261,6 +305,3 @@ class Engine:
             self._set_state(state)
             for module, training in modes:
                 module.training = training
-
-
-__all__ = ["Batch", "Engine", "adamw"]

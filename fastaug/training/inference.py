@@ -160,10 +160,9 @@ class Predictor:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         except SafetensorError as error:
             raise ValueError(f"load_classifier: expected a safetensors file, got '{path}': {error}.") from None
-        if not described or described["format"] > _FORMAT:
-            found = (
-                f"format {described['format']}, this version reads {_FORMAT}" if described else "one without classes"
-            )
+        version = described["format"] if described else 0
+        if not 0 < version <= _FORMAT:
+            found = f"format {version}, this version reads {_FORMAT}" if version else "one without classes"
             raise ValueError(
                 f"load_classifier: expected a file that learn.export wrote, got '{path}', {found}. "
                 "Bare weights go into fa.classifier(weights=path)."
@@ -203,6 +202,3 @@ def _build(built: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
         model = classifier(built["name"], built["num_classes"], None, built["head"])
     model.load_state_dict(state)
     return model
-
-
-__all__ = ["AMP", "NONE", "Amp", "Predictor", "load_classifier", "most_probable", "to_probabilities"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE, most_probable, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 from fastaug.training.prediction import activations_of, loader_like, threshold
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Loss(NamedTuple):
@@ -79,7 +76,7 @@ class Interpretation:
         known = (self.predicted >= 0) & (self.targets >= 0)
         return multiclass_confusion_matrix(self.predicted[known], self.targets[known], num_classes=len(self.classes))
 
-    def plot_confusion_matrix(self) -> Figure:
+    def plot_confusion_matrix(self) -> plots.Figure:
         return plots.plot_confusion_matrix(self.confusion_matrix(), self.classes)
 
     def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
@@ -90,16 +87,16 @@ class Interpretation:
 
     def top_losses(self, k: int = 9) -> list[Loss]:
         """The k images with the highest losses, the worst first. `probability` is that of the predicted class."""
-        paths = LoaderAdapter(self.loader).paths
+        paths, names = LoaderAdapter(self.loader).paths, [*self.classes, NONE]  # NONE is -1
         found = []
         for i in self.losses.argsort(descending=True, stable=True)[:k].tolist():
             row, guess = int(self.rows[i]), int(self.predicted[i])
             probability, path = self.probabilities[i, guess if guess >= 0 else None].max(), paths[row] if paths else ""
-            found.append(Loss(float(self.losses[i]), self._name(int(self.targets[i])), self._name(guess),
-                              float(probability), row, path))  # fmt: skip
+            actual = names[int(self.targets[i])]
+            found.append(Loss(float(self.losses[i]), actual, names[guess], float(probability), row, path))
         return found
 
-    def plot_top_losses(self, k: int = 9) -> Figure:
+    def plot_top_losses(self, k: int = 9) -> plots.Figure:
         """Their pictures, presized, each below the predicted class, the actual one, loss and probability.
 
         Raises:
@@ -116,16 +113,7 @@ class Interpretation:
         """precision, recall, f1 and images of each class; 0 where there is nothing to divide by."""
         matrix = self.confusion_matrix().double()
         right, actual = matrix.diagonal(), torch.bincount(self.targets[self.targets >= 0], minlength=len(self.classes))
-        of_guesses, of_images = right / matrix.sum(0).clamp(min=1), right / actual.clamp(min=1)
-        f1 = 2 * of_guesses * of_images / (of_guesses + of_images).clamp(min=1e-12)
-        rows = torch.stack([of_guesses, of_images, f1, actual.double()], 1).tolist()
-        return {
-            name: dict(zip(("precision", "recall", "f1", "images"), row, strict=True))
-            for name, row in zip(self.classes, rows, strict=True)
-        }
-
-    def _name(self, index: int) -> str:
-        return NONE if index < 0 else self.classes[index]
-
-
-__all__ = ["Interpretation"]
+        precision, recall = right / matrix.sum(0).clamp(min=1), right / actual.clamp(min=1)
+        f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+        figures = {"precision": precision, "recall": recall, "f1": f1, "images": actual}
+        return {name: {what: float(each[i]) for what, each in figures.items()} for i, name in enumerate(self.classes)}

@@ -1,4 +1,4 @@
-"""The training loop: fit, one cycle, fine-tune, freeze, validate, save and load.
+"""The training loop: fit, one cycle, fine-tune, save and load.
 
 The settings are fastai's (2.8): AdamW, one cycle of learning rate and momentum, no weight decay on biases and norms.
 Losses stay on the device and are fetched twice a second, so that a GPU does not wait for the host.
@@ -11,27 +11,21 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
-from torchmetrics import Metric
-from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from fastaug.files import whole_file
 from fastaug.machine import rank, world
 from fastaug.training import lr_finder, prediction, preview, ranks
 from fastaug.training.display import Display
-from fastaug.training.engine import Engine, adamw
+from fastaug.training.engine import Engine
 from fastaug.training.history import History
-from fastaug.training.inference import AMP, Amp
-from fastaug.training.loaders import Loader, LoaderAdapter
-from fastaug.training.losses import BinaryCrossEntropy
-from fastaug.training.models import parameter_groups
+from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.rates import slice_rates
 
 _REFRESH_S = 0.5
@@ -71,52 +65,6 @@ class Learner(Engine):
     those of all images together, whatever each rank's share of them. Batch-norm looks at one rank's images, and the
     statistics of rank 0 count. Only rank 0 writes; `save`, like all else, is called by every rank.
     """
-
-    def __init__(
-        self,
-        train_loader: Loader,
-        valid_loader: Loader | None,
-        model: nn.Module,
-        *,
-        loss_func: Callable[[Tensor, Tensor], Tensor] | None = None,
-        opt_func: Callable[[list[dict[str, Any]]], Optimizer] = adamw,
-        metrics: Mapping[str, Metric] | None = None,
-        splitter: Callable[[nn.Module], list[list[nn.Parameter]]] = parameter_groups,
-        train_bn: bool = True,
-        amp: Amp | None = None,
-        clip_norm: float | None = None,
-        accumulate: int = 1,
-        mix: Callable[[Tensor, Tensor], Any] | None = None,
-        compile: Callable[[nn.Module], Any] | None = None,
-        after_epoch: Sequence[Callable[[Learner], bool | None]] = (),
-        checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_batches: int | None = None,
-        device: str | torch.device | None = None,
-        progress: bool = True,
-    ) -> None:
-        if amp not in AMP or accumulate < 1 or not (clip_norm is None or clip_norm > 0):
-            raise ValueError(
-                "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
-                f"got {amp!r}, {accumulate} and {clip_norm}."
-            )
-        super().__init__(
-            train_loader, valid_loader, model,
-            loss_func=loss_func, opt_func=opt_func, splitter=splitter, train_bn=train_bn, amp=amp, clip_norm=clip_norm,
-            mix=mix, compile=compile, device=device, progress=progress,
-        )  # fmt: skip
-        if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
-            metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
-        elif metrics is None:
-            one, same = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
-            metrics = {"error_rate": 1 - one, "accuracy": same}
-        self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
-        self.accumulate, self.after_epoch = accumulate, after_epoch
-        self.checkpoint, self.checkpoint_batches = checkpoint, checkpoint_batches
-        self.done = 0  # epochs of the latest fit
-        self._fits = 0  # calls of fit, also those passed over
-        self._seen: list[int] = []  # images of each batch of an epoch that is not over
-        self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
-        self._resuming: dict[str, Any] | None = None
 
     # One file each, with their docstrings:
     lr_find = lr_finder.lr_find
@@ -290,22 +238,6 @@ class Learner(Engine):
         self.history.lrs.append(tuple(rates.values()))
         self.history.moms.append(_momentum(self.opt.param_groups[0]))
 
-    def validate(self, loader: Loader | None = None) -> dict[str, float]:
-        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
-        for metric in self.metrics.values():
-            metric.reset()
-        sums = torch.zeros(2, device=self.device)
-        for activations, y, _ in self.evaluate(loader):
-            sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
-            sums[1] += len(y)
-            if isinstance(self.loss_func, BinaryCrossEntropy):
-                y = self.loss_func.one_hot(y, activations.shape[1]).long()
-                activations = self.loss_func.decodes(activations.sigmoid()).long()
-            for metric in self.metrics.values():
-                metric.update(activations, y)
-        loss, total = ranks.total(sums).tolist()
-        return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
@@ -352,6 +284,3 @@ def _whole(epochs: int) -> int:
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"fit: expected a whole number of epochs, 1 or more, got {epochs!r}.")
     return epochs
-
-
-__all__ = ["Learner"]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
 import torch
 
 from fastaug.augment.augment import Augment
-
-T = TypeVar("T")
 
 
 class Loader(Protocol):
@@ -22,56 +19,33 @@ class Loader(Protocol):
     def __len__(self) -> int: ...
 
 
-@dataclass(frozen=True)
 class LoaderAdapter:
     """The trainer's questions to a loader, with an answer for one that does not know."""
 
-    loader: Loader
-
-    def _find(self, default: T, *names: str) -> T:
-        """The attribute of the attribute … of the loader."""
-        found: Any = self.loader
-        for name in names:
-            found = getattr(found, name, None)
-        return default if found is None else cast(T, found)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._find(lambda epoch: None, "set_epoch")(epoch)
-
-    def position(self) -> dict[str, Any] | None:
-        """Where it stands, for `go_to`; None: it does not know."""
-        return self._find(lambda: None, "state_dict")()
-
-    def go_to(self, position: dict[str, Any] | None) -> None:
-        if position is not None:
-            self._find(lambda position: None, "load_state_dict")(position)
-
-    @property
-    def generator(self) -> torch.Generator | None:
-        """Torch's, if it draws from one of its own."""
-        own = self._find(None, "generator")
-        return own if isinstance(own, torch.Generator) else None
-
-    @property
-    def augment(self) -> Augment | None:
-        return self._find(None, "augment")
-
-    @property
-    def normalize(self) -> tuple[Sequence[float], Sequence[float]] | None:
-        return self._find(None, "augment", "normalize")
-
-    @property
-    def classes(self) -> list[str]:
-        return list(self._find((), "samples", "classes"))
-
-    @property
-    def paths(self) -> Sequence[str]:
-        return self._find((), "samples", "paths")
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self._samples = loader, getattr(loader, "samples", None)
+        own = getattr(loader, "generator", None)
+        self.generator = own if isinstance(own, torch.Generator) else None  # torch's, if it draws from one of its own
+        self.augment: Augment | None = getattr(loader, "augment", None)
+        self.normalize: tuple[Sequence[float], Sequence[float]] | None = getattr(self.augment, "normalize", None)
+        self.classes = list(getattr(self._samples, "classes", ()))
+        self.paths: Sequence[str] = getattr(self._samples, "paths", ())
 
     @property
     def counts(self) -> dict[str, int]:
         """Images of each class."""
-        return self._find(dict, "samples", "counts")()
+        return getattr(self._samples, "counts", dict[str, int])()
+
+    def set_epoch(self, epoch: int) -> None:
+        getattr(self.loader, "set_epoch", lambda epoch: None)(epoch)
+
+    def position(self) -> dict[str, Any] | None:
+        """Where it stands, for `go_to`; None: it does not know."""
+        return getattr(self.loader, "state_dict", lambda: None)()
+
+    def go_to(self, position: dict[str, Any] | None) -> None:
+        if position is not None:
+            getattr(self.loader, "load_state_dict", lambda position: None)(position)
 
     def with_rows(self) -> Loader:
         """A copy that also yields, as an ImageLoader can, which rows of the samples the images are; else the loader."""
@@ -104,7 +78,7 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
         warnings.warn(
             f"Learner: expected two images or more of each class to train, got fewer of {len(few)}: "
             f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
-            stacklevel=4,
+            stacklevel=3,
         )
     known, other = (LoaderAdapter(loader or []).classes for loader in (train_loader, valid_loader))
     if known and other and known != other:
@@ -113,6 +87,3 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
         )
     return known or other
-
-
-__all__ = ["Loader", "LoaderAdapter", "checked_classes"]

@@ -32,6 +32,3 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     def decodes(self, probabilities: Tensor) -> Tensor:
         """Which classes are seen, bool [B, classes]."""
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
-
-
-__all__ = ["BinaryCrossEntropy"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from fastaug.machine import world
 from fastaug.training import plots, ranks
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SMOOTHING = 0.98  # weight of the past in the moving average of the losses
 DIVERGED_AT = 4.0  # the sweep ends where the smoothed loss is this many times the lowest
@@ -79,7 +75,7 @@ class FoundRates:
             right -= 1
         return float(found)
 
-    def plot(self) -> Figure:
+    def plot(self) -> plots.Figure:
         """The curve with the four suggestions."""
         names = ("minimum", "steep", "valley", "slide")
         return plots.plot_rates(self.lrs, self.losses, {name: getattr(self, name) for name in names})
@@ -130,6 +126,3 @@ def lr_find(
             "Look for images that are not finite, or load() what you saved: the model may be spoilt."
         )
     return FoundRates(lrs[: len(losses)], losses, num_it)
-
-
-__all__ = ["FoundRates", "lr_find"]

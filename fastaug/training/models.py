@@ -141,11 +141,10 @@ def _build(name: str, num_classes: int) -> nn.Module:
 def _downloaded(name: str) -> Mapping[str, Tensor]:
     timm = _timm(name)
     try:
-        model = (
-            timm.create_model(name.removeprefix("timm:"), pretrained=True)
-            if timm
-            else torchvision.models.get_model(name, weights="DEFAULT")
-        )
+        if timm:
+            model = timm.create_model(name.removeprefix("timm:"), pretrained=True)
+        else:
+            model = torchvision.models.get_model(name, weights="DEFAULT")
     except Exception as error:  # each library and its downloader fail in their own ways; all mean the same here
         raise RuntimeError(
             f"classifier: expected to download the weights of {name!r}, got {type(error).__name__}: {error}. "
@@ -177,20 +176,17 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 def _load_body(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Load everything but the last layer; anything missing, left over or of another shape raises."""
     last = tuple(f"{path}." for path in _last_layers(model))
-    own = {key: value for key, value in model.state_dict().items() if not key.startswith(last)}
+    own = {key: value.shape for key, value in model.state_dict().items() if not key.startswith(last)}
     given = {key: value for key, value in state.items() if not key.startswith(last)}
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in given if key not in own]
-    shapes = [
-        f"{key} {list(given[key].shape)} for {list(own[key].shape)}"
-        for key in own
-        if key in given and given[key].shape != own[key].shape
-    ]
-    if missing or unexpected or shapes:
-        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        found = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys[:5] + ['…'] * (len(keys) > 5))}" for what, keys in lists if keys
-        )
+    shapes = [(key, value.shape, own[key]) for key, value in given.items() if value.shape != own.get(key, value.shape)]
+    wrong = {
+        "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in given if key not in own],
+        "of another shape": [f"{key} {list(found)} for {list(wanted)}" for key, found, wanted in shapes],
+    }
+    if any(wrong.values()):
+        lists = {what: ", ".join(keys[:5] + ["…"] * (len(keys) > 5)) for what, keys in wrong.items() if keys}
+        found = "; ".join(f"{len(wrong[what])} {what}: {keys}" for what, keys in lists.items())
         raise ValueError(f"classifier: expected weights that fit {name!r}, got {found}. Give this model's state dict.")
     model.load_state_dict(given, strict=False)
 

@@ -21,7 +21,7 @@ from fastaug.warping.warp import channels_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#9aa5b1"
 MAX_CLASSES_WITH_NUMBERS = 40  # above, the numbers in the cells of a confusion matrix could not be read
@@ -184,13 +184,11 @@ def plot_bars(
         )
     figure = _figure(7, 1.2 + 0.55 * len(labels))
     axes = figure.subplots()
-    places = np.arange(len(labels))
     errors = np.array([(value - low, high - value) for value, (low, high) in zip(values, spread, strict=True)]).T
     colors = [BLUE, *[GREY] * (len(labels) - 1)]
-    axes.barh(places, values, xerr=errors, color=colors, height=0.6, error_kw={"capsize": 4, "linewidth": 1.2})
-    for place, value, (_, high) in zip(places, values, spread, strict=True):
-        axes.annotate(f"{value:,.0f}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
-    axes.set_yticks(places, labels)
+    caps = {"capsize": 4, "linewidth": 1.2}
+    bars = axes.barh(np.arange(len(labels)), values, 0.6, tick_label=labels, xerr=errors, color=colors, error_kw=caps)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=6)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(high for _, high in spread))
     axes.set_xlabel(unit)
@@ -247,7 +245,3 @@ def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
     if channels_first(image):
         image = image.permute(1, 2, 0)
     return np.asarray(image.float().clamp(0, 1) if image.is_floating_point() else image)
-
-
-__all__ = ["denormalized", "plot_bars", "plot_confusion_matrix", "plot_curves", "plot_rates"]
-__all__ += ["save_figure", "show_images"]

@@ -13,7 +13,7 @@ from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import ranks
 from fastaug.training.engine import Engine
-from fastaug.training.inference import AMP, Predictor, to_probabilities
+from fastaug.training.inference import Predictor, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
 
@@ -86,22 +86,14 @@ def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0
 
 
 def predict(learn: Engine, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
-    """(class, its index, probabilities float32 [classes]) of one file, seen as the validation images are.
-
-    Raises:
-        BadFileError: it cannot be read. TypeError: the learner has no ImageLoader.
-    """
+    """`Predictor.predict` of a file, seen as the validation images are. TypeError: the learner has no ImageLoader."""
     return predictor(learn).predict(path)
 
 
 def export(learn: Engine, path: str | os.PathLike[str], architecture: str | None = None) -> None:
     """Write the model with its classes and preprocessing into one safetensors file, for `fa.load_classifier(path)`.
 
-    Args:
-        path: such as "pets.safetensors"; its folder is made.
-        architecture: the name under which `fa.classifier` makes this model, if it was not made there.
-    Raises:
-        ValueError: a model that cannot be made again by its name. TypeError: the learner has no ImageLoader.
+    Arguments and errors are those of `Predictor.save`. TypeError: the learner has no ImageLoader.
     """
     if not rank():
         predictor(learn).save(path, architecture)
@@ -112,10 +104,7 @@ def predictor(learn: Engine) -> Predictor:
     source = loader_like(learn.valid_loader if learn.valid_loader is not None else learn.train_loader)
     if source.augment is None:
         raise ValueError("Learner: expected a loader with an augment, got one without. Give the loader an augment.")
-    limit, amp = threshold(learn), next(name for name, dtype in AMP.items() if dtype == learn.amp)
+    limit = threshold(learn)
     plain = limit.tolist() if isinstance(limit, Tensor) else limit
-    settings = source.augment, source.presize, source.mode, plain, amp, learn.device
+    settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device
     return Predictor(learn.model, source.samples.classes, *settings)
-
-
-__all__ = ["activations_of", "export", "get_preds", "loader_like", "predict", "predictor", "threshold", "tta"]

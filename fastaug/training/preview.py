@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE
 from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.models import layer_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def peek(learn: Engine, images: int) -> tuple[Tensor, Tensor]:
@@ -37,7 +34,7 @@ def peek(learn: Engine, images: int) -> tuple[Tensor, Tensor]:
     return torch.cat([x for x, _ in found])[:images], torch.cat([y for _, y in found])[:images]
 
 
-def show_batch(learn: Engine, n: int = 9) -> Figure:
+def show_batch(learn: Engine, n: int = 9) -> plots.Figure:
     """n images of the next training epoch as the model gets them, but not normalised, with the names of their classes.
 
     Of fewer images all are shown. Without an augment that tells the normalisation, they are shown as they are, cut to
@@ -93,6 +90,3 @@ def _loss(learn: Engine, activations: Tensor, y: Tensor) -> tuple[str, None]:
         raise ValueError(f"expected one finite number for the batch, got {loss.tolist()}.")
     name = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
     return f"{name}, the {'sum' if learn.summed else 'mean'} over a batch: {float(loss):.4f}", None
-
-
-__all__ = ["peek", "show_batch", "summary"]

@@ -55,11 +55,6 @@ def gather(thing: Any) -> list[Any]:
     return things
 
 
-def distributed(model: nn.Module) -> nn.Module:
-    """The model with gradients averaged over the ranks, as far as parameters learn now."""
-    return nn.parallel.DistributedDataParallel(model) if world() > 1 else model
-
-
 def same_buffers(model: nn.Module) -> None:
     """Give every rank the batch-norm statistics of the first."""
     for buffer in model.buffers() if world() > 1 else ():

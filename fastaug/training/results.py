@@ -6,21 +6,21 @@ import csv
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastaug.machine import rank
 from fastaug.training import plots, prediction
 from fastaug.training.engine import Engine
 from fastaug.training.history import History
+from fastaug.training.interpretation import Interpretation
 
 
-def save_results(learn: Engine, classes: Sequence[str], out: Path) -> Tensor:
+def save_results(learn: Engine, out: Path) -> Tensor:
     """Write everything about a finished training into `out` (made where missing).
 
     model.safetensors the model with its classes and preprocessing, for `fa.load_classifier(path)`
@@ -32,15 +32,15 @@ def save_results(learn: Engine, classes: Sequence[str], out: Path) -> Tensor:
     Returns:
         The confusion matrix, int64 [classes, classes], rows actual, columns predicted.
     """
-    probabilities, targets = prediction.get_preds(learn)
-    matrix = multiclass_confusion_matrix(probabilities.argmax(1), targets, num_classes=len(classes))
+    report = Interpretation.from_learner(learn)
+    matrix = report.confusion_matrix()
     if rank():  # they all predict, one writes
         return matrix
     out.mkdir(parents=True, exist_ok=True)
     prediction.export(learn, out / "model.safetensors")
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
-    plots.save_figure(plots.plot_confusion_matrix(matrix, classes), out / "confusion.png")
+    plots.save_figure(report.plot_confusion_matrix(), out / "confusion.png")
     return matrix
 
 
@@ -82,6 +82,3 @@ def save_history(history: History, out: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-__all__ = ["RunLog", "save_history", "save_results", "write_json"]
