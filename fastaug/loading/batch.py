@@ -142,13 +142,13 @@ class BatchMaker:
         rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)]
         photos = [outcome for outcome in outcomes if isinstance(outcome, Photo)]
         bad = {int(indices[row]): reason for row, reason in enumerate(outcomes) if isinstance(reason, str)}
-        draws = draws[rows]
+        params, draws = None if draws.params is None else draws.params[rows], draws[rows]
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
         matrix = draws.matrix(sizes)
         warp_params = None
-        if draws.params is not None:
+        if params is not None:
             to_photos = torch.stack([photo.matrix for photo in photos]) if photos else matrix
-            warp_params = replace(draws.params, matrix=(matrix @ torch.linalg.inv(to_photos)).float())
+            warp_params = replace(params, matrix=(matrix @ torch.linalg.inv(to_photos)).float())
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
         if buffer is not None:
             images = buffer if len(rows) == len(buffer) else buffer[rows]
@@ -157,7 +157,7 @@ class BatchMaker:
         targets = self.targets[indices[rows]]
         targets = targets.pin_memory() if self.device.type == "cuda" else targets
         presize = draws.presize_matrix(sizes).float()
-        info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, draws.params)
+        info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, params)
         return Batch(info, targets, bad, images, warp_params, [])
 
 

@@ -32,8 +32,11 @@ class Draws:
         return len(self.position)
 
     def __getitem__(self, rows: Sequence[int]) -> Draws:
-        index = torch.tensor(rows, dtype=torch.int64)
-        return Draws(self.position[index], self.presize, None if self.params is None else self.params[index])
+        """Those of some rows, without each operator's own parameters: this is called for each chunk."""
+        index, params = torch.tensor(rows, dtype=torch.int64), self.params
+        if params is not None:
+            params = Params(params.matrix[index], params.color[index], size=params.size)
+        return Draws(self.position[index], self.presize, params)
 
     @property
     def output(self) -> Size:
