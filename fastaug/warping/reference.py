@@ -35,15 +35,14 @@ def warp(
     dtype: torch.dtype,
 ) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Differentiable in float images, matrix and color."""
-    height, width = size
-    device = images[0].device if len(images) else matrix.device
+    samplings = sampling_matrix(matrix.to(images[0].device))
     out = [
         _warp_one(image, sampling, size, interpolation, padding)
-        for image, sampling in zip(images, sampling_matrix(matrix.to(device)), strict=True)
+        for image, sampling in zip(images, samplings, strict=True)
     ]
-    result = torch.stack(out) if out else torch.zeros(0, height, width, 3, dtype=torch.float64, device=device)
+    result = torch.stack(out)
     if color is not None:
-        color = color.to(device).double()
+        color = color.to(result.device).double()
         result = torch.einsum("bhwc,bdc->bhwd", result, color[:, :, :3]) + color[:, None, None, :, 3]
     return result.to(dtype).permute(0, 3, 1, 2)
 
