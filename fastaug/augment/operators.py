@@ -151,9 +151,8 @@ class RandomResizedCrop(Operator):
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         frame_width, frame_height = frame
-        width, height = _sides(drawn, frame)
-        width = torch.where(drawn["cropped"], width, frame_width)
-        height = torch.where(drawn["cropped"], height, frame_height)
+        sides = zip(_sides(drawn, frame), frame, strict=True)
+        width, height = (torch.where(drawn["cropped"], side, whole) for side, whole in sides)
         out_height, out_width = (torch.full_like(frame_width, pixels) for pixels in self.size or size)
         x0, y0 = (frame_width - width) * drawn["x"], (frame_height - height) * drawn["y"]
         return geometry.box_matrix(x0, y0, width, height, out_width, out_height), (out_width, out_height)

@@ -123,11 +123,9 @@ def transform_boxes(
     clipped = torch.cat([low.clamp(min=0), high.minimum(extent)], 1)
     whole, left = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (torch.cat([low, high], 1), clipped))
     seen = (left > 0) & (left >= min_visible * whole)
-    out, kept = [], []
-    for image_boxes, image_seen in zip(clipped.to(flat.dtype).split(counts), seen.split(counts), strict=True):
-        kept.append(image_seen.nonzero()[:, 0])
-        out.append(image_boxes[image_seen])
-    return out, kept
+    kept = [image_seen.nonzero()[:, 0] for image_seen in seen.split(counts)]
+    split = clipped.to(flat.dtype).split(counts)
+    return [image_boxes[rows] for image_boxes, rows in zip(split, kept, strict=True)], kept
 
 
 def inverse_matrix(matrix: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -39,6 +38,7 @@ from torch import Tensor
 from fastaug.warping import filter as antialias
 from fastaug.warping.compiled import FASTMATH, F, broadcast, njit, row_loop, shuffle_lanes
 from fastaug.warping.footprint import sampling_matrix
+from fastaug.warping.warp import How, Images
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
@@ -337,17 +337,9 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
     return touched  # so that the compiler does not leave the touching out
 
 
-def warp(
-    images: Tensor | Sequence[Tensor],
-    matrix: Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Other float images are converted to float32 first."""
-    height, width = size
+    (height, width), (interpolation, padding, color, dtype) = size, how
     out = _new_output((len(images), height, width, 3))
     mode, pad = _MODES[interpolation], _PADDINGS[padding]
     colors = (torch.eye(3, 4).expand(len(images), 3, 4) if color is None else color).detach().float().numpy()

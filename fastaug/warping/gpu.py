@@ -22,7 +22,6 @@ of one that is interleaved through shared memory; whole words in place of single
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastaug.warping import filter as antialias
+from fastaug.warping.warp import How, Images
 
 MAX_FOOTPRINT, MIN_RADIUS = tl.constexpr(antialias.MAX_FOOTPRINT), tl.constexpr(antialias.MIN_RADIUS)
 RADIUS_OFFSET, RADIUS_SLOPE = tl.constexpr(antialias.RADIUS_OFFSET), tl.constexpr(antialias.RADIUS_SLOPE)
@@ -292,15 +292,7 @@ TILES = {  # two pixels per thread, or one where a pixel needs many registers
 }
 
 
-def warp(
-    images: Tensor | Sequence[Tensor],
-    matrix: Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Not differentiable; nothing waits for the GPU.
 
     Images whose rows or pixels are not contiguous are copied first, which is one more kernel for a batch. matrix and
@@ -309,7 +301,7 @@ def warp(
     Raises:
         TypeError: float64 images or output.
     """
-    height, width = size
+    (height, width), (interpolation, padding, color, dtype) = size, how
     device = images[0].device if len(images) else matrix.device
     out = torch.empty(len(images), height, width, 3, dtype=dtype, device=device)
     if not len(images):
@@ -334,7 +326,7 @@ def warp(
     return out.permute(0, 3, 1, 2)
 
 
-def _table(images: Tensor | Sequence[Tensor]) -> Tensor:
+def _table(images: Images) -> Tensor:
     """Where the images are: int64 [B, 3], (address, height, width)."""
     if not isinstance(images, Tensor):
         return torch.tensor([(image.data_ptr(), *image.shape[:2]) for image in images])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Images = Tensor | Sequence[Tensor]
+How = tuple[str, str, Tensor | None, torch.dtype]  # interpolation, padding, color, dtype: see `warp`
 
 Interpolation = Literal["antialias", "bilinear", "nearest"]
 Padding = Literal["reflection", "border", "zeros"]
@@ -73,15 +74,12 @@ def warp(
         traced: Tensor = _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
         return traced
     run: Callable[..., Tensor] = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
-    how = interpolation, padding, color, dtype
+    how: How = interpolation, padding, color, dtype
     return run(batch, matrix, (height, width), *how, backend=backend, needs_grad=needs_grad)
 
 
-def _run(batch: Images, matrix: Tensor, size: tuple[int, int], *how: Any, backend: str, needs_grad: bool) -> Tensor:
-    """What of `warp` depends on the machine and on the values of the matrix, and so has no place in a graph.
-
-    how: interpolation, padding, color and dtype.
-    """
+def _run(batch: Images, matrix: Tensor, size: tuple[int, int], *how: *How, backend: str, needs_grad: bool) -> Tensor:
+    """What of `warp` depends on the machine and on the values of the matrix, and so has no place in a graph."""
     if matrix.device.type == "cpu" and len(batch):
         _check_invertible(matrix)
     first = batch if isinstance(batch, Tensor) else next(iter(batch), torch.empty(0, device=matrix.device))
@@ -113,7 +111,7 @@ def _warp_op(
 ) -> Tensor:
     """`warp` as a node of a graph. images: one batch [B, H, W, 3], or images [H, W, 3]. Eager calls go past it."""
     batch = images[0] if len(images) == 1 and images[0].dim() == 4 else images
-    how = interpolation, padding, color, dtype
+    how: How = interpolation, padding, color, dtype
     return _run(batch, matrix, (height, width), *how, backend=backend, needs_grad=False)
 
 
