@@ -45,6 +45,11 @@ _ONE_VARIANT: dict[str, Any] = {  # whatever the sizes and alignments, a kernel 
 }
 
 
+class _How(NamedTuple):  # constants while a kernel is compiled
+    interpolation: str
+    padding: str
+
+
 @triton.jit(**_ONE_VARIANT)
 def _warp_kernel(
     out_ptr,  # [B, out_height, out_width, 3], contiguous
@@ -109,7 +114,7 @@ def _warp_kernel(
     period_x, period_y = (2 * width).to(tl.float32), (2 * height).to(tl.float32)
     axis_x = start_x, cell_x, period_x, 1 / period_x
     axis_y = start_y, cell_y, period_y, 1 / period_y
-    how: tl.constexpr = INTERPOLATION, PADDING
+    how: tl.constexpr = _How(INTERPOLATION, PADDING)
 
     pixel = tl.arange(0, PIXELS)
     row = top + pixel // TILE_W
@@ -159,7 +164,7 @@ def _warp_kernel(
 
 @triton.jit
 def _load(pointer, COUNT: tl.constexpr, dtype: tl.constexpr):
-    """That many scalars, one after the other."""
+    """COUNT scalars that follow each other."""
     values = ()
     for i in tl.static_range(COUNT):
         values += (tl.load(pointer + i).to(dtype),)
@@ -186,10 +191,10 @@ def _relative(nu, nv, n1, wu, wv, w1, size, PADDING: tl.constexpr):
 def _window(place, along_u, along_v, visible, axis, how):
     """What an output pixel sees along one axis: the radius in input pixels, and what `_tap` needs.
 
-    place, relative to the axis's start; along_u, along_v: its change from one output pixel to the next.
+    place: relative to the start of the axis; along_u, along_v: how it changes from one output pixel to the next.
     """
     start, cell, period, inverse_period = axis
-    if how[0] == "antialias":  # see `filter.py`
+    if how.interpolation == "antialias":  # see `filter.py`
         footprint = tl.sqrt(along_u * along_u + along_v * along_v)
         footprint = tl.where(visible, tl.minimum(tl.maximum(footprint, 1.0), MAX_FOOTPRINT), 1.0)
         v = tl.maximum(1 / footprint, MIN_V)
@@ -198,10 +203,10 @@ def _window(place, along_u, along_v, visible, axis, how):
     else:
         radius, a, b = 1.0, 0.0, 0.0
     place = tl.minimum(tl.maximum(place + start, -FAR), FAR)  # finite from here on, so that every index is one
-    before = tl.floor(place) - 1 if how[0] == "nearest" else tl.floor(place - (radius + 0.5))
+    before = tl.floor(place) - 1 if how.interpolation == "nearest" else tl.floor(place - (radius + 0.5))
     distance = before - place + 1.5
     first = before + (cell + 1)
-    if how[1] == "reflection":
+    if how.padding == "reflection":
         first -= tl.floor((first + 0.5) * inverse_period) * period
     return radius, (first, period, inverse_period, distance, 1 / radius, a, b)
 
@@ -219,7 +224,7 @@ def _weighted_mean(photo, along_x, along_y, count_x, count_y, how, UNROLLED: tl.
     for i in (tl.static_range if UNROLLED else tl.range)(count_y):
         sums = _add_row(sums, i, photo, along_x, along_y, count_x, how, UNROLLED)
     red, green, blue, total_x, total_y = sums
-    if how[0] == "antialias":
+    if how.interpolation == "antialias":
         scale = 1 / (total_x * total_y)
         red, green, blue = red * scale, green * scale, blue * scale
     if photo[0].dtype.element_ty == tl.uint8:
@@ -244,7 +249,7 @@ def _add_pixel(row, j, pointer, inside, along_x, how, UNROLLED: tl.constexpr):
     """Add the j-th pixel of a row to (red, green, blue, total)."""
     weight, index, inside_x = _tap(j, along_x, how, UNROLLED)
     pointer += index * 3
-    mask, other = (inside & inside_x, 0) if how[1] == "zeros" else (None, None)
+    mask, other = (inside & inside_x, 0) if how.padding == "zeros" else (None, None)
     red = row[0] + weight * tl.load(pointer, mask, other).to(tl.float32)
     green = row[1] + weight * tl.load(pointer + 1, mask, other).to(tl.float32)
     blue = row[2] + weight * tl.load(pointer + 2, mask, other).to(tl.float32)
@@ -255,9 +260,9 @@ def _add_pixel(row, j, pointer, inside, along_x, how, UNROLLED: tl.constexpr):
 def _tap(k, along, how, UNROLLED: tl.constexpr):
     """The k-th pixel along one axis: its weight, its index (never outside the photo), whether it was inside."""
     first, period, inverse_period, distance, inverse_radius, a, b = along
-    if how[0] == "nearest":
+    if how.interpolation == "nearest":
         weight = 1.0
-    elif how[0] == "bilinear":
+    elif how.interpolation == "bilinear":
         weight = 1 - tl.abs(distance + k)
     else:
         z = (distance + k) * inverse_radius
@@ -267,7 +272,7 @@ def _tap(k, along, how, UNROLLED: tl.constexpr):
     centre = first + (k + 0.5)
     last = 0.5 * period - 0.5
     inside = (centre > 0) & (centre <= last)
-    if how[1] == "reflection":
+    if how.padding == "reflection":
         if not UNROLLED:  # many pixels may be mirrored more than once; the first few after `first` are not
             centre -= tl.floor(centre * inverse_period) * period
         centre = tl.minimum(tl.abs(tl.minimum(centre, period - centre)), last)

@@ -225,6 +225,3 @@ def _check_invertible(matrix: Tensor) -> None:
             f"warp: expected invertible matrices, got {matrix[row].tolist()} for image {row}, which is singular or not "
             "finite."
         )
-
-
-__all__ = ["warp"]
