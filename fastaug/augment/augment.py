@@ -149,6 +149,7 @@ class Step(NamedTuple):
 
 
 Observe = Callable[[str, Callable[[], Step]], Step]
+Parameters = Callable[[str, Operator], Drawn]  # of an operator, by the name of its draws
 
 
 class Augment(nn.Module):
@@ -186,7 +187,7 @@ class Augment(nn.Module):
                     f"Augment: expected operators such as fa.RandomRotation(10), got {type(op).__name__}. Operators of "
                     "other libraries resample by themselves; use them before or after Augment."
                 )
-        names, erasing = [type(op).__name__ for op in ops], [_erases(op) for op in ops]
+        names, erasing = [type(op).__name__ for op in ops], [type(op).erasure is not Operator.erasure for op in ops]
         if sorted(erasing) != erasing:
             raise ValueError(
                 f"Augment: expected {names[erasing.index(True)]} after all other operators, since it works on the "
@@ -245,7 +246,9 @@ class Augment(nn.Module):
         source = uniforms or GeneratorUniforms(batch, generator)
         if source.batch != batch:
             raise ValueError(f"draw: expected uniforms for {batch} images, got them for {source.batch}.")
-        return self._compose(lambda name, op: op.parameters_from(source(name, op.uniforms)), batch, size, observe)
+        return self._compose(
+            lambda name, op: op.parameters_from(source(name, op.uniforms)), _frame(batch, size), observe
+        )
 
     def without_chance(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
         """Parameters with nothing random: the whole frame resized, and normalised."""
@@ -256,17 +259,10 @@ class Augment(nn.Module):
         self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor, observe: Observe | None = None
     ) -> Params:
         """One matrix and one colour matrix per image from the operators' parameters, by name as `draw` made them."""
-        return self._compose(lambda name, op: drawn[name], batch, size, observe)
+        return self._compose(lambda name, op: drawn[name], _frame(batch, size), observe)
 
-    def _compose(
-        self,
-        parameters: Callable[[str, Operator], Drawn],
-        batch: int,
-        size: tuple[int, int] | Tensor,
-        observe: Observe | None,
-    ) -> Params:
-        photo = frame = _frame(batch, size)
-        out_size = self.size
+    def _compose(self, parameters: Parameters, photo: Frame, observe: Observe | None) -> Params:
+        frame, batch, out_size = photo, photo[0].shape[0], self.size
         matrix, color = geometry.identity_matrix(batch), colors.identity_color(batch)
         drawn, erasures = {}, []
         for name, op in self.named_ops().items():
@@ -311,10 +307,8 @@ class Augment(nn.Module):
         """
         if params is None:
             return super().apply(images)  # type: ignore[arg-type, return-value]
-        size = params.size or self.size
-        out = warp(
-            images, params.matrix, size, self.interpolation, self.padding, params.color, self.dtype, self.backend
-        )
+        how = self.interpolation, self.padding, params.color, self.dtype, self.backend
+        out = warp(images, params.matrix, params.size or self.size, *how)
         if params.erase is None or params.erase_color is None:
             return out
         return fill_rectangles(out, params.erase, params.erase_color)
@@ -329,24 +323,11 @@ class Augment(nn.Module):
         return self.apply(images, params)
 
     def extra_repr(self) -> str:
-        return (
-            f"size={self.size}, interpolation={self.interpolation!r}, padding={self.padding!r}, "
-            f"normalize={self.normalize}, dtype={self.dtype}, backend={self.backend!r}, keep_inside={self.keep_inside}"
-        )
+        names = [name for name in inspect.signature(Augment).parameters if name != "ops"]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
-def _erases(op: Operator) -> bool:
-    return type(op).erasure is not Operator.erasure
-
-
-def _step(
-    name: str,
-    op: Operator,
-    parameters: Callable[[str, Operator], Drawn],
-    frame: Frame,
-    batch: int,
-    size: tuple[int, int],
-) -> Step:
+def _step(name: str, op: Operator, parameters: Parameters, frame: Frame, batch: int, size: tuple[int, int]) -> Step:
     drawn = parameters(name, op)
     matrix, frame = op.matrix(drawn, frame, size)
     color, erasure = op.color(drawn, batch), op.erasure(drawn, size)

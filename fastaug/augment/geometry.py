@@ -3,7 +3,7 @@
 Coordinates are continuous and corner-origin: pixel (row i, column j) covers [j, j+1) × [i, i+1), its centre is
 (j + 0.5, i + 0.5). Points are (x, y, 1) columns; matrices map input pixels to output pixels and compose as
 `last @ … @ first`. Everything is float64 on the CPU, [B, 3, 3] for a batch; sizes are [B] tensors, because the photos
-of one batch may differ. A frame is the rectangle [0, width) × [0, height) that an operator works in.
+of one batch may differ. A frame is the rectangle [0, width) × [0, height) that an operator works in, in pixels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ def identity_matrix(batch: int) -> Tensor:
 
 
 def box_matrix(x0: Tensor, y0: Tensor, width: Tensor, height: Tensor, out_width: Tensor, out_height: Tensor) -> Tensor:
-    """Map the box [x0, x0+width) × [y0, y0+height) onto the frame out_width × out_height: a crop and its resize.
-
-    Args:
-        x0, y0, width, height, out_width, out_height: [B], pixels.
-    Returns:
-        float64 [B, 3, 3].
-    """
+    """Map the box [x0, x0+width) × [y0, y0+height) onto the frame out_width × out_height: a crop and its resize."""
     scale_x, scale_y = out_width / width, out_height / height
     matrix = identity_matrix(x0.shape[0])
     matrix[:, 0, 0], matrix[:, 0, 2] = scale_x, -x0 * scale_x
@@ -36,7 +30,7 @@ def box_matrix(x0: Tensor, y0: Tensor, width: Tensor, height: Tensor, out_width:
 
 
 def resize_matrix(width: Tensor, height: Tensor, out_width: Tensor, out_height: Tensor) -> Tensor:
-    """Map the frame width × height onto out_width × out_height. All [B]; float64 [B, 3, 3]."""
+    """Map the frame width × height onto out_width × out_height."""
     zero = torch.zeros_like(width)
     return box_matrix(zero, zero, width, height, out_width, out_height)
 
@@ -58,7 +52,7 @@ def presize_box(sizes: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def flip_matrix(horizontal: Tensor, vertical: Tensor, width: Tensor, height: Tensor) -> Tensor:
-    """Mirror left-right and top-bottom where asked. horizontal, vertical: bool [B]; float64 [B, 3, 3]."""
+    """Mirror left-right and top-bottom where asked. horizontal, vertical: bool [B]."""
     matrix = identity_matrix(len(width))
     matrix[:, 0, 0] = torch.where(horizontal, -1.0, 1.0)
     matrix[:, 0, 2] = torch.where(horizontal, width, 0.0)
@@ -68,14 +62,7 @@ def flip_matrix(horizontal: Tensor, vertical: Tensor, width: Tensor, height: Ten
 
 
 def transpose_matrix(transposed: Tensor, width: Tensor, height: Tensor) -> Tensor:
-    """Mirror about the main diagonal where asked; a frame that is not square is stretched back into itself.
-
-    Args:
-        transposed: bool [B].
-        width, height: [B], the frame.
-    Returns:
-        float64 [B, 3, 3].
-    """
+    """Mirror about the main diagonal where asked, bool [B]; any other frame than a square is stretched back."""
     matrix = identity_matrix(len(width))
     matrix[:, 0, 0] = matrix[:, 1, 1] = torch.where(transposed, 0.0, 1.0)
     matrix[:, 0, 1] = torch.where(transposed, width / height, 0.0)
@@ -86,11 +73,6 @@ def transpose_matrix(transposed: Tensor, width: Tensor, height: Tensor) -> Tenso
 def rotation_matrix(degrees: Tensor, width: Tensor, height: Tensor) -> Tensor:
     """Turn counter-clockwise, as seen, about the centre of the frame.
 
-    Args:
-        degrees: [B].
-        width, height: [B], the frame.
-    Returns:
-        float64 [B, 3, 3].
     Source: kornia.geometry.transform.get_rotation_matrix2d, whose angles are counter-clockwise too.
     """
     centre = torch.stack([width, height], 1) / 2
@@ -103,9 +85,6 @@ def zoom_matrix(zoom: Tensor, position: Tensor, width: Tensor, height: Tensor) -
     Args:
         zoom: [B], above 0.
         position: [B, 2] in [0, 1], (x, y): where the window lies between the frame's edges.
-        width, height: [B], the frame.
-    Returns:
-        float64 [B, 3, 3].
     Source: fastai 2.8.12, `zoom_mat`: the window lies at a random place, not in the middle.
     """
     window_width, window_height = width / zoom, height / zoom
@@ -123,21 +102,11 @@ def perspective_matrix(tilt_x: Tensor, tilt_y: Tensor, width: Tensor, height: Te
 
     Args:
         tilt_x, tilt_y: [B] in (-1, 1), in half frames.
-        width, height: [B], the frame.
-    Returns:
-        float64 [B, 3, 3].
     Source: fastai 2.8.12, `Warp`; solved by kornia.geometry.transform.get_perspective_transform.
     """
     corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
-    moved = corners + torch.stack(
-        [
-            torch.stack([-tilt_y, -tilt_x], 1),
-            torch.stack([tilt_y, tilt_x], 1),
-            torch.stack([tilt_y, tilt_x], 1),
-            torch.stack([-tilt_y, -tilt_x], 1),
-        ],
-        1,
-    )
+    tilt = torch.stack([tilt_y, tilt_x], 1)[:, None]
+    moved = corners - corners.prod(1, keepdim=True) * tilt  # (x, y) goes to (x - x y tilt_y, y - x y tilt_x)
     half = (torch.stack([width, height], 1) / 2)[:, None]
     return get_perspective_transform((corners + 1) * half, (moved + 1) * half)
 
@@ -161,20 +130,15 @@ def shrink_inside(matrix: Tensor, width: Tensor, height: Tensor, out_width: int,
     centre = torch.stack([width / 2, height / 2, torch.ones_like(width)], 1)
     pivot = (matrix @ centre[:, :, None]).squeeze(2)
     pivot = pivot / pivot[:, 2:]
-    corners = torch.tensor(
-        [[0.0, 0.0, 1.0], [out_width, 0.0, 1.0], [0.0, out_height, 1.0], [out_width, out_height, 1.0]],
-        dtype=torch.float64,
-    )
+    corners = [[0, 0, 1], [out_width, 0, 1], [0, out_height, 1], [out_width, out_height, 1]]
     at_pivot = (inverse @ pivot[:, :, None]).transpose(1, 2)  # [B, 1, 3], homogeneous place of s = 0
-    slope = (corners - pivot[:, None]) @ inverse.transpose(1, 2)  # [B, 4, 3], its change with s
+    slope = (torch.tensor(corners).double() - pivot[:, None]) @ inverse.transpose(1, 2)  # [B, 4, 3], its change with s
     sign = torch.sign(at_pivot[..., 2:])
     at_pivot, slope = at_pivot * sign, slope * sign
     extent = torch.stack([width, height], 1)[:, None]
     # a + b s >= 0 for: x, y >= 0; x <= width, y <= height; D clearly positive
-    a = torch.cat(
-        [at_pivot[..., :2], extent * at_pivot[..., 2:] - at_pivot[..., :2], at_pivot[..., 2:] * (1 - 1e-3)], -1
-    )
-    b = torch.cat([slope[..., :2], extent * slope[..., 2:] - slope[..., :2], slope[..., 2:]], -1)
+    a, b = (torch.cat([x[..., :2], extent * x[..., 2:] - x[..., :2], x[..., 2:]], -1) for x in (at_pivot, slope))
+    a[..., 4] *= 1 - 1e-3
     limit = torch.where(b < 0, a / -b.clamp(max=-1e-300), torch.inf).amin((1, 2)).clamp(max=1.0)
     x, y = pivot[:, 0], pivot[:, 1]
     window = box_matrix(

@@ -26,16 +26,14 @@ class RandomHorizontalFlip(Operator):
         return {"flipped": u[:, 0] < self.p}
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
-        flipped = drawn["flipped"]
-        return geometry.flip_matrix(flipped, torch.zeros_like(flipped), *frame), frame
+        return geometry.flip_matrix(drawn["flipped"], torch.zeros_like(drawn["flipped"]), *frame), frame
 
 
 class RandomVerticalFlip(RandomHorizontalFlip):
     """Mirror top and bottom with probability p."""
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
-        flipped = drawn["flipped"]
-        return geometry.flip_matrix(torch.zeros_like(flipped), flipped, *frame), frame
+        return geometry.flip_matrix(torch.zeros_like(drawn["flipped"]), drawn["flipped"], *frame), frame
 
 
 class RandomDihedral(Operator):
@@ -114,8 +112,7 @@ class RandomPerspective(Operator):
         self.magnitude = float(magnitude)
 
     def parameters_from(self, u: Tensor) -> Drawn:
-        tilt = _between((-self.magnitude, self.magnitude), u[:, 2:])
-        tilt = torch.where(u[:, :2] < self.p, tilt, 0.0)
+        tilt = torch.where(u[:, :2] < self.p, _between((-self.magnitude, self.magnitude), u[:, 2:]), 0.0)
         return {"tilt_x": tilt[:, 0], "tilt_y": tilt[:, 1]}
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
@@ -151,9 +148,8 @@ class RandomResizedCrop(Operator):
 
     def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
         frame_width, frame_height = frame
-        width, height = _sides(drawn, frame)
-        width = torch.where(drawn["cropped"], width, frame_width)
-        height = torch.where(drawn["cropped"], height, frame_height)
+        sides = zip(_sides(drawn, frame), frame, strict=True)
+        width, height = (torch.where(drawn["cropped"], side, whole) for side, whole in sides)
         out_height, out_width = (torch.full_like(frame_width, pixels) for pixels in self.size or size)
         x0, y0 = (frame_width - width) * drawn["x"], (frame_height - height) * drawn["y"]
         return geometry.box_matrix(x0, y0, width, height, out_width, out_height), (out_width, out_height)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastaug.warping.warp import output_size, warp
+from fastaug.warping.warp import check_matrices, output_size, warp
 
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _HORIZON = 1e-9  # the least w that is seen, as a share of the largest at a box's corners
@@ -41,7 +41,7 @@ def warp_masks(
         TypeError, ValueError: arguments that do not fit; a singular matrix, as for `fastaug.warp`.
     """
     _check_masks(masks, fill)
-    _check_matrix("warp_masks", matrix, len(masks), "masks")
+    check_matrices("warp_masks", "matrix", matrix, (len(masks), 3, 3), "masks")
     height, width = output_size("warp_masks", size)
     if not len(masks):
         device, dtype = (masks.device, masks.dtype) if isinstance(masks, Tensor) else (None, torch.int64)
@@ -80,7 +80,7 @@ def transform_points(points: Tensor, matrix: Tensor, size: Size) -> tuple[Tensor
         )
     if points.dim() != 3 or points.shape[2] != 2:
         raise ValueError(f"transform_points: expected points [B, N, 2], (x, y) in pixels, got {list(points.shape)}.")
-    _check_matrix("transform_points", matrix, points.shape[0], "images")
+    check_matrices("transform_points", "matrix", matrix, (points.shape[0], 3, 3))
     extent = _extent("transform_points", size, points.shape[0]).to(points.device, non_blocking=True)
     moved = _homogeneous(points, matrix)
     x_y, w = moved[..., :2], moved[..., 2:]
@@ -111,7 +111,7 @@ def transform_boxes(
     How many boxes are kept decides the shapes, so boxes on a GPU make the host wait: keep them on the CPU.
     """
     _check_boxes(boxes, min_visible)
-    _check_matrix("transform_boxes", matrix, len(boxes), "images")
+    check_matrices("transform_boxes", "matrix", matrix, (len(boxes), 3, 3))
     counts = [len(image_boxes) for image_boxes in boxes]
     if not counts:
         return [], []
@@ -123,11 +123,9 @@ def transform_boxes(
     clipped = torch.cat([low.clamp(min=0), high.minimum(extent)], 1)
     whole, left = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (torch.cat([low, high], 1), clipped))
     seen = (left > 0) & (left >= min_visible * whole)
-    out, kept = [], []
-    for image_boxes, image_seen in zip(clipped.to(flat.dtype).split(counts), seen.split(counts), strict=True):
-        kept.append(image_seen.nonzero()[:, 0])
-        out.append(image_boxes[image_seen])
-    return out, kept
+    kept = [image_seen.nonzero()[:, 0] for image_seen in seen.split(counts)]
+    split = clipped.to(flat.dtype).split(counts)
+    return [image_boxes[rows] for image_boxes, rows in zip(split, kept, strict=True)], kept
 
 
 def inverse_matrix(matrix: Tensor) -> Tensor:
@@ -231,14 +229,6 @@ def _check_boxes(boxes: Tensor | Sequence[Tensor], min_visible: float) -> None:
                 f"{part[row].tolist()} in row {row} of image {i}. To boxes (x, y, width, height), add x and y to the "
                 "last two."
             )
-
-
-def _check_matrix(where: str, matrix: Tensor, batch: int, what: str) -> None:
-    if matrix.shape != (batch, 3, 3) or not matrix.is_floating_point():
-        raise ValueError(
-            f"{where}: expected a float matrix [{batch}, 3, 3] for {batch} {what}, got {_kind(matrix)}. Use the "
-            "parameters of the same batch."
-        )
 
 
 def _kind(value: object) -> str:

@@ -15,6 +15,7 @@ from fastaug.files import whole_file
 from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_FOLDER = r"([^/]*)/+[^/]*\Z"  # that a member lies in
 
 
 class Layout(NamedTuple):
@@ -76,7 +77,10 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
 
     paths = MemberPaths.of(images())
     if index is not None:
-        _write_index(index, signature, paths, labels)
+        distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
+        columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
+        with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
+            np.savez(file, signature=signature, archives=np.array(paths.archives, dtype=np.str_), **columns)
     return paths, labels
 
 
@@ -103,27 +107,25 @@ def _labelled(archive: str, layout: Layout, reader: Reader) -> Iterator[tuple[Me
             images.append((key, member))
         elif ending == extension and not of_name:
             labels[key] = member
-    for key, member in images:
+    for key, image in images:
         if of_name:
-            yield member, _label_of_name(member, layout.pattern)
+            found = re.search(layout.pattern or _FOLDER, image.name)
+            label = found[1] if found and found[1] != "." else ""
         else:
-            yield member, _label_beside(member, labels.get(key), field, reader)
-
-
-def _label_of_name(image: Member, pattern: str | None) -> str:
-    if pattern is None:
-        label = os.path.basename(os.path.dirname(image.name))
-    else:
-        found = re.search(pattern, image.name)
-        label = found[1] if found and found[1] else ""
-    return _given(image, "" if label == "." else label)
+            label = _label_beside(image, labels.get(key), field, reader)
+        if not label:
+            raise ValueError(
+                f"from_tar: expected a class for every image, got none for {image.name!r} in {image.archive!r}. Say "
+                'where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
+            )
+        yield image, label
 
 
 def _label_beside(image: Member, label: Member | None, field: str, reader: Reader) -> str:
-    """The class in the member beside an image."""
+    """The class in the member beside an image; "" where there is none."""
     content = reader.read_bytes(label.path) if label is not None else ""
     if isinstance(content, str):
-        return _given(image, "")
+        return ""
     try:
         value: Any = content.decode().strip()
         if field:
@@ -135,24 +137,7 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
             f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {image.name!r} in "
             f"{image.archive!r}, got something else: {error}. Correct it, or name another target."
         ) from None
-    return _given(image, str(value))
-
-
-def _given(image: Member, label: str) -> str:
-    if not label:
-        raise ValueError(
-            f"from_tar: expected a class for every image, got none for {image.name!r} in {image.archive!r}. Say where "
-            'it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
-        )
-    return label
-
-
-def _write_index(index: str, signature: str, paths: MemberPaths, labels: list[str]) -> None:
-    distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
-    archives = np.array(paths.archives, dtype=np.str_)
-    columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
-    with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
-        np.savez(file, signature=signature, archives=archives, **columns)
+    return str(value)
 
 
 def _read_index(index: str, signature: str) -> tuple[MemberPaths, list[str]] | None:
@@ -163,7 +148,7 @@ def _read_index(index: str, signature: str) -> tuple[MemberPaths, list[str]] | N
         with np.load(index, allow_pickle=False) as kept:
             if str(kept["signature"]) != signature:
                 return None
-            columns = (kept[name] for name in ("archive", "offset", "size", "ends", "names"))
+            columns = (kept[name] for name in MemberPaths.COLUMNS)
             paths, distinct = MemberPaths(kept["archives"].tolist(), *columns), kept["labels"].tolist()
             return paths, [distinct[code] for code in kept["codes"].tolist()]
     except Exception as error:  # zipfile, zlib and numpy have many

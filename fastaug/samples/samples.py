@@ -57,12 +57,12 @@ class Samples:
                 f"Samples: expected one target per path, got {len(files)} paths and {len(rows)} targets. "
                 "Make both lists from the same rows."
             )
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        if repeated:
-            raise ValueError(
-                f"Samples: expected every class once, got {repeated[0]!r} {names.count(repeated[0])} "
-                "times. Merge the classes of the same name."
-            )
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise ValueError(
+                    f"Samples: expected every class once, got {name!r} {count} times. "
+                    "Merge the classes of the same name."
+                )
         if rows and (min(rows) < 0 or max(rows) >= len(names)):
             row = next(i for i, target in enumerate(rows) if not 0 <= target < len(names))
             raise ValueError(
@@ -206,16 +206,15 @@ class Samples:
             raise ValueError(
                 f"from_tar: expected images in {archives!r}, got none. Looked for {', '.join(IMAGE_EXTENSIONS)}."
             )
-        if classes is not None:
-            return cls(paths, _numbered(labels, list(classes)), classes)
-        distinct = set(labels)
-        if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):
-            return cls._from_names(paths, labels)
-        number = {label: int(label) for label in distinct}
-        count = max(number.values()) + 1
-        if count > MAX_CLASSES:
-            raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {count - 1}.")
-        return cls(paths, map(number.__getitem__, labels), map(str, range(count)))
+        if classes is None:
+            distinct = set(labels)
+            if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):
+                return cls._from_names(paths, labels)
+            largest = max(map(int, distinct))
+            if largest >= MAX_CLASSES:
+                raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {largest}.")
+            classes = list(map(str, range(largest + 1)))
+        return cls(paths, _numbered(labels, list(classes)), classes)
 
     def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class."""
@@ -274,18 +273,14 @@ class Samples:
         if by is None and not 0 < valid_fraction < 1:
             raise ValueError(f"split: expected valid_fraction between 0 and 1, got {valid_fraction}.")
         if by is not None:
-            in_valid = [bool(by(path)) for path in self.paths]
+            chosen = [row for row, path in enumerate(self.paths) if by(path)]
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
             order = sorted(range(len(self)), key=rank.__getitem__)
             total = math.floor(len(self) * valid_fraction + 0.5)
-            chosen = self._stratified(order, valid_fraction, total) if stratify else order[:total]
-            in_valid = [False] * len(self)
-            for row in chosen:
-                in_valid[row] = True
-        train = self.subset([row for row, valid in enumerate(in_valid) if not valid])
-        valid = self.subset([row for row, valid in enumerate(in_valid) if valid])
+            chosen = sorted(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+        train, valid = self.subset(sorted(set(range(len(self))).difference(chosen))), self.subset(chosen)
         if not len(train) or not len(valid):
             side = "validation" if len(train) else "training"
             why = "by=" if by is not None else f"valid_fraction={valid_fraction}"

@@ -112,9 +112,9 @@ def _read_member(descriptor: int, offset: int, size: int) -> bytes | str:
     length = os.fstat(descriptor).st_size
     if length < offset + size:
         return f"the archive ends after {max(length - offset, 0):,} of {size:,} bytes"
-    header = os.pread(descriptor, _BLOCK, offset - _BLOCK) if offset >= _BLOCK else b""
+    field = offset - _BLOCK + 124  # where its header has its size
     try:
-        fits = tarfile.nti(header[124:136]) == size  # type: ignore[attr-defined]
+        fits = field >= 124 and tarfile.nti(os.pread(descriptor, 12, field)) == size  # type: ignore[attr-defined]
     except tarfile.HeaderError:
         fits = False
     if not fits:
@@ -129,23 +129,15 @@ class MemberPaths(Sequence[str]):
 
     Args:
         archives: paths of the archives.
-        archive, offset, size: of each member; integers [N].
-        ends: where the name of each ends within `names`; integers [N].
-        names: UTF-8, one after the other; uint8.
+        columns: in the order of `COLUMNS`. archive, offset, size: of each member; integers [N]. ends: where the name of
+            each ends within `names`; integers [N]. names: UTF-8, one after the other; uint8.
     """
 
-    def __init__(
-        self,
-        archives: list[str],
-        archive: np.ndarray,
-        offset: np.ndarray,
-        size: np.ndarray,
-        ends: np.ndarray,
-        names: np.ndarray,
-    ) -> None:
+    COLUMNS = ("archive", "offset", "size", "ends", "names")
+
+    def __init__(self, archives: list[str], *columns: np.ndarray) -> None:
         self.archives = archives
-        self._archive, self._offset, self._size, self._ends = map(narrow, (archive, offset, size, ends))
-        self._names = names
+        self._archive, self._offset, self._size, self._ends, self._names = map(narrow, columns)
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> MemberPaths:
@@ -168,7 +160,7 @@ class MemberPaths(Sequence[str]):
 
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays that `MemberPaths` takes, by name."""
-        return {name: getattr(self, f"_{name}") for name in ("archive", "offset", "size", "ends", "names")}
+        return {name: getattr(self, f"_{name}") for name in self.COLUMNS}
 
     def _name(self, row: int) -> bytes:
         start = int(self._ends[row - 1]) if row else 0
@@ -204,7 +196,7 @@ class MemberPaths(Sequence[str]):
 
 def narrow(column: np.ndarray) -> np.ndarray:
     """Numbers from 0 on in as few bytes as the largest of them needs."""
-    return column.astype(np.min_scalar_type(int(column.max(initial=0))))
+    return column.astype(np.min_scalar_type(int(column.max(initial=0))), copy=False)
 
 
 def members(archive: str | os.PathLike[str]) -> Iterator[Member]:

@@ -24,9 +24,8 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,11 +38,13 @@ from torch import Tensor
 from fastaug.warping import filter as antialias
 from fastaug.warping.compiled import FASTMATH, F, broadcast, njit, row_loop, shuffle_lanes
 from fastaug.warping.footprint import sampling_matrix
+from fastaug.warping.warp import How, Images
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
 _FARTHEST = 1e9  # places beyond it are cut to it, so that they remain integers
 _FAST = ("fast",)
+_REACH = {2: 8, 4: 16, 5: 16, 6: 32, 8: 32}  # items that a row of taps reads: the power of two that holds 3 * taps
 
 
 def _make_tap_sum(taps: int) -> Any:
@@ -51,9 +52,9 @@ def _make_tap_sum(taps: int) -> Any:
 
     pixels: uint8 or float32, flat; start: index of the first tap's red; stride: from one row of taps to the next.
     weights: float32 [2, 8, columns], see `_weigh_row`; row_x, row_y: those of the first tap; u: the column.
-    Reads `_reach(taps)` items from the start of each row, of which it uses the first 3 * taps.
+    Reads `_REACH[taps]` items from the start of each row, of which it uses the first 3 * taps.
     """
-    lanes, number, integer = _reach(taps), ir.FloatType(), ir.IntType(64)
+    lanes, number, integer = _REACH[taps], ir.FloatType(), ir.IntType(64)
 
     @intrinsic
     def tap_sum(typing_context, pixels, start, stride, weights, row_x, row_y, u):  # type: ignore[no-untyped-def]
@@ -86,11 +87,6 @@ def _make_tap_sum(taps: int) -> Any:
         return types.UniTuple(types.float32, 3)(pixels, *[types.int64] * 2, weights, *[types.int64] * 3), generate
 
     return tap_sum
-
-
-def _reach(taps: int) -> int:
-    """Items that one row of taps reads: the power of two that holds its 3 * taps."""
-    return {2: 8, 4: 16, 5: 16, 6: 32, 8: 32}[taps]
 
 
 @row_loop
@@ -230,22 +226,17 @@ def _padded(index, size, padding):  # type: ignore[no-untyped-def]
 
 
 def _make_sum(taps: int) -> Any:
-    """As tap_sum, from the pixel (left, top) on, and beyond the edges too."""
-    tap_sum, reach = _make_tap_sum(taps), _reach(taps)
+    """As tap_sum, beyond the edges too; the first tap is before_x and before_y pixels before the cell of column u."""
+    tap_sum, reach = _make_tap_sum(taps), _REACH[taps]
 
     @njit(nogil=True, _nrt=False, forceinline=True)
-    def padded_sum(  # type: ignore[no-untyped-def]
-        pixels, height, width, padding, patch, columns, left, top, weights, row_x, row_y, u
-    ):
-        stride = 3 * width
+    def padded_sum(photo, cell, weights, before_x, before_y, u):  # type: ignore[no-untyped-def]
+        pixels, height, width, padding, patch, columns = photo
+        left, top = np.int64(cell[0, u]) - before_x, np.int64(cell[1, u]) - before_y
+        row_x, row_y, stride = 3 - before_x, 3 - before_y, 3 * width
         start = top * stride + left * 3
-        if (
-            left >= 0
-            and top >= 0
-            and left + taps <= width
-            and top + taps <= height
-            and start + (taps - 1) * stride + reach <= pixels.shape[0]
-        ):
+        inside = left >= 0 and top >= 0 and left + taps <= width and top + taps <= height
+        if inside and start + (taps - 1) * stride + reach <= pixels.shape[0]:
             return tap_sum(pixels, start, stride, weights, row_x, row_y, u)
         for j in range(taps):
             columns[j] = _padded(left + j, width, padding)
@@ -266,15 +257,16 @@ _sum_2, _sum_4, _sum_5, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 5, 
 
 
 @row_loop
-def _wide_sum(pixels, height, width, padding, left, top, fraction, filter_terms, u):  # type: ignore[no-untyped-def]
+def _wide_sum(photo, cell, fraction, filter_terms, u):  # type: ignore[no-untyped-def]
     """As padded_sum with the antialias filter, for any number of taps: plain loops."""
+    pixels, height, width, padding, _, _ = photo
     radius = math.ceil(max(filter_terms[0, 0, u], filter_terms[1, 0, u]))
     red = green = blue = total = F(0)
     for i in range(1 - radius, 1 + radius):
-        y, distance = _padded(np.int64(top) + i, height, padding), F(i) - fraction[1, u]
+        y, distance = _padded(np.int64(cell[1, u]) + i, height, padding), F(i) - fraction[1, u]
         weight_y = _weight(distance, filter_terms[1, 1, u], filter_terms[1, 2, u], filter_terms[1, 3, u])
         for j in range(1 - radius, 1 + radius):
-            x, distance = _padded(np.int64(left) + j, width, padding), F(j) - fraction[0, u]
+            x, distance = _padded(np.int64(cell[0, u]) + j, width, padding), F(j) - fraction[0, u]
             weight = weight_y * _weight(distance, filter_terms[0, 1, u], filter_terms[0, 2, u], filter_terms[0, 3, u])
             total += weight
             if x >= 0 and y >= 0:
@@ -286,41 +278,28 @@ def _wide_sum(pixels, height, width, padding, left, top, fraction, filter_terms,
 
 
 @row_loop
-def _sum_row(  # type: ignore[no-untyped-def]
-    pixels, height, width, taps, padding, color,
-    cell, fraction, filter_terms, weights, visible, patch, columns, out, row,
-):  # fmt: skip
-    """The sums of one output row, through the colour matrix, to out[row]; the rest as `_warp_rows` has it."""
-    for u in range(out.shape[1]):
+def _sum_row(photo, taps, cell, fraction, filter_terms, weights, visible, color, out):  # type: ignore[no-untyped-def]
+    """The sums of one output row, through the colour matrix, to `out`; the rest as `_warp_rows` has it."""
+    for u in range(out.shape[0]):
         red = green = blue = F(0)
-        left, top = np.int64(cell[0, u]), np.int64(cell[1, u])
         radius = F(2) if taps <= 4 else max(filter_terms[0, 0, u], filter_terms[1, 0, u])
         if not visible[u]:
             pass
         elif taps == 2:
-            red, green, blue = _sum_2(pixels, height, width, padding, patch, columns, left, top, weights, 3, 3, u)
+            red, green, blue = _sum_2(photo, cell, weights, 0, 0, u)
         elif radius <= 2:
-            red, green, blue = _sum_4(
-                pixels, height, width, padding, patch, columns, left - 1, top - 1, weights, 2, 2, u
-            )
+            red, green, blue = _sum_4(photo, cell, weights, 1, 1, u)
         elif radius <= 2.5:  # one of the six taps is out of reach, and 5 × 3 values fit where 6 × 3 do not
-            x, y = np.int64(fraction[0, u] >= 0.5), np.int64(fraction[1, u] >= 0.5)
-            red, green, blue = _sum_5(
-                pixels, height, width, padding, patch, columns, left - 2 + x, top - 2 + y, weights, 1 + x, 1 + y, u
-            )
+            x, y = np.int64(fraction[0, u] < 0.5), np.int64(fraction[1, u] < 0.5)
+            red, green, blue = _sum_5(photo, cell, weights, 1 + x, 1 + y, u)
         elif radius <= 3:
-            red, green, blue = _sum_6(
-                pixels, height, width, padding, patch, columns, left - 2, top - 2, weights, 1, 1, u
-            )
+            red, green, blue = _sum_6(photo, cell, weights, 2, 2, u)
         elif radius <= 4:
-            red, green, blue = _sum_8(
-                pixels, height, width, padding, patch, columns, left - 3, top - 3, weights, 0, 0, u
-            )
+            red, green, blue = _sum_8(photo, cell, weights, 3, 3, u)
         else:
-            red, green, blue = _wide_sum(pixels, height, width, padding, left, top, fraction, filter_terms, u)
-        out[row, u, 0] = color[0, 0] * red + color[0, 1] * green + color[0, 2] * blue + color[0, 3]
-        out[row, u, 1] = color[1, 0] * red + color[1, 1] * green + color[1, 2] * blue + color[1, 3]
-        out[row, u, 2] = color[2, 0] * red + color[2, 1] * green + color[2, 2] * blue + color[2, 3]
+            red, green, blue = _wide_sum(photo, cell, fraction, filter_terms, u)
+        for c in range(3):
+            out[u, c] = color[c, 0] * red + color[c, 1] * green + color[c, 2] * blue + color[c, 3]
 
 
 @njit(nogil=True, cache=True, fastmath=FASTMATH)
@@ -339,7 +318,7 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
     cell, fraction, footprint = np.empty((2, columns), np.int32), np.empty((2, columns), F), np.empty((2, columns), F)
     filter_terms, weights = np.zeros((2, 4, columns), F), np.zeros((2, 8, columns), F)
     visible, total = np.empty(columns, np.bool_), np.empty(columns, F)
-    patch, tap_columns = np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
+    photo = pixels, height, width, padding, np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
     shift, touched = 0.0 if mode == 0 else 0.5, F(0)
     top = bottom = 0
     for row in range(out.shape[0]):
@@ -354,29 +333,13 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_
                 if mode == 2:
                     _filter_row(axis, footprint, filter_terms)
                 _weigh_row(axis, mode, fraction, filter_terms, taps, weights, total)
-        _sum_row(
-            pixels, height, width, taps, padding, color,
-            cell, fraction, filter_terms, weights, visible, patch, tap_columns, out, row,
-        )  # fmt: skip
+        _sum_row(photo, taps, cell, fraction, filter_terms, weights, visible, color, out[row])
     return touched  # so that the compiler does not leave the touching out
 
 
-_pool: ThreadPoolExecutor | None = None
-_pool_owner = (0, 0)  # process and number of threads
-_pool_lock = threading.Lock()
-
-
-def warp(
-    images: Tensor | Sequence[Tensor],
-    matrix: Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Other float images are converted to float32 first."""
-    height, width = size
+    (height, width), (interpolation, padding, color, dtype) = size, how
     out = _new_output((len(images), height, width, 3))
     mode, pad = _MODES[interpolation], _PADDINGS[padding]
     colors = (torch.eye(3, 4).expand(len(images), 3, 4) if color is None else color).detach().float().numpy()
@@ -386,7 +349,9 @@ def warp(
     work = []
     inverses = sampling_matrix(matrix.detach()).numpy()
     for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
-        pixels, scaled = _pixels(image), unscaled.copy()
+        # flat; a copy only where it is another type or strided
+        pixels = (image if image.dtype == torch.uint8 else image.float()).detach().contiguous().view(-1).numpy()
+        scaled = unscaled.copy()
         if pixels.dtype == np.uint8:
             scaled[:, :3] /= 255
         if not np.isfinite(inverse).all():
@@ -404,33 +369,21 @@ def _new_output(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.float32)
 
 
-def _pixels(image: Tensor) -> np.ndarray:
-    """An image [H, W, 3] as a flat array, uint8 or float32; a copy only where it is something else or strided."""
-    image = image.detach()
-    if image.dtype != torch.uint8:
-        image = image.float()
-    return image.contiguous().view(-1).numpy()
-
-
 def _run(work: list[tuple[Any, ...]], threads: int) -> None:
-    if threads == 1 or len(work) < 2:
-        for arguments in work:
-            _warp_rows(*arguments)
-        return
     left = iter(work)  # each thread takes the next piece when it has done one: a task for each piece costs more
 
     def take() -> None:
         for arguments in left:
             _warp_rows(*arguments)
 
-    for done in [_threads(threads).submit(take) for _ in range(min(threads, len(work)))]:
+    if threads == 1 or len(work) < 2:
+        return take()
+    pool = _threads(os.getpid(), threads)
+    for done in [pool.submit(take) for _ in range(min(threads, len(work)))]:
         done.result()
 
 
-def _threads(count: int) -> ThreadPoolExecutor:
-    """The pool of this process: a forked child has none of its parent's threads and needs its own."""
-    global _pool, _pool_owner
-    with _pool_lock:
-        if _pool is None or _pool_owner != (os.getpid(), count):
-            _pool, _pool_owner = ThreadPoolExecutor(count, "fastaug-warp"), (os.getpid(), count)
-        return _pool
+@lru_cache(maxsize=1)
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """The pool of a process: a forked child has none of its parent's threads and needs its own."""
+    return ThreadPoolExecutor(count, "fastaug-warp")

@@ -17,12 +17,11 @@ of one that is interleaved through shared memory; whole words in place of single
 16 loads per output pixel, in place of 12 and 48).
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment"
 # (Triton's decorator is untyped, and what a kernel's arguments are is up to its compiler)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastaug.warping import filter as antialias
+from fastaug.warping.warp import How, Images
 
 MAX_FOOTPRINT, MIN_RADIUS = tl.constexpr(antialias.MAX_FOOTPRINT), tl.constexpr(antialias.MIN_RADIUS)
 RADIUS_OFFSET, RADIUS_SLOPE = tl.constexpr(antialias.RADIUS_OFFSET), tl.constexpr(antialias.RADIUS_SLOPE)
@@ -43,6 +43,11 @@ _ONE_VARIANT: dict[str, Any] = {  # whatever the sizes and alignments, a kernel 
     "do_not_specialize": ["table_stride", "matrix_stride", "color_stride", "out_height", "out_width", "strips"],
     "do_not_specialize_on_alignment": ["out_ptr", "pixel_ptr", "table_ptr", "matrix_ptr", "color_ptr"],
 }
+
+
+class _How(NamedTuple):  # constants while a kernel is compiled
+    interpolation: str
+    padding: str
 
 
 @triton.jit(**_ONE_VARIANT)
@@ -81,9 +86,9 @@ def _warp_kernel(
 
     # The inverse, up to a factor, since only quotients of its rows are used; w > 0 is the visible side of the horizon.
     matrix_ptr += image * matrix_stride
-    a0, a1, a2 = _load_row(matrix_ptr)
-    b0, b1, b2 = _load_row(matrix_ptr + 3)
-    c0, c1, c2 = _load_row(matrix_ptr + 6)
+    a0, a1, a2 = _load(matrix_ptr, 3, tl.float64)
+    b0, b1, b2 = _load(matrix_ptr + 3, 3, tl.float64)
+    c0, c1, c2 = _load(matrix_ptr + 6, 3, tl.float64)
     xu, xv, x1 = b1 * c2 - b2 * c1, c1 * a2 - c2 * a1, a1 * b2 - a2 * b1
     yu, yv, y1 = b2 * c0 - b0 * c2, c2 * a0 - c0 * a2, a2 * b0 - a0 * b2
     wu, wv, w1 = b0 * c1 - b1 * c0, c0 * a1 - c1 * a0, a0 * b1 - a1 * b0
@@ -107,7 +112,9 @@ def _warp_kernel(
     wu, wv, w1 = wu.to(tl.float32), wv.to(tl.float32), w1.to(tl.float32)
     photo = base, (3 * width).to(tl.int32)
     period_x, period_y = (2 * width).to(tl.float32), (2 * height).to(tl.float32)
-    inverse_period_x, inverse_period_y = 1 / period_x, 1 / period_y
+    axis_x = start_x, cell_x, period_x, 1 / period_x
+    axis_y = start_y, cell_y, period_y, 1 / period_y
+    how: tl.constexpr = _How(INTERPOLATION, PADDING)
 
     pixel = tl.arange(0, PIXELS)
     row = top + pixel // TILE_W
@@ -115,7 +122,9 @@ def _warp_kernel(
     out_ptr += image * out_height * out_width * 3
     if HAS_COLOR:
         color_ptr += image * color_stride
-        to_red, to_green, to_blue = _load_color(color_ptr), _load_color(color_ptr + 4), _load_color(color_ptr + 8)
+        to_red = _load(color_ptr, 4, tl.float32)
+        to_green = _load(color_ptr + 4, 4, tl.float32)
+        to_blue = _load(color_ptr + 8, 4, tl.float32)
     for step in range(tl.minimum(STEPS, (out_width - left + TILE_W - 1) // TILE_W)):
         column = left + step * TILE_W + pixel % TILE_W
         u = (column - corner_u).to(tl.float32)
@@ -125,30 +134,20 @@ def _warp_kernel(
         inverse_w = 1 / w
         x = (x1 + xu * u + xv * v) * inverse_w
         y = (y1 + yu * u + yv * v) * inverse_w
-        radius_x, ax, bx = _filter((xu - x * wu) * inverse_w, (xv - x * wv) * inverse_w, visible, INTERPOLATION)
-        radius_y, ay, by = _filter((yu - y * wu) * inverse_w, (yv - y * wv) * inverse_w, visible, INTERPOLATION)
-        first_x, distance_x = _first_tap(
-            x + start_x, cell_x, period_x, inverse_period_x, radius_x, INTERPOLATION, PADDING
-        )
-        first_y, distance_y = _first_tap(
-            y + start_y, cell_y, period_y, inverse_period_y, radius_y, INTERPOLATION, PADDING
-        )
-        along_x = first_x, period_x, inverse_period_x, distance_x, 1 / radius_x, ax, bx
-        along_y = first_y, period_y, inverse_period_y, distance_y, 1 / radius_y, ay, by
+        radius_x, along_x = _window(x, (xu - x * wu) * inverse_w, (xv - x * wv) * inverse_w, visible, axis_x, how)
+        radius_y, along_y = _window(y, (yu - y * wu) * inverse_w, (yv - y * wv) * inverse_w, visible, axis_y, how)
         if INTERPOLATION == "nearest":
-            red, green, blue = _weighted_mean(photo, along_x, along_y, 1, 1, INTERPOLATION, PADDING, True)
+            red, green, blue = _weighted_mean(photo, along_x, along_y, 1, 1, how, True)
         elif INTERPOLATION == "bilinear":
-            red, green, blue = _weighted_mean(photo, along_x, along_y, 2, 2, INTERPOLATION, PADDING, True)
+            red, green, blue = _weighted_mean(photo, along_x, along_y, 2, 2, how, True)
         else:
             widest_x, widest_y = tl.reduce((radius_x, radius_y), 0, _larger)
             if (widest_x <= 2) & (widest_y <= 2):
-                red, green, blue = _weighted_mean(photo, along_x, along_y, 4, 4, INTERPOLATION, PADDING, True)
+                red, green, blue = _weighted_mean(photo, along_x, along_y, 4, 4, how, True)
             else:
                 count_x = tl.ceil(2 * widest_x).to(tl.int32)
                 count_y = tl.ceil(2 * widest_y).to(tl.int32)
-                red, green, blue = _weighted_mean(
-                    photo, along_x, along_y, count_x, count_y, INTERPOLATION, PADDING, False
-                )
+                red, green, blue = _weighted_mean(photo, along_x, along_y, count_x, count_y, how, False)
         red, green, blue = tl.where(visible, red, 0.0), tl.where(visible, green, 0.0), tl.where(visible, blue, 0.0)
         if HAS_COLOR:
             red, green, blue = (
@@ -157,36 +156,19 @@ def _warp_kernel(
                 to_blue[0] * red + to_blue[1] * green + to_blue[2] * blue + to_blue[3],
             )
         # Interleaved before the store, so that neighbouring threads write neighbouring values.
-        red, green, blue = (
-            red.to(out_ptr.dtype.element_ty),
-            green.to(out_ptr.dtype.element_ty),
-            blue.to(out_ptr.dtype.element_ty),
-        )
         values = tl.reshape(tl.join(tl.join(red, blue), tl.join(green, green)), (PIXELS, 4))
         channel = tl.arange(0, 4)[None, :]
         out_pointers = out_ptr + ((row * out_width + column) * 3)[:, None] + channel
-        tl.store(out_pointers, values, inside[:, None] & (channel < 3))
+        tl.store(out_pointers, values.to(out_ptr.dtype.element_ty), inside[:, None] & (channel < 3))
 
 
 @triton.jit
-def _load_row(pointer):
-    """Three float64 scalars."""
-    return (
-        tl.load(pointer).to(tl.float64),
-        tl.load(pointer + 1).to(tl.float64),
-        tl.load(pointer + 2).to(tl.float64),
-    )
-
-
-@triton.jit
-def _load_color(pointer):
-    """Four float32 scalars."""
-    return (
-        tl.load(pointer).to(tl.float32),
-        tl.load(pointer + 1).to(tl.float32),
-        tl.load(pointer + 2).to(tl.float32),
-        tl.load(pointer + 3).to(tl.float32),
-    )
+def _load(pointer, COUNT: tl.constexpr, dtype: tl.constexpr):
+    """COUNT scalars that follow each other."""
+    values = ()
+    for i in tl.static_range(COUNT):
+        values += (tl.load(pointer + i).to(dtype),)
+    return values
 
 
 @triton.jit
@@ -206,28 +188,27 @@ def _relative(nu, nv, n1, wu, wv, w1, size, PADDING: tl.constexpr):
 
 
 @triton.jit
-def _filter(along_u, along_v, visible, INTERPOLATION: tl.constexpr):
-    """Radius in input pixels, and the coefficients a and b of the antialias filter, see `filter.py`."""
-    if INTERPOLATION == "antialias":
+def _window(place, along_u, along_v, visible, axis, how):
+    """What an output pixel sees along one axis: the radius in input pixels, and what `_tap` needs.
+
+    place: relative to the start of the axis; along_u, along_v: how it changes from one output pixel to the next.
+    """
+    start, cell, period, inverse_period = axis
+    if how.interpolation == "antialias":  # see `filter.py`
         footprint = tl.sqrt(along_u * along_u + along_v * along_v)
         footprint = tl.where(visible, tl.minimum(tl.maximum(footprint, 1.0), MAX_FOOTPRINT), 1.0)
         v = tl.maximum(1 / footprint, MIN_V)
         radius = tl.maximum(footprint * RADIUS_SLOPE + RADIUS_OFFSET, footprint * RADIUS_PER_FOOTPRINT)
-        return tl.maximum(radius, MIN_RADIUS), v * (v * A2 + A1) + A0, v * (v * B2 + B1) + B0
+        radius, a, b = tl.maximum(radius, MIN_RADIUS), v * (v * A2 + A1) + A0, v * (v * B2 + B1) + B0
     else:
-        return 1.0, 0.0, 0.0
-
-
-@triton.jit
-def _first_tap(place, cell, period, inverse_period, radius, INTERPOLATION: tl.constexpr, PADDING: tl.constexpr):
-    """Along one axis, the index of the first pixel of the window, and how far its centre is from the place."""
-    place = tl.minimum(tl.maximum(place, -FAR), FAR)  # finite from here on, so that every index is one
-    before = tl.floor(place) - 1 if INTERPOLATION == "nearest" else tl.floor(place - (radius + 0.5))
+        radius, a, b = 1.0, 0.0, 0.0
+    place = tl.minimum(tl.maximum(place + start, -FAR), FAR)  # finite from here on, so that every index is one
+    before = tl.floor(place) - 1 if how.interpolation == "nearest" else tl.floor(place - (radius + 0.5))
     distance = before - place + 1.5
     first = before + (cell + 1)
-    if PADDING == "reflection":
+    if how.padding == "reflection":
         first -= tl.floor((first + 0.5) * inverse_period) * period
-    return first, distance
+    return radius, (first, period, inverse_period, distance, 1 / radius, a, b)
 
 
 @triton.jit
@@ -236,27 +217,14 @@ def _larger(a, b, c, d):
 
 
 @triton.jit
-def _weighted_mean(
-    photo,
-    along_x,
-    along_y,
-    count_x,
-    count_y,
-    INTERPOLATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    UNROLLED: tl.constexpr,
-):
+def _weighted_mean(photo, along_x, along_y, count_x, count_y, how, UNROLLED: tl.constexpr):
     """The weighted mean of count_y x count_x pixels: red, green and blue, uint8 already divided by 255."""
     zero = tl.full(along_x[0].shape, 0, tl.float32)
     sums = zero, zero, zero, zero, zero
-    if UNROLLED:
-        for i in tl.static_range(count_y):
-            sums = _add_row(sums, i, photo, along_x, along_y, count_x, INTERPOLATION, PADDING, UNROLLED)
-    else:
-        for i in range(count_y):
-            sums = _add_row(sums, i, photo, along_x, along_y, count_x, INTERPOLATION, PADDING, UNROLLED)
+    for i in (tl.static_range if UNROLLED else tl.range)(count_y):
+        sums = _add_row(sums, i, photo, along_x, along_y, count_x, how, UNROLLED)
     red, green, blue, total_x, total_y = sums
-    if INTERPOLATION == "antialias":
+    if how.interpolation == "antialias":
         scale = 1 / (total_x * total_y)
         red, green, blue = red * scale, green * scale, blue * scale
     if photo[0].dtype.element_ty == tl.uint8:
@@ -265,69 +233,36 @@ def _weighted_mean(
 
 
 @triton.jit
-def _add_row(
-    sums,
-    i,
-    photo,
-    along_x,
-    along_y,
-    count_x,
-    INTERPOLATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    UNROLLED: tl.constexpr,
-):
+def _add_row(sums, i, photo, along_x, along_y, count_x, how, UNROLLED: tl.constexpr):
     """Add the i-th row of pixels to (red, green, blue, total_x, total_y)."""
-    weight, index, inside = _tap(i, along_y, INTERPOLATION, PADDING, UNROLLED)
+    weight, index, inside = _tap(i, along_y, how, UNROLLED)
     pointer = photo[0] + index.to(tl.int64) * photo[1]
     zero = tl.full(along_x[0].shape, 0, tl.float32)
     row = zero, zero, zero, zero
-    if UNROLLED:
-        for j in tl.static_range(count_x):
-            row = _add_pixel(row, j, pointer, inside, along_x, INTERPOLATION, PADDING, UNROLLED)
-    else:
-        for j in range(count_x):
-            row = _add_pixel(row, j, pointer, inside, along_x, INTERPOLATION, PADDING, UNROLLED)
+    for j in (tl.static_range if UNROLLED else tl.range)(count_x):
+        row = _add_pixel(row, j, pointer, inside, along_x, how, UNROLLED)
     return sums[0] + weight * row[0], sums[1] + weight * row[1], sums[2] + weight * row[2], row[3], sums[4] + weight
 
 
 @triton.jit
-def _add_pixel(
-    row,
-    j,
-    pointer,
-    inside,
-    along_x,
-    INTERPOLATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    UNROLLED: tl.constexpr,
-):
+def _add_pixel(row, j, pointer, inside, along_x, how, UNROLLED: tl.constexpr):
     """Add the j-th pixel of a row to (red, green, blue, total)."""
-    weight, index, inside_x = _tap(j, along_x, INTERPOLATION, PADDING, UNROLLED)
+    weight, index, inside_x = _tap(j, along_x, how, UNROLLED)
     pointer += index * 3
-    if PADDING == "zeros":
-        inside = inside & inside_x
-        red, green, blue = (
-            tl.load(pointer, inside, 0),
-            tl.load(pointer + 1, inside, 0),
-            tl.load(pointer + 2, inside, 0),
-        )
-    else:
-        red, green, blue = tl.load(pointer), tl.load(pointer + 1), tl.load(pointer + 2)
-    return (
-        row[0] + weight * red.to(tl.float32),
-        row[1] + weight * green.to(tl.float32),
-        row[2] + weight * blue.to(tl.float32),
-        row[3] + weight,
-    )
+    mask, other = (inside & inside_x, 0) if how.padding == "zeros" else (None, None)
+    red = row[0] + weight * tl.load(pointer, mask, other).to(tl.float32)
+    green = row[1] + weight * tl.load(pointer + 1, mask, other).to(tl.float32)
+    blue = row[2] + weight * tl.load(pointer + 2, mask, other).to(tl.float32)
+    return red, green, blue, row[3] + weight
 
 
 @triton.jit
-def _tap(k, along, INTERPOLATION: tl.constexpr, PADDING: tl.constexpr, UNROLLED: tl.constexpr):
+def _tap(k, along, how, UNROLLED: tl.constexpr):
     """The k-th pixel along one axis: its weight, its index (never outside the photo), whether it was inside."""
     first, period, inverse_period, distance, inverse_radius, a, b = along
-    if INTERPOLATION == "nearest":
+    if how.interpolation == "nearest":
         weight = 1.0
-    elif INTERPOLATION == "bilinear":
+    elif how.interpolation == "bilinear":
         weight = 1 - tl.abs(distance + k)
     else:
         z = (distance + k) * inverse_radius
@@ -337,7 +272,7 @@ def _tap(k, along, INTERPOLATION: tl.constexpr, PADDING: tl.constexpr, UNROLLED:
     centre = first + (k + 0.5)
     last = 0.5 * period - 0.5
     inside = (centre > 0) & (centre <= last)
-    if PADDING == "reflection":
+    if how.padding == "reflection":
         if not UNROLLED:  # many pixels may be mirrored more than once; the first few after `first` are not
             centre -= tl.floor(centre * inverse_period) * period
         centre = tl.minimum(tl.abs(tl.minimum(centre, period - centre)), last)
@@ -362,15 +297,7 @@ TILES = {  # two pixels per thread, or one where a pixel needs many registers
 }
 
 
-def warp(
-    images: Tensor | Sequence[Tensor],
-    matrix: Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Not differentiable; nothing waits for the GPU.
 
     Images whose rows or pixels are not contiguous are copied first, which is one more kernel for a batch. matrix and
@@ -379,7 +306,7 @@ def warp(
     Raises:
         TypeError: float64 images or output.
     """
-    height, width = size
+    (height, width), (interpolation, padding, color, dtype) = size, how
     device = images[0].device if len(images) else matrix.device
     out = torch.empty(len(images), height, width, 3, dtype=dtype, device=device)
     if not len(images):
@@ -404,7 +331,7 @@ def warp(
     return out.permute(0, 3, 1, 2)
 
 
-def _table(images: Tensor | Sequence[Tensor]) -> Tensor:
+def _table(images: Images) -> Tensor:
     """Where the images are: int64 [B, 3], (address, height, width)."""
     if not isinstance(images, Tensor):
         return torch.tensor([(image.data_ptr(), *image.shape[:2]) for image in images])

@@ -16,34 +16,25 @@ Pixels outside the photo are found by the padding rule. The result goes through 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fastaug.warping.filter import MAX_FOOTPRINT, Weight, antialias_weight
 from fastaug.warping.footprint import footprints, sampling_matrix
+from fastaug.warping.warp import How, Images
 
 
-def warp(
-    images: Tensor | Sequence[Tensor],
-    matrix: Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Differentiable in float images, matrix and color."""
-    height, width = size
-    device = images[0].device if len(images) else matrix.device
+    interpolation, padding, color, dtype = how
+    samplings = sampling_matrix(matrix.to(images[0].device))
     out = [
         _warp_one(image, sampling, size, interpolation, padding)
-        for image, sampling in zip(images, sampling_matrix(matrix.to(device)), strict=True)
+        for image, sampling in zip(images, samplings, strict=True)
     ]
-    result = torch.stack(out) if out else torch.zeros(0, height, width, 3, dtype=torch.float64, device=device)
+    result = torch.stack(out)
     if color is not None:
-        color = color.to(device).double()
+        color = color.to(result.device).double()
         result = torch.einsum("bhwc,bdc->bhwd", result, color[:, :, :3]) + color[:, None, None, :, 3]
     return result.to(dtype).permute(0, 3, 1, 2)
 
@@ -78,13 +69,8 @@ def _sample_points(sampling: Tensor, size: tuple[int, int]) -> tuple[Tensor, Ten
         x, y, footprint_x, footprint_y: float64 [height, width] each, input pixels; x and y are not finite beyond the
         horizon.
     """
-    height, width = size
-    v, u = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64, device=sampling.device) + 0.5,
-        torch.arange(width, dtype=torch.float64, device=sampling.device) + 0.5,
-        indexing="ij",
-    )
-    x, y, w = (row[0] * u + row[1] * v + row[2] for row in sampling)
+    v, u = (torch.arange(count, dtype=torch.float64, device=sampling.device) + 0.5 for count in size)
+    x, y, w = (row[0] * u + row[1] * v[:, None] + row[2] for row in sampling)
     w = torch.where(w > 0, w, torch.nan)
     x, y = x / w, y / w
     return x, y, *footprints(sampling, torch.stack([x, y], -1), w).unbind(-1)

@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Images = Tensor | Sequence[Tensor]
+How = tuple[str, str, Tensor | None, torch.dtype]  # interpolation, padding, color, dtype: see `warp`
 
 Interpolation = Literal["antialias", "bilinear", "nearest"]
 Padding = Literal["reflection", "border", "zeros"]
@@ -62,17 +62,10 @@ def warp(
     _one_of("interpolation", interpolation, INTERPOLATIONS)
     _one_of("padding", padding, PADDINGS)
     _one_of("backend", backend, BACKENDS)
-    if dtype not in DTYPES:
-        raise ValueError(f"warp: expected dtype to be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
-    if matrix.shape != (count, 3, 3) or not matrix.is_floating_point():
-        raise ValueError(
-            f"warp: expected a float matrix [{count}, 3, 3] for {count} images, got "
-            f"{matrix.dtype} {list(matrix.shape)}. Draw the parameters for the same batch."
-        )
-    if color is not None and (color.shape != (count, 3, 4) or not color.is_floating_point()):
-        raise ValueError(
-            f"warp: expected a float color [{count}, 3, 4] for {count} images, got {color.dtype} {list(color.shape)}."
-        )
+    _one_of("dtype", dtype, DTYPES)
+    check_matrices("warp", "matrix", matrix, (count, 3, 3))
+    if color is not None:
+        check_matrices("warp", "color", color, (count, 3, 4))
     tensors = [batch] if isinstance(batch, Tensor) else list(batch)
     needs_grad = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (*tensors, matrix, color) if tensor is not None
@@ -81,32 +74,26 @@ def warp(
         traced: Tensor = _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
         return traced
     run: Callable[..., Tensor] = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
-    return run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad)
+    how: How = interpolation, padding, color, dtype
+    return run(batch, matrix, (height, width), *how, backend=backend, needs_grad=needs_grad)
 
 
-def _run(
-    batch: Images,
-    matrix: Tensor,
-    size: tuple[int, int],
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-    backend: str,
-    needs_grad: bool,
-) -> Tensor:
+def _run(batch: Images, matrix: Tensor, size: tuple[int, int], *how: *How, backend: str, needs_grad: bool) -> Tensor:
     """What of `warp` depends on the machine and on the values of the matrix, and so has no place in a graph."""
     if matrix.device.type == "cpu" and len(batch):
         _check_invertible(matrix)
     first = batch if isinstance(batch, Tensor) else next(iter(batch), torch.empty(0, device=matrix.device))
-    device, double = first.device.type, torch.float64 in (dtype, first.dtype)
+    device, dtype = first.device.type, how[-1]
+    double = torch.float64 in (dtype, first.dtype)
     name, _ = choose_backend(device, needs_grad, double, HAS_TRITON)
     if backend not in ("auto", name):
         _refuse_backend(backend, device, needs_grad, double)
         name = backend
     if not len(batch):
         return torch.empty(0, *size, 3, dtype=dtype, device=first.device).permute(0, 3, 1, 2)
-    out: Tensor = _backend(name).warp(batch, matrix, size, interpolation, padding, color, dtype)
+    # Numba and Triton are imported when they are first needed.
+    module = importlib.import_module(f"fastaug.warping.{'gpu' if name == 'triton' else name}")
+    out: Tensor = module.warp(batch, matrix, size, *how)
     return out
 
 
@@ -124,23 +111,14 @@ def _warp_op(
 ) -> Tensor:
     """`warp` as a node of a graph. images: one batch [B, H, W, 3], or images [H, W, 3]. Eager calls go past it."""
     batch = images[0] if len(images) == 1 and images[0].dim() == 4 else images
-    return _run(batch, matrix, (height, width), interpolation, padding, color, dtype, backend, needs_grad=False)
+    how: How = interpolation, padding, color, dtype
+    return _run(batch, matrix, (height, width), *how, backend=backend, needs_grad=False)
 
 
 @_warp_op.register_fake
-def _warp_fake(
-    images: Sequence[Tensor],
-    matrix: Tensor,
-    height: int,
-    width: int,
-    interpolation: str,
-    padding: str,
-    color: Tensor | None,
-    dtype: torch.dtype,
-    backend: str,
-) -> Tensor:
+def _warp_fake(images: Sequence[Tensor], matrix: Tensor, height: int, width: int, *how: Any) -> Tensor:
     """What tracing needs to know of the result: shape, dtype, device and strides."""
-    device = images[0].device if images else matrix.device
+    dtype, device = how[3], images[0].device if images else matrix.device
     return matrix.new_empty((matrix.shape[0], height, width, 3), dtype=dtype, device=device).permute(0, 3, 1, 2)
 
 
@@ -178,12 +156,6 @@ def _refuse_backend(backend: str, device: str, needs_grad: bool, double: bool) -
     if needs_grad or double:
         what = "gradients" if needs_grad else "float64"
         raise RuntimeError(f"warp: backend {backend!r} does not do {what}. Use backend='reference'.")
-
-
-def _backend(name: str) -> ModuleType:
-    """Numba and Triton are imported when they are first needed."""
-    module = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}[name]
-    return importlib.import_module(f"fastaug.warping.{module}")
 
 
 def output_size(where: str, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -229,9 +201,18 @@ def _check_dtype(where: str, images: Tensor, expected: str) -> None:
         raise TypeError(f"{where}: expected {expected}, got {images.dtype}. Convert with .to(torch.uint8).")
 
 
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
-        raise ValueError(f"warp: expected {name} to be one of {', '.join(allowed)}, got {value!r}.")
+        raise ValueError(f"warp: expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}.")
+
+
+def check_matrices(where: str, name: str, value: Tensor, shape: tuple[int, ...], what: str = "images") -> None:
+    """Raise unless there is a matrix of floats for each image."""
+    if value.shape != shape or not value.is_floating_point():
+        raise ValueError(
+            f"{where}: expected a float {name} {list(shape)} for {shape[0]} {what}, got {value.dtype} "
+            f"{list(value.shape)}. Draw the parameters for the same batch."
+        )
 
 
 def _check_invertible(matrix: Tensor) -> None:
@@ -244,6 +225,3 @@ def _check_invertible(matrix: Tensor) -> None:
             f"warp: expected invertible matrices, got {matrix[row].tolist()} for image {row}, which is singular or not "
             "finite."
         )
-
-
-__all__ = ["warp"]

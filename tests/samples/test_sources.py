@@ -224,6 +224,10 @@ def test_a_link_to_an_image_is_not_left_out_in_silence(tmp_path: Path) -> None:
         fa.Samples.from_tar(tmp_path / "link.tar")
 
 
+def test_a_place_before_which_no_header_fits(shard: Path) -> None:
+    assert "no member of 3 bytes at byte 3" in str(read_bytes(f"{shard}//a.jpg@3+3"))
+
+
 def test_an_archive_that_was_written_anew_after_it_was_indexed(shard: Path) -> None:
     samples, whole = fa.Samples.from_tar(shard), shard.read_bytes()
     assert contents(samples) == [b"A" * 511, b"B" * 512, b"C" * 513]
