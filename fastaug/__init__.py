@@ -1,8 +1,6 @@
 """fastaug: image files to augmented training batches, with one interpolation and one GPU kernel per batch."""
 
 import importlib
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,10 +39,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where the public names live, read from the imports above, so that each stands here once. They are for type checkers:
-# here a name is imported when it is first used, since torch alone takes a second.
-_IMPORT = re.compile(r"^    from (fastaug\S+) import \w+ as (\w+)$", re.MULTILINE)
-_HOME = {name: module for module, name in _IMPORT.findall(Path(__file__).read_text(encoding="utf-8"))}
+# The public names and where they live. Each is imported when it is first used: torch alone takes a second.
+_NAMES = {
+    "augment.augment": ("Augment", "Operator", "Params"),
+    "augment.color": ("IMAGENET", "INCEPTION"),
+    "augment.fastai_names": ("aug_transforms",),
+    "augment.operators": (
+        *("ColorJitter", "RandomDihedral", "RandomErasing", "RandomHorizontalFlip", "RandomPerspective"),
+        *("RandomResizedCrop", "RandomRotation", "RandomVerticalFlip", "RandomZoom"),
+    ),
+    "augment.targets": ("inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
+    "loading.loader": ("BadFileError", "BatchInfo", "ImageLoader"),
+    "samples.samples": ("Samples",),
+    "training.callbacks": ("KeepBest",),
+    "training.inference": ("Predictor", "load_classifier"),
+    "training.interpretation": ("Interpretation",),
+    "training.learner": ("Learner",),
+    "training.losses": ("BinaryCrossEntropy",),
+    "training.models": ("classifier",),
+    "training.rates": ("slice_rates",),
+    "warping.warp": ("warp",),
+}
+_HOME = {name: f"fastaug.{module}" for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 
