@@ -61,7 +61,7 @@ def plain_loop(job: Job) -> Passes:
         photos = decoder.decode([file.read_bytes() for file in files])
         centred = Draws(torch.full((len(files), 2), 0.5), PRESIZE, None)
         squares = Resize().resizing(photos, [None] * len(files), centred)
-        decoder.resize(photos, squares, [torch.from_numpy(image) for image in batch[first : first + len(files)]])
+        decoder.resize(photos, squares, list(batch[first : first + len(files)]))
 
     def one_pass() -> Iterator[Any]:
         step, pending = decoders[0].chunk_size, deque[Any]()

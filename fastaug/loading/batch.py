@@ -112,7 +112,7 @@ class BatchMaker:
         contents: Sequence[bytes | str],
         needs: Sequence[Need | None],
         draws: Draws,
-        buffer: Tensor | None,
+        buffer: np.ndarray | None,
         decoder: Decoder,
         rows: range,
     ) -> tuple[list[Photo | str], torch.cuda.Event | None]:
@@ -137,7 +137,9 @@ class BatchMaker:
             ready = None if decoder.stream is None else decoder.stream.record_event()
         return list(outcomes.values()), ready
 
-    def _gather(self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: Tensor | None) -> Batch:
+    def _gather(
+        self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: np.ndarray | None
+    ) -> Batch:
         """One batch of what is good."""
         rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)]
         photos = [outcome for outcome in outcomes if isinstance(outcome, Photo)]
@@ -147,11 +149,11 @@ class BatchMaker:
         matrix = draws.matrix(sizes)
         warp_params = None
         if params is not None:
-            to_photos = torch.stack([photo.matrix for photo in photos]) if photos else matrix
+            to_photos = torch.from_numpy(np.array([photo.matrix for photo in photos]).reshape(-1, 3, 3))
             warp_params = replace(params, matrix=(matrix @ torch.linalg.inv(to_photos)).float())
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
         if buffer is not None:
-            images = buffer if len(rows) == len(buffer) else buffer[rows]
+            images = torch.from_numpy(buffer if len(rows) == len(buffer) else buffer[rows])
         elif not photos:
             images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8, device=self.device)
         targets = self.targets[indices[rows]]

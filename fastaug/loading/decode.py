@@ -152,14 +152,14 @@ class Decoder:
         return [outcomes[position] for position in range(len(files))]
 
     def resize(
-        self, photos: Sequence[Photo], resizing: Resizing, out: Sequence[torch.Tensor] | None = None
+        self, photos: Sequence[Photo], resizing: Resizing, out: Sequence[np.ndarray] | None = None
     ) -> list[Photo]:
         """Resize a box of some photos with the Lanczos filter, in one interpolation.
 
         Args:
             photos: of this decoder.
             resizing: which of them, which box of each, and to which size.
-            out: on a CPU, memory for the new pixels: tensors uint8 [height, width, 3], C-contiguous.
+            out: on a CPU, memory for the new pixels: arrays uint8 [height, width, 3], C-contiguous.
         Returns:
             All photos, those that were not resized as they were. On a GPU the pixels are ready for the calling thread's
             current stream.
@@ -176,14 +176,14 @@ class Decoder:
         if self.stream is not None:
             return resizing.apply(photos, self._resize_with_dali(images, boxes, resizing.sizes))
         if out is None:
-            out = [torch.from_numpy(np.empty((height, width, 3), np.uint8)) for height, width in resizing.sizes]
+            out = [np.empty((height, width, 3), np.uint8) for height, width in resizing.sizes]
         with self._running():
             self._resize_each(images, boxes, out)
-        return resizing.apply(photos, out)
+        return resizing.apply(photos, [torch.from_numpy(pixels) for pixels in out])
 
-    def _resize_each(self, images: Sequence[torch.Tensor], boxes: np.ndarray, out: Sequence[torch.Tensor]) -> None:
+    def _resize_each(self, images: Sequence[torch.Tensor], boxes: np.ndarray, out: Sequence[np.ndarray]) -> None:
         pixels = (np.ascontiguousarray(image.numpy()) for image in images)
-        work = [pixels, map(tuple, boxes.tolist()), (part.numpy() for part in out)]
+        work = [pixels, map(tuple, boxes.tolist()), out]
         if self._resizers is None:
             for arguments in zip(*work, strict=True):
                 self._resize(*arguments)
@@ -444,4 +444,4 @@ def _photo(pixels: torch.Tensor, need: Need | None) -> Photo | str:
     first, _, last, _ = need.part if _saves_time(need) else (0, 0, need.size[1], 0)
     if pixels.shape[:2] != (need.size[0], last - first):
         return f"its header says {need.size[1]} × {need.size[0]} pixels (width × height), which it does not have"
-    return Photo.columns(pixels, first, need.size)
+    return Photo.columns(pixels, first, need.size) if _saves_time(need) else Photo.whole(pixels)

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastaug.loading.draws import Draws
 from fastaug.loading.lanczos import reach
@@ -32,7 +31,7 @@ class Mode(Protocol):
         """Which photos are resized before the warp; where a need was not known before, the photo is whole."""
         ...
 
-    def buffer(self, draws: Draws) -> Tensor | None:
+    def buffer(self, draws: Draws) -> np.ndarray | None:
         """Memory for what is resized, uint8 [B, height, width, 3], if every photo is, and to one size."""
         ...
 
@@ -57,13 +56,13 @@ class Resize:
 
     def resizing(self, photos: Sequence[Photo], needs: Sequence[Need | None], draws: Draws) -> Resizing:
         x0, y0, side = draws.square(torch.tensor([photo.size for photo in photos]).reshape(-1, 2))
-        shift = torch.tensor([photo.matrix[:2, 2].tolist() for photo in photos], dtype=torch.float64).reshape(-1, 2)
-        boxes = torch.stack([x0 + shift[:, 0], y0 + shift[:, 1], side, side], 1)
+        shift = torch.tensor([photo.matrix[0, 2] for photo in photos], dtype=torch.float64)  # of cut-out columns
+        boxes = torch.stack([x0 + shift, y0, side, side], 1)
         return Resizing([*range(len(photos))], boxes, [(draws.presize, draws.presize)] * len(photos))
 
-    def buffer(self, draws: Draws) -> Tensor | None:
+    def buffer(self, draws: Draws) -> np.ndarray | None:
         # NumPy asks for huge pages, torch does not, and fresh memory is paid for page by page.
-        return torch.from_numpy(np.empty((len(draws), draws.presize, draws.presize, 3), np.uint8))
+        return np.empty((len(draws), draws.presize, draws.presize, 3), np.uint8)
 
 
 class Direct:
@@ -99,7 +98,7 @@ class Direct:
         ]
         return Resizing(rows, boxes, shrunk)
 
-    def buffer(self, draws: Draws) -> Tensor | None:
+    def buffer(self, draws: Draws) -> np.ndarray | None:
         return None
 
 
