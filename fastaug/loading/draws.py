@@ -32,8 +32,11 @@ class Draws:
         return len(self.position)
 
     def __getitem__(self, rows: Sequence[int]) -> Draws:
-        """Those of some rows, without each operator's own parameters: this is called for each chunk."""
-        index, params = torch.tensor(rows, dtype=torch.int64), self.params
+        """Those of some rows, which grow, without each operator's own parameters: this is called for each chunk."""
+        index: slice | Tensor = torch.tensor(rows, dtype=torch.int64)
+        if rows and len(rows) == rows[-1] + 1 - rows[0]:  # one after the other: views, no copies
+            index = slice(rows[0], rows[-1] + 1)
+        params = self.params
         if params is not None:
             params = Params(params.matrix[index], params.color[index], size=params.size)
         return Draws(self.position[index], self.presize, params)
