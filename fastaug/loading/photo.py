@@ -19,8 +19,8 @@ class Photo:
 
     Attributes:
         pixels: uint8 [h, w, 3], RGB, on the loader's device.
-        matrix: float64 [3, 3] of NumPy, which is quicker with one, pixels of the upright original -> these pixels,
-            corner-origin.
+        matrix: float64 [3, 3], pixels of the upright original -> these pixels, corner-origin. An array: a tensor costs
+            more for so few numbers.
         size: (height, width) of the upright original.
     """
 
