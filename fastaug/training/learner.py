@@ -159,7 +159,7 @@ class Learner(Engine):
                 finally:
                     self._seen = []  # also where the epoch was interrupted: it is not continued here
                 if self.valid_loader is not None:
-                    LoaderAdapter(self.valid_loader).set_epoch(self.epoch)  # it may have a schedule of sizes
+                    LoaderAdapter(self.valid_loader).follow(self.epoch)
                     row |= {"valid_loss" if name == "loss" else name: value for name, value in self.validate().items()}
                 row["seconds"] = time.monotonic() - start
                 self.history.epochs.append(row)

@@ -39,6 +39,11 @@ class LoaderAdapter:
     def set_epoch(self, epoch: int) -> None:
         getattr(self.loader, "set_epoch", lambda epoch: None)(epoch)
 
+    def follow(self, epoch: int) -> None:
+        """As `set_epoch`, of a loader for validation: only where its sizes go by a schedule of the epochs."""
+        if getattr(self.loader, "schedule", None) is not None:
+            self.set_epoch(epoch)
+
     def position(self) -> dict[str, Any] | None:
         """Where it stands, for `go_to`; None: it does not know."""
         return getattr(self.loader, "state_dict", lambda: None)()
