@@ -44,8 +44,8 @@ from fastaug.loading.photo import Need, Photo, Resizing, Size
 # How far a box may reach over the edge of its photo: rounding, not geometry.
 EDGE_TOLERANCE_PX = 0.01
 
-# Pixels beside the columns that are wanted, from which on it saves time to leave them out: DALI's way of doing that costs
-# something for every photo, as much as decoding about these.
+# Pixels beside the columns that are wanted, from which on it saves time to leave them out: DALI's way of doing that
+# costs something for every photo, as much as decoding about these.
 MIN_PIXELS_LEFT_OUT = 250_000
 
 # Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
