@@ -104,8 +104,8 @@ def pixels_of(photos: list[Photo]) -> list[Tensor]:
 
 def squares(top_left_xy: Any, side: Any, size: int) -> Resizing:
     """A square of each photo, resized to size × size."""
-    corners, sides = (torch.as_tensor(np.asarray(part), dtype=torch.float64) for part in (top_left_xy, side))
-    boxes = torch.cat([corners.reshape(-1, 2), sides[:, None], sides[:, None]], 1)
+    corners, sides = np.asarray(top_left_xy, np.float64).reshape(-1, 2).tolist(), np.asarray(side, np.float64).tolist()
+    boxes = [(x, y, extent, extent) for (x, y), extent in zip(corners, sides, strict=True)]
     return Resizing([*range(len(boxes))], boxes, [(size, size)] * len(boxes))
 
 

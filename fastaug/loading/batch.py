@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fastaug.augment.augment import Augment, Params
-from fastaug.loading.decode import Decoder
 from fastaug.loading.draws import Draws
-from fastaug.loading.header import upright_size
+from fastaug.loading.header import likely_size
 from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Need, Photo
 from fastaug.loading.stats import Observer
@@ -45,7 +44,7 @@ class Batch:
     """What the background threads hand over: B images, without the bad ones.
 
     Attributes:
-        targets: pinned where the device is a GPU.
+        targets: pinned where there is a GPU.
         bad: row of the samples -> reason.
         images: what the warp reads.
         warp_params: `info.params`, but for these images instead of presized ones.
@@ -74,49 +73,48 @@ class BatchMaker:
     samples: Samples
     targets: Tensor
     mode: Mode
-    device: torch.device
     draw: Callable[[np.ndarray], Draws]
     workers: Workers
     observer: Observer
 
     def make(self, indices: np.ndarray) -> Batch:
         """The batch of some rows of the samples."""
-        observer = self.observer
+        observer, decoder = self.observer, self.workers.decoder
         with observer.stage("draw", len(indices)) as tell:
             draws = self.draw(indices)
             tell(draws)
         with observer.stage("read", len(indices)) as tell:
             contents = self.workers.read([self.samples.paths[row] for row in indices])
             tell(contents)
-        # A GPU's decoder decodes whole photos: nothing need be known before.
-        needs = [None] * len(indices) if self.device.type == "cuda" else self._needs(contents, draws)
-        buffer = None if self.device.type == "cuda" else self.mode.buffer(draws)
-        size = self.workers.decoders.chunk_size
-        rows = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
-        chunks = self.workers.decoders.map(partial(self._load_chunk, contents, needs, draws, buffer), rows)
-        batch = self._gather(indices, [outcome for outcomes, _ in chunks for outcome in outcomes], draws, buffer)
-        batch.ready = [ready for _, ready in chunks if ready]
+        needs = self._needs(contents, draws)
+        shape = self.mode.buffer_shape(draws) if decoder.device.type == "cpu" else None
+        buffer = None if shape is None else self.workers.memory.take(shape)
+        size = decoder.chunk_size
+        chunks = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
+        found = self.workers.decode(partial(self._load, contents, needs, draws, buffer), chunks)
+        batch = self._gather(indices, [outcome for outcomes, _ in found for outcome in outcomes], draws, buffer)
+        batch.ready = [ready for _, ready in found if ready]
         return batch
 
     def _needs(self, contents: Sequence[bytes | str], draws: Draws) -> list[Need | None]:
         """What is needed of each file; None where its header does not tell its size."""
-        sizes = {row: upright_size(content) for row, content in enumerate(contents) if isinstance(content, bytes)}
+        sizes = {row: likely_size(content) for row, content in enumerate(contents) if isinstance(content, bytes)}
         known = {row: size for row, size in sizes.items() if size is not None}
         needs: list[Need | None] = [None] * len(contents)
         for row, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
             needs[row] = need
         return needs
 
-    def _load_chunk(
+    def _load(
         self,
         contents: Sequence[bytes | str],
         needs: Sequence[Need | None],
         draws: Draws,
         buffer: np.ndarray | None,
-        decoder: Decoder,
         rows: range,
     ) -> tuple[list[Photo | str], torch.cuda.Event | None]:
         """Photos of some rows of a batch, or the reasons why there are none, and when they are ready."""
+        decoder = self.workers.decoder
         encoded = {row: content for row in rows if isinstance(content := contents[row], bytes)}
         outcomes: dict[int, Photo | str] = dict.fromkeys(rows, "the loader was stopped")
         outcomes |= {row: reason for row in rows if isinstance(reason := contents[row], str)}
@@ -128,14 +126,21 @@ class BatchMaker:
                 tell(found)
             outcomes |= zip(encoded, found, strict=True)
             photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
-            good = list(photos)
-            resizing = self.mode.resizing(list(photos.values()), [needs[row] for row in good], draws[good])
+            wanted = [self._need_of(photo, needs[row], draws, row) for row, photo in photos.items()]
+            resizing = self.mode.resizing(list(photos.values()), wanted, draws.presize)
             if len(resizing):
-                out = None if buffer is None else [buffer[row] for row in good]
+                out = None if buffer is None else [buffer[row] for row in photos]
                 with self.observer.stage("presize", len(resizing)):
-                    outcomes |= zip(good, decoder.resize(list(photos.values()), resizing, out), strict=True)
+                    outcomes |= zip(photos, decoder.resize(list(photos.values()), resizing, out), strict=True)
             ready = None if decoder.stream is None else decoder.stream.record_event()
         return list(outcomes.values()), ready
+
+    def _need_of(self, photo: Photo, need: Need | None, draws: Draws, row: int) -> Need:
+        """What was needed, unless the header told another size than the decoder, or none."""
+        if need is not None and need.size == photo.size:
+            return need
+        (need,) = self.mode.needs(draws[[row]], [photo.size])
+        return need
 
     def _gather(
         self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: np.ndarray | None
@@ -155,9 +160,9 @@ class BatchMaker:
         if buffer is not None:
             images = torch.from_numpy(buffer if len(rows) == len(buffer) else buffer[rows])
         elif not photos:
-            images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8, device=self.device)
+            images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8)
         targets = self.targets[indices[rows]]
-        targets = targets.pin_memory() if self.device.type == "cuda" else targets
+        targets = targets.pin_memory() if torch.cuda.is_available() else targets
         presize = draws.presize_matrix(sizes).float()
         info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, params)
         return Batch(info, targets, bad, images, warp_params, [])
@@ -167,11 +172,14 @@ def warp_batch(batch: Batch, augment: Augment | None, device: torch.device) -> t
     """The consumer's part: x and y on the device, by one warp on its current stream."""
     for event in batch.ready:
         torch.cuda.current_stream(device).wait_event(event)  # the stream waits, the host does not
+    images = batch.images
+    if device.type == "cuda":  # it warps; other devices get what the CPU warped
+        images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
     if augment is not None and batch.warp_params is not None:
-        x = augment.apply(batch.images, batch.warp_params)
+        x = augment.apply(images, batch.warp_params)
     else:
-        x = batch.images if isinstance(batch.images, Tensor) else torch.stack(list(batch.images))
-    return x, batch.targets.to(device, non_blocking=True)
+        x = images if isinstance(images, Tensor) else torch.stack(list(images))
+    return x.to(device), batch.targets.to(device, non_blocking=True)
 
 
 __all__ = ["Batch", "BatchInfo", "BatchMaker", "warp_batch"]

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from fastaug.machine import core_count
 from fastaug.samples.samples import Samples
@@ -39,10 +39,10 @@ def bad_files(
     found: dict[int, str] = {}
     left = list(range(len(samples)))
     while left:
-        left, at_once = _run(samples.paths, left, threads, False, found, done)
+        left, at_once = _run(samples.paths, left, threads, found, done)
         suspects, left = left[:at_once], left[at_once:]
         while suspects:  # alone, so that it is known which one was being decoded when the process ended
-            suspects, _ = _run(samples.paths, suspects, 1, True, found, done)
+            suspects, _ = _run(samples.paths, suspects, 1, found, done)
             if suspects:
                 found[suspects.pop(0)] = ENDS_THE_PROCESS
                 done(1)
@@ -53,7 +53,6 @@ def _run(
     paths: Sequence[str],
     rows: list[int],
     threads: int,
-    one_by_one: bool,
     found: dict[int, str],
     done: Callable[[int], None],
 ) -> tuple[list[int], int]:
@@ -63,7 +62,7 @@ def _run(
         The rows that it did not finish, in order, and how many of the first of them it may have begun.
     """
     left = dict.fromkeys(rows)
-    command = [sys.executable, "-m", "fastaug.loading.check", str(threads), str(int(one_by_one))]
+    command = [sys.executable, "-m", "fastaug.loading.check", str(threads)]
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as todo:
         todo.writelines(json.dumps([row, paths[row]]) + "\n" for row in rows)
         todo.seek(0)
@@ -72,12 +71,11 @@ def _run(
             try:
                 at_once = stdout.readline()
                 for line in stdout:
-                    reasons: dict[str, str | None] = json.loads(line)
-                    for row, reason in reasons.items():
-                        left.pop(int(row))
-                        if reason is not None:
-                            found[int(row)] = reason
-                    done(len(reasons))
+                    row, reason = json.loads(line)
+                    left.pop(row)
+                    if reason is not None:
+                        found[row] = reason
+                    done(1)
             finally:
                 process.kill()
         if not at_once:
@@ -86,41 +84,33 @@ def _run(
     return list(left), int(at_once)
 
 
-def _work(threads: int, one_by_one: bool, output: IO[str]) -> None:
-    """The other process: rows and paths come in, a line with the reasons goes out for each chunk."""
-    import torch
+def _work(threads: int, output: IO[str]) -> None:
+    """The other process: rows and paths come in, a line with row and reason goes out for each."""
+    from fastaug.loading.decode import make_decoder
+    from fastaug.loading.workers import Workers
 
-    from fastaug.loading.workers import DecoderPool
-
-    pool = DecoderPool(torch.device("cpu"), threads)
     lock = threading.Lock()
 
-    def look(decoder: Any, chunk: list[tuple[int, str]]) -> None:
-        reasons: dict[int, str | None] = dict.fromkeys(row for row, _ in chunk)
-        encoded = {}
-        for row, path in chunk:
-            content = read_bytes(path)
-            if isinstance(content, str):
-                reasons[row] = content
-            else:
-                encoded[row] = content
-        found = zip(encoded, decoder.decode(list(encoded.values())), strict=True)
-        reasons |= {row: outcome for row, outcome in found if isinstance(outcome, str)}
+    def look(file: tuple[int, str]) -> None:
+        row, path = file
+        content = read_bytes(path)
+        outcome = content if isinstance(content, str) else decoder.decode([content])[0]
+        reason = outcome if isinstance(outcome, str) else None
         with lock:
-            print(json.dumps(reasons), file=output, flush=True)
+            print(json.dumps([row, reason]), file=output, flush=True)
 
-    size = 1 if one_by_one else pool.chunk_size
-    print(size * pool.count, file=output, flush=True)
+    decoder = make_decoder("jpeg", num_threads=threads)
+    print(decoder.threads, file=output, flush=True)
     files = map(json.loads, sys.stdin)
-    while group := list(islice(files, size * 64)):
-        pool.map(look, [group[first : first + size] for first in range(0, len(group), size)])
-    pool.close()
+    with Workers(decoder, 1) as workers:
+        while group := list(islice(files, 64 * threads)):
+            workers.decode(look, group)
 
 
 if __name__ == "__main__":
     # Whatever else is printed, by a codec too, goes to stderr.
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    _work(int(sys.argv[1]), bool(int(sys.argv[2])), results)
+    _work(int(sys.argv[1]), results)
 
 __all__ = ["bad_files"]

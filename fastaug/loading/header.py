@@ -1,4 +1,7 @@
-"""What the bytes of an image tell without decoding it: its size, of JPEG and PNG, and where a JPEG's data ends."""
+"""What the bytes of an image tell without decoding it: its size, of JPEG and PNG, and the EXIF orientation of a JPEG.
+
+Nobody need believe it: a decoder finds out what the picture is.
+"""
 
 from __future__ import annotations
 
@@ -6,119 +9,139 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
+from fastaug.loading.orientation import upright_size
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
+JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF: baseline, progressive, lossless …
-_END, _SCAN = 0xD9, 0xDA
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-# What may follow a scan, beside the end: tables, comments, applications' data, another scan.
-_BETWEEN_SCANS = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}
-_EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
+_ORDINARY_FRAMES = {0xC0, 0xC1, 0xC2}  # with Huffman codes, baseline or progressive
+_SCAN, _APP0, _APP1, _APP14 = 0xDA, 0xE0, 0xE1, 0xEE
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
+_TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # Huffman, arithmetic conditioning, quantisation, restart interval
+_OTHERS = {0xDC, *range(0xE0, 0xF0), 0xFE}  # number of lines, applications' data, comments
+_EXIF, _XMP, _ORIENTATION, _SHORT = b"Exif\0\0", b"http://ns.adobe.com/xap/", 0x0112, 3
+_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
 class Header(NamedTuple):
-    """Height and width in pixels as they are stored, and the EXIF orientation, 1 for upright."""
+    """Of a JPEG or a PNG.
+
+    Attributes:
+        height, width: in pixels, as stored.
+        orientation: EXIF's, 1 for upright; 0: the header must be asked with more patience than this file has.
+        channels: of a JPEG; 0 of a PNG.
+        ordinary: a JPEG of 8 bits with 1 or 3 channels and Huffman codes, and without bytes that do not belong there:
+            what every decoder reads alike.
+    """
 
     height: int
     width: int
     orientation: int
+    channels: int
+    ordinary: bool
 
 
-def upright_size(content: bytes | memoryview) -> tuple[int, int] | None:
-    """(height, width) of an image that is certainly stored upright; None of others, and where it is not known."""
-    header = read_header(content)
-    return (header.height, header.width) if header and header.orientation == 1 else None
-
-
-def read_header(content: bytes | memoryview) -> Header | None:
-    """None for everything else than JPEG and PNG, and where there is any doubt.
+def read_header(content: bytes) -> Header | None:
+    """None for everything else than JPEG and PNG, and for headers that break off.
 
     Source: ITU-T T.81, annex B; Exif 2.32; the PNG specification, 2nd edition.
     """
     try:
         if content[:8] == _PNG:
-            height, width = reversed(struct.unpack_from(">II", content, 16))
-            return Header(height, width, 0)  # it may have an orientation too: not looked for
-        return _read_jpeg(content) if content[:2] == _JPEG else None
+            width, height = struct.unpack_from(">II", content, 16)
+            return Header(height, width, 0, 0, False)
+        return _read_jpeg(content) if content[:2] == JPEG else None
     except (IndexError, struct.error):  # it ends too early
         return None
 
 
-def scan_end(content: bytes | memoryview) -> int | None:
-    """Where a decoder stops to read a JPEG's scans: at the end marker, or at one that does not belong there.
+def likely_size(content: bytes) -> tuple[int, int] | None:
+    """(height, width) of an image turned upright, unless its header is not as it seems; None: it does not tell."""
+    header = read_header(content)
+    return None if header is None else upright_size(header.height, header.width, header.orientation)
 
-    None where there is no such marker, or no scan before it. In a whole file little or nothing follows the end marker;
-    some cameras append a second picture or a film.
+
+def without_metadata(content: bytes) -> bytes | None:
+    """A JPEG with what decodes it, and nothing else in its header; None where that cannot be told.
+
+    Metadata, bytes between segments and unknown versions are gone, whoever complains about them.
     """
-    start = _find_scan(content)
-    if start is None:
-        return None
-    data = np.frombuffer(content, np.uint8)
-    marks = np.flatnonzero(data[start:-1] == 0xFF) + start
-    kinds = data[marks + 1]
-    real = (kinds != 0x00) & (kinds != 0xFF) & ((kinds & 0xF8) != 0xD0)  # not a stuffed byte, a filler, a restart
-    place = start
-    for mark, kind in zip(marks[real].tolist(), kinds[real].tolist(), strict=True):
-        if mark < place:
-            continue  # within the segment before
-        if kind not in _BETWEEN_SCANS or mark + 4 > len(content):
-            return int(mark)
-        place = mark + 2 + struct.unpack_from(">H", content, mark + 2)[0]
-    return None
-
-
-def _segments(content: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
-    """(marker, where it begins, its length) of the parts of a JPEG's header, the first scan's the last."""
-    place, marker = 2, 0
-    while marker != _SCAN and content[place] == 0xFF:
-        marker = content[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-        elif marker in _WITHOUT_LENGTH:
-            place += 2
-        else:
-            (length,) = struct.unpack_from(">H", content, place + 2)
-            if length < 2:
-                return
-            yield marker, place, length
-            place += 2 + length
-
-
-def _find_scan(content: bytes | memoryview) -> int | None:
-    """Where the first scan's header begins."""
+    parts = [JPEG]
     try:
-        return next((place for marker, place, _ in _segments(content) if marker == _SCAN), None)
-    except (IndexError, struct.error):  # it ends too early
-        return None
-
-
-def _read_jpeg(content: bytes | memoryview) -> Header | None:
-    orientation = 1
-    for marker, place, length in _segments(content):
-        if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", content, place + 5)
-            return Header(height, width, orientation) if height and width else None
-        if marker == _END:  # before any size
-            return None
-        if marker == 0xE1 and content[place + 4 : place + 10] == _EXIF:
-            orientation = _orientation(content[place + 10 : place + 2 + length])
+        for marker, start, end in _segments(content):
+            if marker == _SCAN:
+                return b"".join([*parts, content[start:]])
+            if marker == _APP0 and content[start + 4 : start + 9] == b"JFIF\0":
+                parts.append(_JFIF)
+            elif marker == _APP14 and content[start + 4 : start + 9] == b"Adobe" and end - start >= 16:
+                code = content[start + 15]  # of the colour transform: libjpeg takes an unknown one for YCbCr
+                parts.append(content[start : start + 15] + bytes([code if code < 3 else 1]) + content[start + 16 : end])
+            elif marker in _TABLES | _FRAMES:
+                parts.append(content[start:end])
+    except (IndexError, struct.error):
+        pass
     return None
 
 
-def _orientation(tiff: bytes | memoryview) -> int:
-    """1 to 8; 1 where none is given, 0 where it cannot be told."""
-    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, where it begins, where it ends) of the parts of a JPEG's header, the first scan's the last.
+
+    Bytes that do not belong there are passed over, as libjpeg does. It ends where libjpeg would not go on.
+    """
+    place, marker = 2, 0
+    while marker != _SCAN:
+        while content[place] != 0xFF or content[place + 1] in (0x00, 0xFF):
+            place += 1
+        marker = content[place + 1]
+        if marker in _WITHOUT_LENGTH:
+            end = place + 2
+        elif marker in _TABLES | _FRAMES | _OTHERS or marker == _SCAN:
+            end = place + 2 + struct.unpack_from(">H", content, place + 2)[0]
+            if end < place + 4:
+                return
+        else:
+            return
+        yield marker, place, end
+        place = end
+
+
+def _read_jpeg(content: bytes) -> Header | None:
+    exif, xmp, frame, last = [], False, None, 2
+    ordinary = True
+    for marker, start, end in _segments(content):
+        ordinary &= start == last and marker not in _WITHOUT_LENGTH
+        last = end
+        if marker in _FRAMES:
+            frame = marker, *struct.unpack_from(">BHHB", content, start + 4)
+        elif marker == _APP1:
+            if content[start + 4 : start + 10] == _EXIF:
+                exif.append((start + 10, end))
+            xmp |= content.startswith(_XMP, start + 4)
+        elif marker == _SCAN and frame is not None:
+            kind, bits, height, width, channels = frame
+            if not height or not width:
+                return None
+            ordinary &= kind in _ORDINARY_FRAMES and bits == 8 and channels in (1, 3)
+            orientation = 1 if not exif else _orientation(content[slice(*exif[0])]) if len(exif) == 1 else 0
+            # It may be given in either place. Where EXIF has none, XMP counts.
+            return Header(height, width, 0 if xmp and orientation <= 1 else orientation, channels, ordinary)
+    return None
+
+
+def _orientation(tiff: bytes) -> int:
+    """1 to 8; 1 where none is given, 0 where there is any doubt."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 0
     try:
         (directory,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, directory)
         for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-            (tag,) = struct.unpack_from(order + "H", tiff, entry)
+            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
             if tag == _ORIENTATION:
-                return int(struct.unpack_from(order + "H", tiff, entry + 8)[0])
+                return int(value) if kind == _SHORT and count == 1 and 1 <= value <= 8 else 0
     except struct.error:
         return 0
     return 1
+
+
+__all__ = ["JPEG", "Header", "likely_size", "read_header", "without_metadata"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Generator
@@ -19,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fastaug.augment.augment import Augment
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
+from fastaug.loading.decode import MAX_PIXELS, DecoderName, ScaleName, choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Draws, draw
 from fastaug.loading.modes import MODES, ModeName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
@@ -37,7 +39,7 @@ LOAD_THREADS = 2
 
 
 class ImageLoader(IterableDataset[Any]):
-    """Batches of augmented images, decoded by DALI, presized and warped once.
+    """Batches of augmented images: decoded, presized and warped once.
 
     Args:
         samples: what to load.
@@ -46,7 +48,8 @@ class ImageLoader(IterableDataset[Any]):
             leave margin for rotation and crop. It may be set to another one at any time; batches that are on their way
             keep theirs.
         augment: an `Augment`, or None for the presized uint8 images themselves.
-        device: "cuda" or "cpu"; None: "cuda" where there is one.
+        device: where the batches are wanted, "cuda", "cpu" or another one of torch; None: "cuda" where there is one.
+            For others than CUDA they are made on the CPU.
         training: True: the largest square at a random position, a new permutation each epoch, random draws, incomplete
             last batch dropped. False: file order, every sample once, the centred square, nothing random, whatever mode
             `augment` is in.
@@ -61,18 +64,24 @@ class ImageLoader(IterableDataset[Any]):
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
             BadFileError.
         return_info: yield (x, y, BatchInfo) instead of (x, y).
-        num_threads: for DALI and for reading; None: the cores that this process may use.
+        num_threads: that decode, and as many that read; None: the cores that this process may use.
         prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
         max_bad_share: of this rank's samples; with more bad files than that BadFileError is raised after all.
         schedule: for progressive resizing, a function of the epoch that returns (size, presize), for which each epoch's
             batches are drawn, whatever `augment.size` and `presize` are. A resumed run has the right ones by itself.
+        decoder: "auto"; "jpeg", libjpeg-turbo and Pillow, on the CPU; "dali". See `decoder_choice`.
+        scale: "auto": on a CPU, JPEGs that are far larger than needed are decoded at 1/2, 1/4 or 1/8, which leaves
+            twice the pixels that are needed; "exact": every pixel is decoded.
+        max_pixels: larger images are bad files.
     Yields:
         x on `device`: the augment's dtype [B, 3, size, size], or uint8 [B, presize, presize, 3] without one;
         y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
         yielded, empty: ranks that take turns with each other would otherwise wait for ever.
     Raises:
-        ValueError: arguments that do not fit. RuntimeError: device="cuda" without a GPU.
+        ValueError: arguments that do not fit. RuntimeError: device="cuda" without a GPU. ImportError: decoder="dali"
+            without DALI.
     Attributes:
+        decoder_choice: which decoder is taken, and why: (name, reason, advice or None).
         quarantined: [(path, reason)] of the bad files met so far, in the order of delivery. They are not tried again by
             this loader, nor by one that its `state_dict` is loaded into.
 
@@ -81,12 +90,12 @@ class ImageLoader(IterableDataset[Any]):
     It is an IterableDataset of whole batches: what insists on a DataLoader gets `DataLoader(loader, batch_size=None)`,
     without workers, since the loader has threads of its own.
 
-    While it is iterated there are num_threads threads of DALI, as many of its codecs, as many that read and on a CPU as
-    many that resize, up to DECODERS that drive DALI, and LOAD_THREADS; in memory are at most prefetch_batches batches,
-    and 4 × (num_threads + DECODERS) photos at full size. With mode="direct" a batch is its photos, those far too large
-    shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets are pinned, 8 bytes
-    each, besides what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with` block, an exception or
-    Ctrl-C give all of it back.
+    While it is iterated there are num_threads threads that decode, as many that read, and LOAD_THREADS; DALI has
+    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and a photo for
+    each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
+    large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets
+    are pinned, 8 bytes each, besides what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with`
+    block, an exception or Ctrl-C give all of it back.
     """
 
     def __init__(
@@ -107,15 +116,22 @@ class ImageLoader(IterableDataset[Any]):
         prefetch_batches: int = PREFETCH_BATCHES,
         max_bad_share: float = MAX_BAD_SHARE,
         schedule: Callable[[int], tuple[int | tuple[int, int], int]] | None = None,
+        decoder: DecoderName = "auto",
+        scale: ScaleName = "auto",
+        max_pixels: int = MAX_PIXELS,
     ):
-        for name, number in (("batch_size", batch_size), ("presize", presize), ("prefetch_batches", prefetch_batches)):
+        for name, number in (("batch_size", batch_size), ("presize", presize), ("prefetch_batches", prefetch_batches),
+            ("max_pixels", max_pixels)):  # fmt: skip
             if number < 1:
                 raise ValueError(f"ImageLoader: expected {name} of at least 1, got {number}.")
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"ImageLoader: expected num_threads of at least 1, or None, got {num_threads}.")
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f"ImageLoader: expected max_bad_share between 0 and 1, got {max_bad_share}.")
-        for name, choice, choices in (("mode", mode, get_args(ModeName)), ("on_error", on_error, get_args(OnError))):
+        for name, choice, choices in (
+            ("mode", mode, get_args(ModeName)), ("on_error", on_error, get_args(OnError)),
+            ("decoder", decoder, get_args(DecoderName)), ("scale", scale, get_args(ScaleName)),
+        ):  # fmt: skip
             if choice not in choices:
                 allowed = " or ".join(map(repr, choices))
                 raise ValueError(f"ImageLoader: expected {name} to be {allowed}, got {choice!r}.")
@@ -129,6 +145,10 @@ class ImageLoader(IterableDataset[Any]):
         self.device = default_device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("ImageLoader: expected a GPU for device='cuda', found none. Use device='cpu'.")
+        self.decoder_choice = choose_decoder(decoder, self.device, has_dali())
+        if self.decoder_choice.advice:
+            warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
+        self.scale, self.max_pixels = scale, max_pixels
         self.training, self.seed, self.mode, self.on_error = training, seed, mode, on_error
         self.shard = _checked_shard(shard or (rank(), world()))
         self.drop_last = training if drop_last is None else drop_last
@@ -213,7 +233,7 @@ class ImageLoader(IterableDataset[Any]):
         position.begin(len(self))
 
         def make(observer: Observer) -> Batch:
-            with Workers(self.device, 1) as workers:
+            with self._workers(1) as workers:
                 return self._maker(position.epoch, workers, observer).make(np.array([row], np.int64))
 
         warp = partial(warp_batch, augment=self.augment, device=self.device)
@@ -258,9 +278,9 @@ class ImageLoader(IterableDataset[Any]):
         indices = self._epoch_indices(epoch)
         share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
         bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
-        with Workers(self.device, self.num_threads) as workers:
+        with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
-            self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), workers.decoders.count)})
+            self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), workers.decoder.threads)})
             make = partial(self._make, self._maker(epoch, workers, clock))
             batches = prefetch(make, (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS)
             try:
@@ -281,6 +301,11 @@ class ImageLoader(IterableDataset[Any]):
                 workers.stop()
                 batches.close()
 
+    def _workers(self, num_threads: int) -> Workers:
+        device = self.device if self.device.type == "cuda" else "cpu"
+        decoder = make_decoder(self.decoder_choice.name, device, num_threads, self.scale, self.max_pixels)
+        return Workers(decoder, num_threads)
+
     def _epoch_indices(self, epoch: int) -> np.ndarray:
         n = len(self.samples)
         order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
@@ -298,7 +323,7 @@ class ImageLoader(IterableDataset[Any]):
                 augment, presize = augment.with_size(scheduled[0]), scheduled[1]
             return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
-        return BatchMaker(self.samples, self._targets, self._mode, self.device, draws_of, workers, observer)
+        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)

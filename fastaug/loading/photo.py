@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 Size = tuple[int, int]  # height, width
+Box = tuple[float, float, float, float]  # x, y, width, height, corner-origin
 
 _IDENTITY = np.eye(3)
 
@@ -34,25 +35,26 @@ class Photo:
         height, width, _ = pixels.shape
         return cls(pixels, _IDENTITY, (height, width))
 
-    @classmethod
-    def columns(cls, pixels: Tensor, first: int, size: Size) -> Photo:
-        """Some columns of an original of that size, from the first one on."""
-        return cls(pixels, np.array([[1.0, 0, -first], [0, 1, 0], [0, 0, 1]]), size)
+    def part(self, box: Box) -> Box:
+        """The pixels that show a box of the original; never turned, so it is a box here too."""
+        (sx, _, tx), (_, sy, ty) = self.matrix[:2].tolist()
+        x, y, width, height = box
+        return x * sx + tx, y * sy + ty, width * sx, height * sy
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a sample needs of its photo, known before that is decoded.
+    """What a sample needs of its photo; known before that is decoded, if its header tells its size.
 
     Attributes:
-        size: (height, width) of the upright original, from its header.
-        part: x0, y0, x1, y1 of all that may be read, in whole pixels of the upright original.
-        footprint: how fine it must be: input pixels per output pixel, at the finest place.
+        size: (height, width) of the upright original. Of a photo of another size it says nothing.
+        footprint: how fine it must be: pixels of the original per pixel of what is made of it, at the finest place.
+        box: the part of the original that is resized, if it is.
     """
 
     size: Size
-    part: tuple[int, int, int, int]
     footprint: float
+    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,12 @@ class Resizing:
 
     Attributes:
         rows: of the list.
-        boxes: float64 [N, 4], x, y, width and height in the photos' pixels, corner-origin.
+        boxes: in the photos' pixels.
         sizes: (height, width) of each result.
     """
 
     rows: list[int]
-    boxes: Tensor
+    boxes: list[Box]
     sizes: list[Size]
 
     def __len__(self) -> int:
@@ -75,7 +77,7 @@ class Resizing:
     def apply(self, photos: Sequence[Photo], pixels: Sequence[Tensor]) -> list[Photo]:
         """The photos, with those resized whose new pixels these are."""
         found = list(photos)
-        changes = zip(self.rows, self.boxes.tolist(), self.sizes, pixels, strict=True)
+        changes = zip(self.rows, self.boxes, self.sizes, pixels, strict=True)
         for row, (x, y, width, height), (out_height, out_width), new in changes:
             sx, sy = out_width / width, out_height / height
             step = np.array([[sx, 0, -x * sx], [0, sy, -y * sy], [0, 0, 1]])  # as geometry.box_matrix, sooner
@@ -83,4 +85,4 @@ class Resizing:
         return found
 
 
-__all__ = ["Need", "Photo", "Resizing", "Size"]
+__all__ = ["Box", "Need", "Photo", "Resizing", "Size"]

@@ -24,9 +24,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastaug.loading.lanczos import LOBES
 from fastaug.warping.compiled import F, broadcast, njit, row_loop
 
+LOBES = 3  # of the filter, to each side
 _GROUP = 6  # taps that are summed at a time along a row; a filter that enlarges has so many
 
 

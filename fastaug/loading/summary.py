@@ -162,7 +162,9 @@ def _told(walk: Walk, mode: Mode, augment: Augment | None) -> list[tuple[str, st
 def _decoded(photo: Photo, content: bytes) -> str:
     header, (height, width) = read_header(content), photo.size
     turned = f", turned upright (EXIF orientation {header.orientation})" if header and header.orientation > 1 else ""
-    return f"{width} × {height} pixels (width × height), RGB{turned}"
+    scale = photo.matrix[0, 0]
+    smaller = f", decoded at {scale:g} of that" if scale < 1 else ""
+    return f"{width} × {height} pixels (width × height), RGB{turned}{smaller}"
 
 
 def _presize(photo: Photo, draws: Draws, mode: Mode) -> str:

@@ -1,8 +1,7 @@
-"""Work in background threads: batches made ahead, in order and within bounds; readers; and decoders side by side."""
+"""Work in background threads: batches made ahead, in order and within bounds; reading; decoding."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -10,14 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Self, TypeVar
 
-import torch
-
 from fastaug.loading.decode import Decoder
+from fastaug.loading.memory import Memory
 from fastaug.samples.sources import Reader
-
-# CPU decoders side by side. While one waits for its last file, or for Python, another one has work for the cores; each
-# costs memory for the photos that it has in hand.
-DECODERS = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,55 +40,18 @@ def prefetch(
         pool.shutdown(cancel_futures=True)
 
 
-class DecoderPool:
-    """Decoders side by side, each used by one thread at a time.
-
-    Args:
-        device: of the results. A GPU has one decoder, with its own stream; a CPU up to DECODERS.
-        num_threads: of all of them together.
-    Attributes:
-        count: how many decoders there are.
-        chunk_size: files that one of them decodes at once.
-    """
-
-    def __init__(self, device: torch.device, num_threads: int) -> None:
-        self.count = 1 if device.type == "cuda" else min(num_threads, DECODERS)
-        self._decoders = [Decoder(device, -(-num_threads // self.count)) for _ in range(self.count)]
-        self._free: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        for decoder in self._decoders:
-            self._free.put(decoder)
-        self._threads = ThreadPoolExecutor(self.count, "fastaug-decode")
-        self.chunk_size = self._decoders[0].chunk_size
-
-    def map(self, work: Callable[[Decoder, Item], Result], items: Iterable[Item]) -> list[Result]:
-        """`work(decoder, item)` for each item, in order. Items of an earlier call come first."""
-
-        def with_decoder(item: Item) -> Result:
-            decoder = self._free.get()
-            try:
-                return work(decoder, item)
-            finally:
-                self._free.put(decoder)
-
-        return list(self._threads.map(with_decoder, items))
-
-    def close(self) -> None:
-        """Wait for what is being decoded, then let go of threads and memory."""
-        self._threads.shutdown(cancel_futures=True)
-        for decoder in self._decoders:
-            decoder.close()
-
-
 class Workers:
-    """The threads that the batches of one iteration share: those that read, and those that decode.
+    """What the batches of one iteration share: threads that read and threads that decode, a decoder, memory.
 
     Attributes:
-        decoders: DecoderPool.
+        decoder: closed with this.
+        memory: for pixels on the CPU.
         stopped: whether nobody will look at what is still under way.
     """
 
-    def __init__(self, device: torch.device, num_threads: int) -> None:
-        self.decoders = DecoderPool(device, num_threads)
+    def __init__(self, decoder: Decoder, num_threads: int) -> None:
+        self.decoder, self.memory = decoder, Memory()
+        self._decoding = ThreadPoolExecutor(decoder.threads, "fastaug-decode")
         self._readers = ThreadPoolExecutor(num_threads, "fastaug-read")
         self._files = Reader()
         self._stopped = threading.Event()
@@ -107,6 +64,19 @@ class Workers:
         """The content of each file, or the reason why there is none."""
         return list(self._readers.map(self._files.read_bytes, paths))
 
+    def decode(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """`work(item)` for each item, in order, in the threads that decode. Items of an earlier call come first."""
+        results: dict[int, Result] = {}
+        left = iter(range(len(items)))  # each thread takes the next one when it is ready: a task for each costs more
+
+        def take() -> None:
+            for i in left:
+                results[i] = work(items[i])
+
+        for done in [self._decoding.submit(take) for _ in range(min(self.decoder.threads, len(items)))]:
+            done.result()
+        return [results[i] for i in range(len(items))]
+
     def stop(self) -> None:
         """Leave out what is not decoded yet. Before `close`, for those who wait for batches meanwhile."""
         self._stopped.set()
@@ -116,7 +86,8 @@ class Workers:
         self.stop()
         self._readers.shutdown()
         self._files.close()
-        self.decoders.close()
+        self._decoding.shutdown(cancel_futures=True)
+        self.decoder.close()
 
     def __enter__(self) -> Self:
         return self

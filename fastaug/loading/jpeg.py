@@ -1,0 +1,137 @@
+"""JPEG files through libjpeg-turbo (simplejpeg), at the scale that is needed; what it refuses, through Pillow.
+
+Pixels of a whole photo equal Pillow's bit for bit. At 1/2, 1/4 and 1/8 the inverse cosine transform makes fewer pixels
+of each block; all of the entropy data is read at every scale, so damage is found.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import simplejpeg
+import torch
+
+from fastaug.loading import pillow
+from fastaug.loading.header import Header, read_header, without_metadata
+from fastaug.loading.memory import Memory
+from fastaug.loading.orientation import upright, upright_matrix, upright_size
+from fastaug.loading.photo import Need, Photo
+from fastaug.loading.pillow import Unreadable
+
+# A photo is decoded at the smallest scale that leaves so many pixels per pixel of what is made of it
+# (benchmarks/scale_study.py).
+LEAST_FOOTPRINT = 2.0
+SCALES = (8, 4, 2)
+
+# libjpeg's warnings that touch pixels, jerror.h; all others do not.
+_DAMAGE = re.compile(
+    r"premature end|bad Huffman code|arithmetic|found marker .* instead of RST|progress", re.IGNORECASE
+)
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]+)")
+_MOST_MENDED = 8  # places with bytes that do not belong there, of which each costs some decoding to find
+
+
+def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -> Photo:
+    """A photo of the whole picture, upright; smaller where `need` allows.
+
+    Raises:
+        Unreadable: damaged, truncated, or more pixels than `max_pixels`.
+    """
+    header = read_header(content)
+    if header is None:
+        return _photo_of(pillow.decode(content, max_pixels))
+    pillow.check_size(header.height, header.width, max_pixels)
+    orientation = header.orientation or pillow.orientation(content)
+    size = upright_size(header.height, header.width, orientation)
+    scale = _scale(need) if need is not None and need.size == size else 1
+    try:
+        pixels = _decode(content, header, scale, memory)
+    except ValueError as error:
+        found = _decode_with_patience(content, header, scale, memory, str(error))
+        if found is None:
+            return _photo_of(pillow.decode(content, max_pixels))
+        pixels = found
+    if header.channels == 4:  # CMYK and YCCK: looked at for damage only
+        return _photo_of(pillow.decode(content, max_pixels))
+    turned = upright(pixels, orientation)
+    if orientation > 1:
+        pixels = memory.take((*turned.shape, 3))
+        pixels.view("V3")[..., 0] = turned
+    return Photo(torch.from_numpy(pixels), upright_matrix(size, orientation, scale), size)
+
+
+def _scale(need: Need) -> int:
+    return next((scale for scale in SCALES if need.footprint >= LEAST_FOOTPRINT * scale), 1)
+
+
+def _photo_of(pixels: np.ndarray) -> Photo:
+    return Photo.whole(torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()))
+
+
+def _decode(content: bytes, header: Header, scale: int, memory: Memory) -> np.ndarray:
+    """Raises ValueError with libjpeg's words, for its warnings too."""
+    height, width = -(-header.height // scale), -(-header.width // scale)
+    out = memory.take((height, width, 3))
+    least = (height, width) if scale > 1 else (0, 0)
+    pixels: np.ndarray = simplejpeg.decode_jpeg(content, min_height=least[0], min_width=least[1], buffer=out)
+    if pixels.shape != out.shape:
+        raise ValueError(f"expected {list(out.shape)}, got {list(pixels.shape)}")
+    return out
+
+
+def _decode_with_patience(
+    content: bytes, header: Header, scale: int, memory: Memory, message: str
+) -> np.ndarray | None:
+    """After a refusal: without what may stand in a header; then without bytes that do not belong into the data.
+
+    libjpeg names its first warning only: a harmless one hides others, so what it is about is taken away.
+
+    Returns:
+        The pixels; None: only Pillow can tell.
+    """
+    cleaned = without_metadata(content)
+    for _ in range(_MOST_MENDED):
+        if _DAMAGE.search(message):
+            raise Unreadable(f"damaged or truncated image data (JPEG: {message})")
+        if cleaned is None:
+            return None
+        try:
+            return _decode(cleaned, header, scale, memory)
+        except ValueError as error:
+            message = str(error)
+        cleaned = _without_extraneous(cleaned, message)
+    return None
+
+
+def _without_extraneous(content: bytes, message: str) -> bytes | None:
+    """The same without the first bytes of its data that do not belong there; None: they are not what is wrong.
+
+    Which marker they precede: the first of that kind before which the data, cut off there, has the same warning.
+    """
+    named = _EXTRANEOUS.search(message)
+    if named is None:
+        return None
+    count, marker = int(named[1]), bytes([0xFF, int(named[2], 16)])
+    places = [found.start() for found in re.finditer(re.escape(marker), content)]
+    first, last = 0, len(places) - 1
+    while first < last:
+        middle = (first + last) // 2
+        if _warning(content[: places[middle] + 2] + b"\xff\xd9") == message:
+            last = middle
+        else:
+            first = middle + 1
+    if not places or places[first] < count:
+        return None
+    return content[: places[first] - count] + content[places[first] :]
+
+
+def _warning(content: bytes) -> str:
+    try:
+        simplejpeg.decode_jpeg(content)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+__all__ = ["LEAST_FOOTPRINT", "decode"]

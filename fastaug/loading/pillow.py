@@ -1,0 +1,111 @@
+"""Images as Pillow reads them: every format but JPEG on a CPU, and the JPEGs that libjpeg-turbo's own face refuses."""
+
+from __future__ import annotations
+
+import io
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fastaug.loading.orientation import upright
+
+# In the order in which they are tried. Not among them: what runs other programs (EPS), what holds no pixels (WMF), and
+# what nobody trains on. HEIF is there if the package pillow-heif has registered it.
+_PLUGINS = {
+    "JPEG": "Jpeg", "PNG": "Png", "WEBP": "WebP", "GIF": "Gif", "BMP": "Bmp", "TIFF": "Tiff", "AVIF": "Avif",
+    "JPEG2000": "Jpeg2K", "PPM": "Ppm", "ICO": "Ico", "QOI": "Qoi", "SGI": "Sgi", "PCX": "Pcx", "HEIF": "",
+    "TGA": "Tga",
+}  # fmt: skip
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ORIENTATION = 0x0112
+_MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_MODES_WITHOUT_A_RANGE = ("I", "F")
+
+
+class Unreadable(ValueError):
+    """A file that is not decoded; its text says why, in one line."""
+
+
+def decode(content: bytes, max_pixels: int) -> np.ndarray:
+    """uint8 [H, W, 3], read-only: RGB, turned upright, the first picture of several, without alpha.
+
+    Raises:
+        Unreadable: damaged or truncated, no format that is read, or more pixels than `max_pixels`.
+    Differs from: Pillow's `convert("RGB")` where that would cut off: 16 bits of gray are scaled to 8, and whole numbers
+        of 32 bits and floats are refused, since nobody knows their range.
+    """
+    image = _open(content)
+    width, height = image.size
+    check_size(height, width, max_pixels)
+    if image.mode in _MODES_WITHOUT_A_RANGE:
+        raise Unreadable(f"pixels of 32 bits (Pillow's mode {image.mode}), whose range is not known; convert them")
+    try:
+        image.load()
+        orientation = _orientation_of(image)
+        if image.mode in _MODES_16_BITS:
+            gray = np.asarray(image).astype(np.uint32)
+            pixels = np.repeat(((gray * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, 2)
+        else:
+            image.info.pop("transparency", None)  # alpha is dropped, and nobody need be warned
+            pixels = np.asarray(image.convert("RGB"))
+    except Exception as error:  # of any kind: damaged files raise what comes
+        raise Unreadable(f"damaged or truncated image data ({image.format}: {_line(error)})") from error
+    turned = np.ascontiguousarray(upright(pixels, orientation))
+    return turned.view(np.uint8).reshape(*turned.shape, 3)
+
+
+def orientation(content: bytes) -> int:
+    """EXIF's orientation, 1 to 8, from wherever Pillow's `exif_transpose` takes it: EXIF, XMP …"""
+    return _orientation_of(_open(content))
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raises Unreadable."""
+    if min(height, width) < 1:
+        raise Unreadable(f"{width} × {height} pixels (width × height)")
+    if height * width > max_pixels:
+        raise Unreadable(
+            f"{width:,} × {height:,} pixels; more than max_pixels = {max_pixels:,} are not decoded"
+        )  # fmt: skip
+
+
+def _open(content: bytes) -> Any:
+    """As `Image.open`, which has one limit of its own for all the process, and does not say what is wrong."""
+    if not content:
+        raise Unreadable("empty file (0 bytes)")
+    reasons = []
+    for name, plugin in _PLUGINS.items():
+        if plugin and name not in Image.OPEN:
+            import_module(f"PIL.{plugin}ImagePlugin")
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if factory is None or (accepts is not None and accepts(content[:16]) is not True):
+            continue
+        try:
+            return factory(io.BytesIO(content), "")
+        except Exception as error:  # of any kind: damaged headers raise what comes
+            if accepts is not None:
+                reasons.append(f"damaged or truncated image header ({name}: {_line(error)})")
+    if reasons:
+        raise Unreadable(reasons[0])
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
+        raise Unreadable(
+            "a HEIC file: pip install pillow-heif, and call pillow_heif.register_heif_opener() before loading"
+        )
+    raise Unreadable(f"not an image format that is read; the file starts with {content[:8]!r}")
+
+
+def _orientation_of(image: Any) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of any kind: what cannot be read turns nothing
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+__all__ = ["Unreadable", "check_size", "decode", "orientation"]
