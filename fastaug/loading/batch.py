@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -120,7 +121,7 @@ class BatchMaker:
         outcomes |= {row: reason for row in rows if isinstance(reason := contents[row], str)}
         if self.workers.stopped:
             encoded = {}  # nobody will look at the batch
-        with torch.cuda.stream(decoder.stream):  # of no effect on a CPU
+        with nullcontext() if decoder.stream is None else torch.cuda.stream(decoder.stream):
             with self.observer.stage("decode", len(encoded)) as tell:
                 found = decoder.decode(list(encoded.values()), [needs[row] for row in encoded])
                 tell(found)

@@ -54,8 +54,8 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
         pixels = found
     if header.channels == 4:  # CMYK and YCCK: looked at for damage only
         return _photo_of(pillow.decode(content, max_pixels))
-    turned = upright(pixels, orientation)
     if orientation > 1:
+        turned = upright(pixels, orientation)
         pixels = memory.take((*turned.shape, 3))
         pixels.view("V3")[..., 0] = turned
     return Photo(torch.from_numpy(pixels), upright_matrix(size, orientation, scale), size)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from bisect import bisect_left, insort
 from collections import deque
 
 import numpy as np
 
 _STEP = 1 << 16  # bytes: sizes are rounded up to it, so that photos of nearly one size share memory
 _MOST_WASTED = 2  # a block of up to so many times the size is taken
-_KEPT = 64 << 20  # bytes that lie ready at most, or as many as are in use
+_KEPT_BYTES = 64 << 20  # that lie ready at most; or as many as are in use
 
 
 class Memory:
@@ -26,7 +27,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: list[np.ndarray] = []
+        self._free: list[np.ndarray] = []  # in the order of their sizes
         self._used_bytes = self._free_bytes = 0
         # The garbage collector may give one back at any time, also while this thread holds the lock: hence no lock.
         self._returned: deque[np.ndarray] = deque()
@@ -35,32 +36,28 @@ class Memory:
         """uint8 of that shape, C-contiguous, not filled."""
         size = math.prod(shape)
         with self._lock:
-            self._collect()
-            fitting = [block for block in self._free if size <= block.size <= _MOST_WASTED * size + _STEP]
-            if fitting:
-                block = min(fitting, key=lambda block: block.size)
-                self._forget(block)
+            while self._returned:
+                block = self._returned.popleft()
+                insort(self._free, block, key=len)
+                self._used_bytes -= len(block)
+                self._free_bytes += len(block)
+            place = bisect_left(self._free, size, key=len)
+            if place < len(self._free) and len(self._free[place]) <= _MOST_WASTED * size + _STEP:
+                block = self._drop(place)
             else:
                 block = np.empty(-(-size // _STEP) * _STEP, np.uint8)
-            self._used_bytes += block.size
-            while self._free and self._free_bytes > max(self._used_bytes, _KEPT):
-                self._forget(self._free[0])  # the one that nothing fitted into for the longest time
+            self._used_bytes += len(block)
+            while self._free_bytes > max(self._used_bytes, _KEPT_BYTES):
+                self._drop(len(self._free) // 2)
         # Views of this array keep it alive, not the block: its base is a memoryview, which NumPy does not look through.
         lent = np.frombuffer(memoryview(block), np.uint8, size)
         weakref.finalize(lent, self._returned.append, block).atexit = False
         return lent.reshape(shape)
 
-    def _collect(self) -> None:
-        while self._returned:
-            block = self._returned.popleft()
-            self._free.append(block)
-            self._used_bytes -= block.size
-            self._free_bytes += block.size
-
-    def _forget(self, block: np.ndarray) -> None:
-        index = next(i for i, other in enumerate(self._free) if other is block)
-        del self._free[index]
-        self._free_bytes -= block.size
+    def _drop(self, place: int) -> np.ndarray:
+        block = self._free.pop(place)
+        self._free_bytes -= len(block)
+        return block
 
 
 __all__ = ["Memory"]

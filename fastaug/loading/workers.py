@@ -50,7 +50,7 @@ class Workers:
     """
 
     def __init__(self, decoder: Decoder, num_threads: int) -> None:
-        self.decoder, self.memory = decoder, Memory()
+        self.decoder, self.memory, self._threads = decoder, Memory(), num_threads
         self._decoding = ThreadPoolExecutor(decoder.threads, "fastaug-decode")
         self._readers = ThreadPoolExecutor(num_threads, "fastaug-read")
         self._files = Reader()
@@ -62,10 +62,16 @@ class Workers:
 
     def read(self, paths: Sequence[str]) -> list[bytes | str]:
         """The content of each file, or the reason why there is none."""
-        return list(self._readers.map(self._files.read_bytes, paths))
+        return self._share(self._readers, self._threads, self._files.read_bytes, paths)
 
     def decode(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work(item)` for each item, in order, in the threads that decode. Items of an earlier call come first."""
+        return self._share(self._decoding, self.decoder.threads, work, items)
+
+    @staticmethod
+    def _share(
+        pool: ThreadPoolExecutor, threads: int, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> list[Result]:
         results: dict[int, Result] = {}
         left = iter(range(len(items)))  # each thread takes the next one when it is ready: a task for each costs more
 
@@ -73,7 +79,7 @@ class Workers:
             for i in left:
                 results[i] = work(items[i])
 
-        for done in [self._decoding.submit(take) for _ in range(min(self.decoder.threads, len(items)))]:
+        for done in [pool.submit(take) for _ in range(min(threads, len(items)))]:
             done.result()
         return [results[i] for i in range(len(items))]
 
