@@ -50,7 +50,7 @@ class Memory:
             while self._free_bytes > max(self._used_bytes, _KEPT_BYTES):
                 self._drop(len(self._free) // 2)
         # Views of this array keep it alive, not the block: its base is a memoryview, which NumPy does not look through.
-        lent = np.frombuffer(memoryview(block), np.uint8, size)
+        lent = np.frombuffer(block.data, np.uint8, size)
         weakref.finalize(lent, self._returned.append, block).atexit = False
         return lent.reshape(shape)
 
