@@ -18,12 +18,13 @@ ROOMS = {
     "config": {"files", "fastaug"},
     "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "fastaug"},
     "training": {"loading", "augment", "warping", "samples", "machine", "files"},
-    "loading": {"augment", "warping", "samples", "machine"},
+    "loading": {"augment", "warping", "samples", "machine", "memory"},
     "augment": {"warping"},
     "samples": {"files"},
-    "warping": set(),
+    "warping": {"memory"},
     "machine": set(),
     "files": set(),
+    "memory": set(),
 }
 
 # Libraries that are optional, heavy, or likely to be replaced: the files that know each.

@@ -10,7 +10,7 @@ import torch
 from fastaug.loading import jpeg, pillow
 from fastaug.loading.decode import MAX_PIXELS, ScaleName, as_bytes
 from fastaug.loading.header import JPEG
-from fastaug.loading.memory import Memory
+from fastaug.memory import Memory
 from fastaug.loading.photo import Need, Photo, Resizing
 from fastaug.loading.resize import resize
 from fastaug.machine import core_count

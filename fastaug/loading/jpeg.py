@@ -14,7 +14,7 @@ import torch
 
 from fastaug.loading import pillow
 from fastaug.loading.header import Header, read_header, without_metadata
-from fastaug.loading.memory import Memory
+from fastaug.memory import Memory
 from fastaug.loading.orientation import upright, upright_matrix, upright_size
 from fastaug.loading.photo import Need, Photo
 from fastaug.loading.pillow import Unreadable

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Self, TypeVar
 
 from fastaug.loading.decode import Decoder
-from fastaug.loading.memory import Memory
+from fastaug.memory import Memory
 from fastaug.samples.sources import Reader
 
 Item = TypeVar("Item")

@@ -35,6 +35,7 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from fastaug.memory import Memory
 from fastaug.warping import filter as antialias
 from fastaug.warping.compiled import FASTMATH, F, broadcast, njit, row_loop, shuffle_lanes
 from fastaug.warping.footprint import sampling_matrix
@@ -365,8 +366,8 @@ def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> T
 
 
 def _new_output(shape: tuple[int, ...]) -> np.ndarray:
-    """float32, not filled. NumPy asks for huge pages, torch does not, and fresh memory is paid for page by page."""
-    return np.empty(shape, np.float32)
+    """float32, not filled; memory of an earlier result that nobody has any more."""
+    return _memory(os.getpid()).take((*shape[:-1], 4 * shape[-1])).view(np.float32)
 
 
 def _run(work: list[tuple[Any, ...]], threads: int) -> None:
@@ -381,6 +382,12 @@ def _run(work: list[tuple[Any, ...]], threads: int) -> None:
     pool = _threads(os.getpid(), threads)
     for done in [pool.submit(take) for _ in range(min(threads, len(work)))]:
         done.result()
+
+
+@lru_cache(maxsize=1)
+def _memory(process: int) -> Memory:
+    """Of a process: at the time of a fork a thread may hold its parent's lock."""
+    return Memory()
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Memory for pixels that is used again when nobody has it any more.
 
-Fresh memory is paid for page by page: for a photo of half a megabyte as much as a tenth of its decoding.
+Fresh memory is paid for page by page, which the system fills with zeros first.
 """
 
 from __future__ import annotations
