@@ -10,10 +10,10 @@ import torch
 from fastaug.loading import jpeg, pillow
 from fastaug.loading.decode import MAX_PIXELS, ScaleName, as_bytes
 from fastaug.loading.header import JPEG
-from fastaug.memory import Memory
 from fastaug.loading.photo import Need, Photo, Resizing
 from fastaug.loading.resize import resize
 from fastaug.machine import core_count
+from fastaug.memory import Memory
 
 # How far a box may reach over the edge of its photo: rounding, not geometry.
 EDGE_TOLERANCE_PX = 0.01

@@ -14,10 +14,10 @@ import torch
 
 from fastaug.loading import pillow
 from fastaug.loading.header import Header, read_header, without_metadata
-from fastaug.memory import Memory
 from fastaug.loading.orientation import upright, upright_matrix, upright_size
 from fastaug.loading.photo import Need, Photo
 from fastaug.loading.pillow import Unreadable
+from fastaug.memory import Memory
 
 # A photo is decoded at the smallest scale that leaves so many pixels per pixel of what is made of it
 # (benchmarks/scale_study.py).
