@@ -33,7 +33,7 @@ from benchmarks import common, peers
 from benchmarks.common import PRESIZE, SIZE
 from fastaug.augment.augment import Params
 from fastaug.demo import comparison
-from fastaug.loading.decode import Decoder
+from fastaug.loading.decode import Decoder, make_decoder
 from fastaug.loading.draws import Draws
 from fastaug.loading.modes import Resize
 
@@ -81,7 +81,7 @@ def make_views(
     files: Sequence[Path], shorts: Sequence[int], draws: int, seed: int, samples: int = TRUTH_SAMPLES
 ) -> Iterator[View]:
     """Every file that is large enough, at every short side, under `draws` transforms each."""
-    augment, decoder = common.default_augment(max_lighting=0, normalize=None), Decoder("cpu")
+    augment, decoder = common.default_augment(max_lighting=0, normalize=None), make_decoder("jpeg", scale="exact")
     for path in files:
         scene = common.open_rgb(path)
         for short in shorts:
@@ -99,7 +99,7 @@ def magnitude_views(files: Sequence[Path], kind: str, value: float, samples: int
     """The files that are large enough under one transform alone: the middle of the photo, rotated, zoomed or shrunk."""
     short = round(SIZE * value) if kind == "shrink" else MAGNITUDE_SHORT
     params = fixed_params(**({} if kind == "shrink" else {kind: value}))
-    decoder = Decoder("cpu")
+    decoder = make_decoder("jpeg", scale="exact")
     for path in files:
         scene = common.open_rgb(path)
         # A photo that is shrunk enough is its own scene: the truth averages over many of its pixels.
@@ -135,7 +135,8 @@ def views_of(
     squares = Draws(position, PRESIZE, None)
     (x0, y0, _), presize = squares.square(sizes), squares.presize_matrix(sizes)
     photos = decoder.decode([_png(photo)] * draws)
-    presized = decoder.resize(photos, Resize().resizing(photos, [None] * draws, squares))
+    needs = Resize().needs(squares, [photo.shape[:2]] * draws)
+    presized = decoder.resize(photos, Resize().resizing(photos, needs, squares.presize))
     lanczos = torch.stack([one.pixels for one in presized])
     whole = params.matrix.double() @ presize
     scored = common.inside_photo(params.matrix, PRESIZE, PRESIZE, margin=MARGIN * PRESIZE)
@@ -143,7 +144,7 @@ def views_of(
         corner = int(x0[i]), int(y0[i])
         yield View(
             name, short, torch.from_numpy(photo), corner, params[i : i + 1], presize[i : i + 1],
-            lanczos[i : i + 1], _triangle(photo, corner, short), _truth(scene_cut, factor, whole[i], samples),
+            lanczos[i : i + 1], _triangle(photo, corner, short), truth(scene_cut, factor, whole[i], samples),
             scored[i : i + 1],
         )  # fmt: skip
 
@@ -157,17 +158,26 @@ def _photograph(scene: np.ndarray, short: int, factor: int) -> tuple[np.ndarray,
     return cut, np.rint(photo).astype(np.uint8)
 
 
-def _truth(scene: np.ndarray, factor: int, whole: Tensor, samples: int) -> Tensor:
-    """The scene through a matrix of the photo, averaged over each output pixel; sampled by OpenCV, not by us."""
-    inverse, columns = torch.linalg.inv(whole), torch.arange(SIZE * samples, dtype=torch.float64)
+def truth(scene: np.ndarray, factor: float, whole: Tensor, samples: int, size: int = SIZE) -> Tensor:
+    """The scene through a matrix of the photo, averaged over each output pixel; sampled by OpenCV, not by us.
+
+    Args:
+        scene: uint8 [H, W, 3], `factor` times as large as the photo.
+        whole: float64 [3, 3], photo -> output pixels.
+        samples: along each side of an output pixel.
+        size: of the output, a multiple of 16.
+    Returns:
+        float64 [1, 3, size, size] in 0..1.
+    """
+    inverse, columns = torch.linalg.inv(whole), torch.arange(size * samples, dtype=torch.float64)
     bands = []
-    for first in range(0, SIZE, 16):  # few rows at a time, for the memory
+    for first in range(0, size, 16):  # few rows at a time, for the memory
         rows = torch.arange(first * samples, (first + 16) * samples, dtype=torch.float64)
         v, u = torch.meshgrid((rows + 0.5) / samples, (columns + 0.5) / samples, indexing="ij")
         x, y, w = (row[0] * u + row[1] * v + row[2] for row in inverse)
         places = ((axis / w * factor - 0.5).float().numpy() for axis in (x, y))
         fine = cv2.remap(scene, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        bands.append(fine.reshape(16, samples, SIZE, samples, 3).mean((1, 3), dtype=np.float64))
+        bands.append(fine.reshape(16, samples, size, samples, 3).mean((1, 3), dtype=np.float64))
     return torch.from_numpy(np.concatenate(bands)).permute(2, 0, 1)[None] / 255
 
 

@@ -90,7 +90,7 @@ def views(samples: fa.Samples, batch: int, seed: int, epoch: int | None) -> Iter
     augment = common.default_augment(normalize=STATISTICS)
     bilinear = common.default_augment(normalize=STATISTICS, interpolation="bilinear")
     settings = {"batch_size": batch, "presize": PRESIZE, "device": "cpu", "training": epoch is not None, "seed": seed}
-    settings |= {"drop_last": False, "return_info": True, "on_error": "raise"}
+    settings |= {"drop_last": False, "return_info": True, "on_error": "raise", "scale": "exact"}
     squares = fa.ImageLoader(samples, **settings)
     photos = fa.ImageLoader(samples, augment=augment, mode="direct", **settings)
     for loader in (squares, photos):

@@ -24,7 +24,7 @@ import fastaug as fa
 from benchmarks import common, warp_cpu
 from benchmarks.common import PRESIZE, SIZE
 from fastaug.augment.rng import SampleUniforms
-from fastaug.loading.decode import Decoder
+from fastaug.loading.decode import make_decoder
 from fastaug.loading.order import epoch_order
 from fastaug.loading.resize import resize
 
@@ -98,7 +98,7 @@ def test_decode(benchmark: Benchmark) -> None:
     """Eight small JPEG files, in one thread."""
     photo, file = Image.fromarray(common.open_rgb(common.scikit_image_photos(["chelsea.png"])[0])), io.BytesIO()
     photo.save(file, "JPEG", quality=90)
-    decoder = Decoder("cpu", 1)
+    decoder = make_decoder("jpeg", num_threads=1)
     photos = benchmark(decoder.decode, [file.getvalue()] * 8)
     assert np.array_equal(photos[7].pixels.numpy(), np.asarray(Image.open(file)))
     decoder.close()
