@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastaug.loading.memory import Memory
 from torch import Tensor
 
 import fastaug as fa
@@ -47,7 +48,6 @@ from fastaug.demo import comparison
 from fastaug.loading.decode import make_decoder
 from fastaug.loading.header import likely_size
 from fastaug.loading.loader import PREFETCH_BATCHES
-from fastaug.loading.memory import Memory
 from fastaug.loading.photo import Need, Photo, Resizing
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"
