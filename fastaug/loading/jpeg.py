@@ -53,6 +53,7 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
             return _as_pillow(content, memory, max_pixels)
         pixels = found
     if header.channels == 4:  # CMYK and YCCK: looked at for damage only
+        return _as_pillow(content, memory, max_pixels)
     pixels = turn_upright(pixels, orientation, memory)
     return Photo(torch.from_numpy(pixels), upright_matrix(size, orientation, scale), size)
 

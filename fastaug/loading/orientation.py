@@ -19,23 +19,17 @@ def steps_upright(orientation: int) -> tuple[bool, list[int]]:
     return orientation in _EXCHANGED, [*[0] * (orientation in _UPSIDE_DOWN), *[1] * (orientation in _MIRRORED)]
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A view [H, W], a pixel an item, of pixels [h, w, 3], C-contiguous: turned upright.
+def turn_upright(pixels: np.ndarray, orientation: int, memory: Memory) -> np.ndarray:
+    """uint8 [H, W, 3], C-contiguous: a copy in that memory, or the pixels themselves where they are upright.
 
     Args:
         orientation: 1 to 8, as EXIF 2.32 has them; others are upright.
     """
-    picture = pixels.view("V3")[..., 0]  # copies are twice as fast so
     exchanged, reversed_axes = steps_upright(orientation)
-    turned: np.ndarray = np.flip(picture.T if exchanged else picture, tuple(reversed_axes))
-    return turned
-
-
-def turn_upright(pixels: np.ndarray, orientation: int, memory: Memory) -> np.ndarray:
-    """uint8 [H, W, 3], C-contiguous: a copy in that memory, or the pixels themselves where they are upright."""
-    if orientation <= 1:
+    if not exchanged and not reversed_axes:
         return pixels
-    turned = upright(pixels, orientation)
+    picture = pixels.view("V3")[..., 0]  # a pixel an item: copies are twice as fast so
+    turned = np.flip(picture.T if exchanged else picture, tuple(reversed_axes))
     out = memory.take((*turned.shape, 3))
     out.view("V3")[..., 0] = turned
     return out
@@ -56,4 +50,4 @@ def upright_matrix(size: tuple[int, int], orientation: int, scale: int) -> np.nd
     return np.array([[1 / scale, 0, x], [0, 1 / scale, y], [0, 0, 1]])
 
 
-__all__ = ["steps_upright", "turn_upright", "upright", "upright_matrix", "upright_size"]
+__all__ = ["steps_upright", "turn_upright", "upright_matrix", "upright_size"]
