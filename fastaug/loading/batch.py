@@ -27,9 +27,9 @@ class BatchInfo:
 
     Attributes:
         indices: int64 [B], rows of the samples.
-        sizes: int64 [B, 2], (height, width) of the photos as decoded, EXIF-upright.
-        matrix: float32 [B, 3, 3], decoded pixels -> output pixels, corner-origin.
-        presize: float32 [B, 3, 3], decoded pixels -> presized pixels.
+        sizes: int64 [B, 2], (height, width) of the photos at full size, EXIF-upright.
+        matrix: float32 [B, 3, 3], pixels at full size -> output pixels, corner-origin.
+        presize: float32 [B, 3, 3], pixels at full size -> presized pixels.
         params: what was drawn for the presized images; None without an augment.
     """
 
