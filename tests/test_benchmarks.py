@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -26,9 +27,12 @@ from benchmarks import (
     readme,
     run_all,
     scale,
+    scale_study,
     warp_cpu,
 )
+from benchmarks.loaders import PILLOW
 from fastaug.demo import comparison
+from fastaug.loading import jpeg
 
 KEYS = {
     "suite", "commit", "changed_since", "date", "command", "device", "cores", "threads", "python", "versions",
@@ -58,6 +62,66 @@ def test_filter_study_runs(run, monkeypatch):
     assert [row[0] for row in report["tables"][0]["rows"]] == list(kept)
 
 
+def test_scale_study_runs(run):
+    report = run(scale_study)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    views = [row for row in report["rows"] if "scale" in row]
+    scales = {name: {row["scale"] for row in views if row["name"] == name} for name in scale_study.SETTINGS}
+    assert scales["1"] > {1}
+    assert scales[scale_study.NONE] == {1}
+    assert all((row["to_full_mse"] == 0) == (row["scale"] == 1) for row in views)
+    assert [table["rows"][0][0] for table in report["tables"]] == ["direct, 1", "direct, 1/8, 1/4, 1/2"]
+    assert {row["name"] for row in report["rows"] if "cpu_ms_per_image" in row} == (
+        scale_study.SETTINGS.keys() | scale_study.EIGHTHS.keys()
+    )
+
+
+def test_scale_study_refuses_views_that_are_a_pixel_off(monkeypatch):
+    make = scale_study.make_views
+
+    def shifted(*arguments):
+        views = make(*arguments)
+        return dataclasses.replace(views, images=views.images.roll(1, 3))
+
+    monkeypatch.setattr(scale_study, "make_views", shifted)
+    (file,) = common.scikit_image_photos(["hubble_deep_field.jpg"])
+    report = common.Report("scale_study", {"seed": 0})
+    scale_study.score(report, scale_study.SETTINGS, [file], {file: (file, 1.0)}, draws=1, samples=4)
+    assert {entry["name"] for entry in report.refused} == {"mode direct, 224 px", "mode resize, 224 px"}
+    assert report.rows == []
+
+
+def test_decibels_are_of_what_is_scored():
+    truth = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    left = torch.zeros(2, 16, 16, dtype=torch.bool)
+    left[..., :8] = True
+    wrong = truth.clone()
+    wrong[1, :, :, 8:] += 0.1
+    assert scale_study.decibels(scale_study.mean_squares(wrong, truth)).tolist() == pytest.approx([150, 23.0103])
+    assert scale_study.decibels(scale_study.mean_squares(wrong, truth, left)).tolist() == [150, 150]
+
+
+def test_decoding_is_as_before_after_a_study():
+    before = jpeg.LEAST_FOOTPRINT, jpeg.SCALES, jpeg.decode
+    with scale_study.decoding(scale_study.Setting(1, (4,))):
+        assert (jpeg.LEAST_FOOTPRINT, jpeg.SCALES) == (1, (4,))
+    assert (jpeg.LEAST_FOOTPRINT, jpeg.SCALES, jpeg.decode) == before
+
+
+def test_a_smaller_jpeg_shows_what_its_scene_shows(tmp_path):
+    (scene,) = common.scikit_image_photos(["retina.jpg"])
+    file, factor = scale_study.smaller_jpeg(scene, 601, tmp_path)
+    photo = common.open_rgb(file)
+    assert min(photo.shape[:2]) == 601
+    # Both through the same places: 224 × 224 of the scene's first 600 × factor pixels.
+    whole = torch.diag(torch.tensor([224 / 600, 224 / 600, 1.0], dtype=torch.float64))
+    truth = fidelity.truth(common.open_rgb(scene), factor, whole, 8)
+    shown = fidelity.truth(photo, 1.0, whole, 8)
+    assert comparison.difference_levels(shown, truth) < 0.3
+    assert comparison.difference_levels(shown.roll(1, 3), truth) > 0.6
+
+
 @pytest.mark.parametrize(("suite", "ours"), [(warp_cpu, warp_cpu.OURS), (decode_to_batch, decode_to_batch.DIRECT)])
 def test_timings_run(run, suite, ours):
     report = run(suite)
@@ -65,6 +129,27 @@ def test_timings_run(run, suite, ours):
     assert not report["refused"]
     assert ours in [row["name"] for row in report["rows"]]
     assert all(row["seconds"] for row in report["rows"])
+
+
+def test_large_photos_are_measured_with_their_memory_and_goals(run, monkeypatch):
+    made = loaders.competitors(())
+    monkeypatch.setattr(loaders, "competitors", lambda workers: {name: made[name] for name in (loaders.DIRECT, PILLOW)})
+    report = run(decode_to_batch, "--name", "hires")
+    assert report["suite"] == "decode_to_batch_hires"
+    peaks = {row["name"]: row["peak_bytes"] for row in report["rows"] if "peak_bytes" in row}
+    assert list(peaks) == [loaders.DIRECT, loaders.RESIZE, PILLOW]
+    assert all(5e6 < peak < 500e6 for peak in peaks.values())
+    measured = {target["what"] for target in report["targets"] if target["value"] is not None}
+    assert measured == {f"{loaders.DIRECT} / {PILLOW}, images/s"}
+
+
+def test_a_pass_that_is_too_short_for_the_queue_of_dali_is_refused(capsys):
+    parser = common.parser("")
+    assert loaders.images_of_pass(parser, 130, 16) == 128
+    assert loaders.images_of_pass(parser, 32, 16, tiny=True) == 32
+    with pytest.raises(SystemExit):
+        loaders.images_of_pass(parser, 127, 16)
+    assert "at least 8 batches of 16, got 127" in capsys.readouterr().err
 
 
 def test_loader_overhead_runs(run, monkeypatch):
