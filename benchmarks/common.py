@@ -43,8 +43,8 @@ RESULTS = HERE / "results"
 PRESIZE, SIZE = 460, 224
 MEAN, STD = fa.IMAGENET
 PACKAGES = (
-    "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "opencv-python-headless", "fastai",
-    "nvidia-dali-cuda130", "spdl", "scikit-image",
+    "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "simplejpeg", "opencv-python-headless", "fastai",
+    "nvidia-dali-cuda130", "nvidia-dali-cuda120", "spdl", "scikit-image",
 )  # fmt: skip
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 

@@ -141,6 +141,7 @@ def main() -> int:
         "batch": batch, "images": images, "threads": arguments.threads, "repeats": repeats, "seed": arguments.seed,
         "device": arguments.device, "name": arguments.name,
         "folder": arguments.folder.name if arguments.folder else "scikit-image",
+        "decoder": loaders.decoder_of(arguments.device),
     }  # fmt: skip
     report = common.Report("_".join(filter(None, ["decode_to_batch", arguments.name])), settings, arguments.device)
     with tempfile.TemporaryDirectory() as temporary:

@@ -133,6 +133,7 @@ def main() -> int:
         "batch": batch, "images": images, "threads": arguments.threads, "repeats": repeats, "seed": arguments.seed,
         "device": arguments.device, "model": model,
         "folder": arguments.folder.name if arguments.folder else "scikit-image",
+        "decoder": loaders.decoder_of(arguments.device),
     }  # fmt: skip
     report = common.Report("ideal_loader", settings, arguments.device)
     with tempfile.TemporaryDirectory() as temporary:

@@ -25,6 +25,7 @@ from torch import Tensor
 import fastaug as fa
 from benchmarks import common
 from benchmarks.common import MEAN, PRESIZE, SIZE, STD
+from fastaug.loading.decode import choose_decoder, has_dali
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "ihc.png", "motorcycle_left.png", "rocket.jpg")
 DIRECT, RESIZE = "fastaug, mode direct", "fastaug, mode resize"
@@ -74,6 +75,11 @@ def fastaug_loader(mode: str, job: Job) -> Passes:
         num_threads=job.threads, on_error="raise",
     )  # fmt: skip
     return partial(iter, loader)
+
+
+def decoder_of(device: str) -> str:
+    """The name of the decoder that fastaug's loaders take."""
+    return choose_decoder("auto", torch.device(device), has_dali()).name
 
 
 def fastai_loader(workers: int, job: Job) -> Passes:

@@ -69,7 +69,8 @@ class Setting:
 
 
 NONE = "none"
-SETTINGS = {f"{least:g}": Setting(least) for least in (1, 1.5, 2, 3)} | {NONE: Setting(None)}
+SETTINGS = {f"{least:g}": Setting(least) for least in (1, 1.5, 2, 3)}
+SETTINGS |= {f"{jpeg.LEAST_FOOTPRINT:g}, 1/2 only": Setting(jpeg.LEAST_FOOTPRINT, (2,)), NONE: Setting(None)}
 EIGHTHS = {
     "1/8, 1/4, 1/2": Setting(jpeg.LEAST_FOOTPRINT, (8, 4, 2), SIZE // 2, PRESIZE // 2),
     "1/4, 1/2": Setting(jpeg.LEAST_FOOTPRINT, (4, 2), SIZE // 2, PRESIZE // 2),
