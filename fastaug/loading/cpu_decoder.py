@@ -52,7 +52,7 @@ class CpuDecoder:
         try:
             if content.startswith(JPEG):
                 return jpeg.decode(content, need, self.memory, self._max_pixels)
-            return Photo.whole(torch.from_numpy(pillow.decode(content, self._max_pixels)))
+            return Photo.whole(torch.from_numpy(pillow.decode(content, self.memory, self._max_pixels)))
         except pillow.Unreadable as error:
             return str(error)
         except MemoryError:  # a damaged header asks for an absurd size

@@ -121,14 +121,15 @@ class DaliDecoder:
         if self.stream is None:
             return self._cpu.resize(photos, resizing, out)
         check_boxes(photos, resizing)
-        if not resizing:
-            return list(photos)
+        return self._resize_with_dali(photos, resizing) if resizing else list(photos)
+
+    def _resize_with_dali(self, photos: Sequence[Photo], resizing: Resizing) -> list[Photo]:
         images, sizes = [photos[row].pixels for row in resizing.rows], resizing.sizes
         boxes = np.array(resizing.boxes)
         start = np.ascontiguousarray(boxes[:, 1::-1], np.float32)
         region = start, np.ascontiguousarray(boxes[:, 1::-1] + boxes[:, :1:-1], np.float32)
         with self._running():
-            resized = self._dali.resize(images, np.asarray(sizes, np.float32), region, "gpu")
+            resized = self._dali.resize(images, np.asarray(sizes, np.float32), region, self._dali_device)
             if len(set(sizes)) == 1:  # one tensor is handed over, not one for each image
                 return resizing.apply(photos, list(self._to_torch(self._dali.ndd.as_tensor(resized))))
             return resizing.apply(photos, [self._to_torch(image) for image in self._dali.images_of(resized)])
@@ -137,6 +138,10 @@ class DaliDecoder:
         """See Decoder."""
         with self._lock:
             self._context = None
+
+    @property
+    def _dali_device(self) -> str:
+        return "cpu" if self.stream is None else "gpu"
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -166,7 +171,7 @@ class DaliDecoder:
         return [image for file in files for image in self._decode_each([file])]
 
     def _decode_batch(self, files: list[np.ndarray]) -> list[Any]:
-        images: list[Any] = self._dali.decode(files, "cpu" if self.stream is None else "gpu")
+        images: list[Any] = self._dali.decode(files, self._dali_device)
         return images
 
     def _upright(self, pixels: torch.Tensor, content: bytes) -> Photo:

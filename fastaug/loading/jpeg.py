@@ -15,7 +15,7 @@ import torch
 from fastaug.loading import pillow
 from fastaug.loading.header import Header, read_header, without_metadata
 from fastaug.loading.memory import Memory
-from fastaug.loading.orientation import upright, upright_matrix, upright_size
+from fastaug.loading.orientation import turn_upright, upright_matrix, upright_size
 from fastaug.loading.photo import Need, Photo
 from fastaug.loading.pillow import Unreadable
 
@@ -40,7 +40,7 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
     """
     header = read_header(content)
     if header is None:
-        return _photo_of(pillow.decode(content, max_pixels))
+        return _as_pillow(content, memory, max_pixels)
     pillow.check_size(header.height, header.width, max_pixels)
     orientation = header.orientation or pillow.orientation(content)
     size = upright_size(header.height, header.width, orientation)
@@ -50,14 +50,11 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
     except ValueError as error:
         found = _decode_with_patience(content, header, scale, memory, str(error))
         if found is None:
-            return _photo_of(pillow.decode(content, max_pixels))
+            return _as_pillow(content, memory, max_pixels)
         pixels = found
     if header.channels == 4:  # CMYK and YCCK: looked at for damage only
-        return _photo_of(pillow.decode(content, max_pixels))
-    if orientation > 1:
-        turned = upright(pixels, orientation)
-        pixels = memory.take((*turned.shape, 3))
-        pixels.view("V3")[..., 0] = turned
+        return _as_pillow(content, memory, max_pixels)
+    pixels = turn_upright(pixels, orientation, memory)
     return Photo(torch.from_numpy(pixels), upright_matrix(size, orientation, scale), size)
 
 
@@ -65,8 +62,8 @@ def _scale(need: Need) -> int:
     return next((scale for scale in SCALES if need.footprint >= LEAST_FOOTPRINT * scale), 1)
 
 
-def _photo_of(pixels: np.ndarray) -> Photo:
-    return Photo.whole(torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()))
+def _as_pillow(content: bytes, memory: Memory, max_pixels: int) -> Photo:
+    return Photo.whole(torch.from_numpy(pillow.decode(content, memory, max_pixels)))
 
 
 def _decode(content: bytes, header: Header, scale: int, memory: Memory) -> np.ndarray:

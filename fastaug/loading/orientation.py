@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastaug.loading.memory import Memory
+
 _EXCHANGED, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 
 
@@ -29,6 +31,16 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return turned
 
 
+def turn_upright(pixels: np.ndarray, orientation: int, memory: Memory) -> np.ndarray:
+    """uint8 [H, W, 3], C-contiguous: a copy in that memory, or the pixels themselves where they are upright."""
+    if orientation <= 1:
+        return pixels
+    turned = upright(pixels, orientation)
+    out = memory.take((*turned.shape, 3))
+    out.view("V3")[..., 0] = turned
+    return out
+
+
 def upright_matrix(size: tuple[int, int], orientation: int, scale: int) -> np.ndarray:
     """Pixels of an upright original -> pixels of what was decoded of it at 1 / scale and turned upright afterwards.
 
@@ -44,4 +56,4 @@ def upright_matrix(size: tuple[int, int], orientation: int, scale: int) -> np.nd
     return np.array([[1 / scale, 0, x], [0, 1 / scale, y], [0, 0, 1]])
 
 
-__all__ = ["steps_upright", "upright", "upright_matrix", "upright_size"]
+__all__ = ["steps_upright", "turn_upright", "upright", "upright_matrix", "upright_size"]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastaug.loading.orientation import upright
+from fastaug.loading.memory import Memory
+from fastaug.loading.orientation import turn_upright
 
 # In the order in which they are tried. Not among them: what runs other programs (EPS), what holds no pixels (WMF), and
 # what nobody trains on. HEIF is there if the package pillow-heif has registered it.
@@ -21,6 +22,7 @@ _PLUGINS = {
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION = 0x0112
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_STRIP_PIXELS = 1 << 22  # converted at a time: Pillow takes ten bytes and more for each meanwhile
 _MODES_WITHOUT_A_RANGE = ("I", "F")
 
 
@@ -28,8 +30,8 @@ class Unreadable(ValueError):
     """A file that is not decoded; its text says why, in one line."""
 
 
-def decode(content: bytes, max_pixels: int) -> np.ndarray:
-    """uint8 [H, W, 3], read-only: RGB, turned upright, the first picture of several, without alpha.
+def decode(content: bytes, memory: Memory, max_pixels: int) -> np.ndarray:
+    """uint8 [H, W, 3]: RGB, turned upright, the first picture of several, without alpha.
 
     Raises:
         Unreadable: damaged or truncated, no format that is read, or more pixels than `max_pixels`.
@@ -44,16 +46,11 @@ def decode(content: bytes, max_pixels: int) -> np.ndarray:
     try:
         image.load()
         orientation = _orientation_of(image)
-        if image.mode in _MODES_16_BITS:
-            gray = np.asarray(image).astype(np.uint32)
-            pixels = np.repeat(((gray * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, 2)
-        else:
-            image.info.pop("transparency", None)  # alpha is dropped, and nobody need be warned
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = _rgb(image, memory)
     except Exception as error:  # of any kind: damaged files raise what comes
         raise Unreadable(f"damaged or truncated image data ({image.format}: {_line(error)})") from error
-    turned = np.ascontiguousarray(upright(pixels, orientation))
-    return turned.view(np.uint8).reshape(*turned.shape, 3)
+    del image  # its memory, before more is taken
+    return turn_upright(pixels, orientation, memory)
 
 
 def orientation(content: bytes) -> int:
@@ -94,6 +91,21 @@ def _open(content: bytes) -> Any:
             "a HEIC file: pip install pillow-heif, and call pillow_heif.register_heif_opener() before loading"
         )
     raise Unreadable(f"not an image format that is read; the file starts with {content[:8]!r}")
+
+
+def _rgb(image: Any, memory: Memory) -> np.ndarray:
+    image.info.pop("transparency", None)  # alpha is dropped, and nobody need be warned
+    width, height = image.size
+    out = memory.take((height, width, 3))
+    rows = max(_STRIP_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        if image.mode in _MODES_16_BITS:
+            gray = np.asarray(strip).astype(np.uint32)
+            out[top : top + rows] = ((gray * 255 + 32767) // 65535)[..., None]
+        else:
+            out[top : top + rows] = np.asarray(strip.convert("RGB"))
+    return out
 
 
 def _orientation_of(image: Any) -> int:

@@ -1,4 +1,4 @@
-"""What output pixels see of the input: where they look, how much of it each covers, and which part all of them reach.
+"""What output pixels see of the input: where they look, and how much of it each covers.
 
 An output pixel covers a parallelogram of the input. Its footprint along an axis is the extent of the axis-parallel box
 with the same second moment, sqrt(dx/du² + dx/dv²) along x.
@@ -6,12 +6,8 @@ with the same second moment, sqrt(dx/du² + dx/dv²) along x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-from fastaug.warping.filter import MAX_FOOTPRINT, antialias_radius
 
 
 def sampling_matrix(matrix: Tensor) -> Tensor:
@@ -53,33 +49,6 @@ def smallest_footprint(matrix: Tensor, out_width: int, out_height: int) -> Tenso
     sampling = sampling_matrix(matrix)
     places, w = _places(sampling, out_width, out_height)
     return footprints(sampling[:, None], places, w).amin((1, 2))
-
-
-def part_read(matrix: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
-    """Which part of each image its warp reads, whatever the interpolation and the padding.
-
-    Without the rest the result is the same: it need not be decoded.
-
-    Args:
-        matrix: [B, 3, 3], input pixels -> output pixels.
-        sizes: (height, width) of each image, pixels.
-        size: (height, width) of the output.
-    Returns:
-        int64 [B, 4], x0, y0, x1, y1 in pixels, x1 and y1 not included; all of an axis where the horizon comes near.
-    """
-    sampling = sampling_matrix(matrix)
-    places, w = _places(sampling, size[1], size[0])
-    nearest, low, high = w.amin(1), places.amin(1), places.amax(1)
-    # The largest footprint is bounded: that of a given w is largest at an end, and w is least at a corner.
-    widest = footprints(sampling, torch.stack([low, high]), nearest).amax(0)
-    reach = antialias_radius(widest.clamp(1, MAX_FOOTPRINT)) + 1
-    first, last = torch.floor(low - reach), torch.ceil(high + reach)
-    extent = torch.tensor(sizes, dtype=torch.float64).reshape(-1, 2).flip(1)
-    # What lies beyond an edge is read from its mirror image.
-    mirrored_first, mirrored_last = 2 * extent - last, -first
-    first, last = torch.minimum(first, mirrored_first).clamp(min=0), torch.maximum(last, mirrored_last).minimum(extent)
-    safe = (nearest > 0)[:, None] & (first < last) & torch.isfinite(reach)
-    return torch.cat([torch.where(safe, first, 0.0), torch.where(safe, last, extent)], 1).long()
 
 
 def _places(sampling: Tensor, out_width: int, out_height: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -54,9 +55,9 @@ def test_thousands_of_bad_members_of_an_archive(samples: fa.Samples, tmp_path: P
     assert result.exit_code == 1, result.output
     said = json.loads(result.stdout)
     assert (said["files"], len(said["bad"])) == (2000, 1950)
-    assert {bad["reason"].split(";")[0] for bad in said["bad"]} == {
+    assert {re.split("; | \\(", bad["reason"])[0] for bad in said["bad"]} == {
         "the file is empty",
-        "not an image format that DALI reads",
+        "not an image format that is read",
         "damaged or truncated image data",
     }
     good = fa.Samples.from_csv(clean)

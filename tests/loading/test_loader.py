@@ -11,6 +11,7 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.loading import modes
+from fastaug.loading.jpeg import LEAST_FOOTPRINT
 from fastaug.warping import reference
 from fastaug.warping.footprint import smallest_footprint
 from tests.compare import assert_images_close, photo
@@ -180,9 +181,11 @@ def test_direct_mode_is_one_warp_of_the_decoded_photo(samples: fa.Samples) -> No
     assert checked >= 40
 
 
+@pytest.mark.parametrize("scale", ["exact", "auto"])
 def test_direct_mode_shrinks_photos_that_are_far_too_large(
-    samples: fa.Samples, monkeypatch: pytest.MonkeyPatch
+    samples: fa.Samples, monkeypatch: pytest.MonkeyPatch, scale: Any
 ) -> None:
+    """The decoder as far as it can, then the filter where that is not enough."""
     augment = fa.aug_transforms(size=24, min_scale=0.75, normalize=None, max_lighting=0)
     given: list[float] = []
     apply = fa.Augment.apply
@@ -192,16 +195,16 @@ def test_direct_mode_shrinks_photos_that_are_far_too_large(
         return apply(self, images, params)
 
     monkeypatch.setattr(fa.Augment, "apply", spy)
-    x, _, info = epoch(make_loader(samples, augment=augment, mode="direct", drop_last=False))
+    x, _, info = epoch(make_loader(samples, augment=augment, mode="direct", drop_last=False, scale=scale))
     direct = {int(i): (image, matrix) for i, image, matrix in zip(info.indices, x, info.matrix, strict=True)}
     before = smallest_footprint(info.matrix, 24, 24).tolist()
-    large = [b > modes.SHRINK_BEYOND for b in before]
-    assert 20 < sum(large) < 50
-    for is_large, was, is_now in zip(large, before, given, strict=True):
-        expected = modes.SHRINK_TO if is_large else was
+    assert 20 < sum(was > modes.SHRINK_BEYOND for was in before) < 50
+    for was, is_now in zip(before, given, strict=True):
+        decoded = next((was / n for n in (8, 4, 2) if scale == "auto" and was >= LEAST_FOOTPRINT * n), was)
+        expected = modes.SHRINK_TO if decoded > modes.SHRINK_BEYOND else decoded
         assert expected - 1e-4 <= is_now <= expected * 1.05  # whole pixels: a little more than asked
     monkeypatch.setattr(modes, "SHRINK_BEYOND", 1e9)
-    whole = by_sample(make_loader(samples, augment=augment, mode="direct", drop_last=False))
+    whole = by_sample(make_loader(samples, augment=augment, mode="direct", drop_last=False, scale="exact"))
     for index, (image, matrix) in direct.items():
         assert torch.equal(matrix, whole[index][1])
         difference = (image - whole[index][0]).abs() * 255

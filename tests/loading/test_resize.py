@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fastaug.loading.decode import Decoder
+from fastaug.loading.decode import make_decoder
 from fastaug.loading.photo import Resizing
 from fastaug.loading.resize import resize
-from tests.factories import pixels_of, presize, squares
+from tests.factories import decode, encode, pixels_of, squares
 
 
 def stated(image: np.ndarray, box: tuple[float, float, float, float], rows: int, columns: int) -> np.ndarray:
@@ -129,40 +127,24 @@ def test_it_is_pillows_lanczos_away_from_the_edge():
 @pytest.mark.parametrize("shape", [(375, 500), (1001, 750), (17, 9), (1, 1)])
 def test_a_gpus_presize_is_the_same_within_a_level(shape):
     """DALI's resize, on a CPU: the code that a GPU runs."""
-    decoder = Decoder("cpu", 2)
-    file = io.BytesIO()
-    Image.fromarray(noise(*shape)).save(file, "PNG", compress_level=1)
-    photos = decoder.decode([file.getvalue()] * 3)
+    pytest.importorskip("nvidia.dali")
+    decoder = make_decoder("dali", num_threads=2)
+    photos, _ = decode(decoder, [encode(noise(*shape), "PNG", compress_level=1)] * 3)
     side = np.float32([min(shape), min(shape) * 0.9, min(shape) * 0.5])
     corner = np.float32([[0, 0], [0.05, 0.0], [0.2, 0.3]]) * min(shape)
     square = squares(corner, side, 128)
-    got = torch.stack(pixels_of(decoder.resize(photos, square))).numpy()
-    images = pixels_of(photos)
-    with_dali = torch.stack(decoder._resize_with_dali(images, square.boxes.numpy(), square.sizes)).numpy()
+    got, with_dali = (
+        torch.stack(pixels_of(resize(photos, square))).numpy() for resize in (decoder.resize, decoder._resize_with_dali)
+    )
     difference = np.abs(got.astype(int) - with_dali.astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.05  # DALI looks its filter up in a table
-    whole = torch.tensor([[0.0, 0, shape[1], shape[0]]] * 3).double()
-    smaller = Resizing([0, 1, 2], whole, [(3, 5), (30, 20), (100, 64)])
-    with_dali = decoder._resize_with_dali(images, whole.numpy(), smaller.sizes)
+    smaller = Resizing([0, 1, 2], [(0.0, 0.0, float(shape[1]), float(shape[0]))] * 3, [(3, 5), (30, 20), (100, 64)])
+    with_dali = pixels_of(decoder._resize_with_dali(photos, smaller))
     for a, b in zip(pixels_of(decoder.resize(photos, smaller)), with_dali, strict=True):
         assert a.shape == b.shape
         assert np.abs(a.numpy().astype(int) - b.numpy().astype(int)).max() <= 1
     decoder.close()
-
-
-def test_the_number_of_threads_changes_nothing():
-    files = []
-    for seed in range(9):
-        file = io.BytesIO()
-        Image.fromarray(noise(60 + seed, 90, seed)).save(file, "PNG", compress_level=1)
-        files.append(file.getvalue())
-    found = []
-    for threads in (1, 3):
-        decoder = Decoder("cpu", threads)
-        found.append(presize(decoder, decoder.decode(files), [[1.5, 2.0]] * 9, [50.0] * 9, 70).numpy())
-        decoder.close()
-    assert np.array_equal(*found)
 
 
 def test_memory_that_it_cannot_use():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastaug as fa
-from fastaug.loading import workers
+from fastaug.loading import loader as loading
 from fastaug.warping import cpu
 from tests.compare import assert_same_batches
 from tests.factories import epoch, make_loader
@@ -107,12 +107,11 @@ def test_nothing_is_built_again(samples: fa.Samples, monkeypatch: pytest.MonkeyP
     """Another size costs no compilation and no more decoders or threads than another epoch does."""
     made: list[int] = []
 
-    class Counted(workers.DecoderPool):
-        def __init__(self, *arguments: Any):
-            made.append(1)
-            super().__init__(*arguments)
+    def counted(*arguments: Any, make: Any = loading.make_decoder) -> Any:
+        made.append(1)
+        return make(*arguments)
 
-    monkeypatch.setattr(workers, "DecoderPool", Counted)
+    monkeypatch.setattr(loading, "make_decoder", counted)
     loader = fresh(samples, 16, 24, 0)
     operators, targets = list(loader.augment.ops), loader._targets
     epoch(loader)
