@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 from fastaug.loading.orientation import upright_size
 
-JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF: baseline, progressive, lossless …
 _ORDINARY_FRAMES = {0xC0, 0xC1, 0xC2}  # with Huffman codes, baseline or progressive
+_START = b"\xff\xd8"
 _SCAN, _APP0, _APP1, _APP14 = 0xDA, 0xE0, 0xE1, 0xEE
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # Huffman, arithmetic conditioning, quantisation, restart interval
 _OTHERS = {0xDC, *range(0xE0, 0xF0), 0xFE}  # number of lines, applications' data, comments
 _EXIF, _XMP, _ORIENTATION, _SHORT = b"Exif\0\0", b"http://ns.adobe.com/xap/", 0x0112, 3
+_BYTES_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
@@ -49,7 +51,7 @@ def read_header(content: bytes) -> Header | None:
         if content[:8] == _PNG:
             width, height = struct.unpack_from(">II", content, 16)
             return Header(height, width, 0, 0, False)
-        return _read_jpeg(content) if content[:2] == JPEG else None
+        return _read_jpeg(content) if content.startswith(JPEG) else None
     except (IndexError, struct.error):  # it ends too early
         return None
 
@@ -65,7 +67,7 @@ def without_metadata(content: bytes) -> bytes | None:
 
     Metadata, bytes between segments and unknown versions are gone, whoever complains about them.
     """
-    parts = [JPEG]
+    parts = [_START]
     try:
         for marker, start, end in _segments(content):
             if marker == _SCAN:
@@ -136,9 +138,13 @@ def _orientation(tiff: bytes) -> int:
         (directory,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, directory)
         for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            tag, kind, count, place = struct.unpack_from(order + "HHII", tiff, entry)
             if tag == _ORIENTATION:
+                (value,) = struct.unpack_from(order + "H", tiff, entry + 8)
                 return int(value) if kind == _SHORT and count == 1 and 1 <= value <= 8 else 0
+            size = count * _BYTES_OF_KIND.get(kind, 0)
+            if size > 4 and place + size > len(tiff):  # some readers go no further
+                return 0
     except struct.error:
         return 0
     return 1
