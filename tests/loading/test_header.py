@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastaug.loading.cpu_decoder import CpuDecoder
-from fastaug.loading.header import Header, likely_size, read_header, without_metadata
+from fastaug.loading.header import Header, likely_size, read_header, scan_count, without_metadata
 from fastaug.loading.photo import Photo
 from tests.factories import difficult_files, encode, segment
 
@@ -56,7 +56,7 @@ def pillows_orientation(content: bytes) -> int:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}])
 def test_jpeg(mode: str, options: dict[str, object]) -> None:
     content = blank(mode=mode, **options)
-    assert read_header(content) == Header(17, 31, 1, CHANNELS[mode], mode != "CMYK")
+    assert read_header(content) == Header(17, 31, 1, CHANNELS[mode], mode != "CMYK", "progressive" in options)
     assert likely_size(content) == (17, 31)
 
 
@@ -75,14 +75,14 @@ def test_exif_orientation(orientation: int) -> None:
     exif[0x010F] = "a maker"  # another tag before it
     exif[0x0112] = orientation
     content = blank(exif=exif)
-    assert read_header(content) == Header(17, 31, orientation, 3, True)
+    assert read_header(content) == Header(17, 31, orientation, 3, True, False)
     assert likely_size(content) == ((17, 31) if orientation < 5 else (31, 17))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_exif_of_either_byte_order(order: str) -> None:
     content = jpeg_with(app1(exif_block((0x0100, 3, 1, 999), (0x0112, 3, 1, 6), order=order)))
-    assert read_header(content) == Header(17, 31, 6, 3, True)
+    assert read_header(content) == Header(17, 31, 6, 3, True, False)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_other_formats(kind: str) -> None:
 def test_every_way_to_cut_a_file_short() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    whole = Header(17, 31, 6, 3, True), Header(17, 31, 0, 0, False)
+    whole = Header(17, 31, 6, 3, True, False), Header(17, 31, 0, 0, False, False)
     for content, header in zip((blank(exif=exif), blank("PNG")), whole, strict=True):
         found = [read_header(content[:length]) for length in range(len(content))]
         assert set(found) == {None, header}
@@ -170,9 +170,19 @@ def test_damage_in_a_header(place: int, damage: bytes) -> None:
     without_metadata(bytes(content))
 
 
+@pytest.mark.parametrize(("options", "scans"), [({}, 1), ({"progressive": True}, 10)])
+def test_scans_are_counted_but_not_those_of_a_preview(options: dict[str, object], scans: int) -> None:
+    content = blank(**options)
+    preview = app1(b"Exif\0\0" + blank(progressive=True))
+    assert scan_count(content) == scans
+    assert scan_count(content[:2] + preview + content[2:] + blank(progressive=True)) == scans
+    assert scan_count(content[:-2]) == scans
+    assert {scan_count(content[:length]) for length in range(len(content))} <= set(range(scans + 1))
+
+
 def test_extraneous_bytes_are_passed_over_but_not_ordinary() -> None:
     header = read_header(jpeg_with(app1(exif_block((0x0112, 3, 1, 6))), b"hello\xff\0", b"\xff\xff"))
-    assert header == Header(17, 31, 6, 3, False)
+    assert header == Header(17, 31, 6, 3, False, False)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it finds the EXIF data of some odd
@@ -209,7 +219,9 @@ def test_difficult_files() -> None:
             assert (header.width, header.height) == picture.size, name
             assert header.orientation in (0, picture.getexif().get(0x0112, 1)), name
     assert all(
-        read_header(content) in (None, Header(64, 96, 1, 3, False)) for n, content in bad.items() if "header" in n
+        read_header(content) in (None, Header(64, 96, 1, 3, False, False))
+        for n, content in bad.items()
+        if "header" in n
     )
 
 
