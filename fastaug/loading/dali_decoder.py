@@ -41,6 +41,7 @@ from fastaug.loading import pillow
 from fastaug.loading.cpu_decoder import CpuDecoder, check_boxes
 from fastaug.loading.decode import INSTALL_DALI, MAX_PIXELS, as_bytes
 from fastaug.loading.header import read_header, without_metadata
+from fastaug.loading.jpeg import check_scans
 from fastaug.loading.orientation import steps_upright
 from fastaug.loading.photo import Need, Photo, Resizing
 
@@ -156,6 +157,10 @@ class DaliDecoder:
         """What DALI is given; None: it is decoded on the CPU."""
         header = read_header(content)
         if header is None or not header.ordinary or header.height * header.width > self._max_pixels:
+            return None
+        try:
+            check_scans(content, header)
+        except pillow.Unreadable:
             return None
         bare = without_metadata(content)
         return None if bare is None else np.frombuffer(bytearray(bare), np.uint8)  # it copies what is not writable

@@ -5,20 +5,25 @@ Nobody need believe it: a decoder finds out what the picture is.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from fastaug.loading.orientation import upright_size
 
-JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF: baseline, progressive, lossless …
+_SEQUENTIAL_FRAMES = {0xC0, 0xC1, 0xC9}
 _ORDINARY_FRAMES = {0xC0, 0xC1, 0xC2}  # with Huffman codes, baseline or progressive
+_START = b"\xff\xd8"
 _SCAN, _APP0, _APP1, _APP14 = 0xDA, 0xE0, 0xE1, 0xEE
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
+_WITHOUT_LENGTH, _END = {*range(0xD0, 0xD8)}, 0xD9
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]", re.DOTALL)  # that has a length, or ends the picture
 _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # Huffman, arithmetic conditioning, quantisation, restart interval
 _OTHERS = {0xDC, *range(0xE0, 0xF0), 0xFE}  # number of lines, applications' data, comments
 _EXIF, _XMP, _ORIENTATION, _SHORT = b"Exif\0\0", b"http://ns.adobe.com/xap/", 0x0112, 3
+_BYTES_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
@@ -31,6 +36,7 @@ class Header(NamedTuple):
         channels: of a JPEG; 0 of a PNG.
         ordinary: a JPEG of 8 bits with 1 or 3 channels and Huffman codes, and without bytes that do not belong there:
             what every decoder reads alike.
+        several_scans: a JPEG whose picture takes more than one, as progressive ones do.
     """
 
     height: int
@@ -38,6 +44,7 @@ class Header(NamedTuple):
     orientation: int
     channels: int
     ordinary: bool
+    several_scans: bool
 
 
 def read_header(content: bytes) -> Header | None:
@@ -48,8 +55,8 @@ def read_header(content: bytes) -> Header | None:
     try:
         if content[:8] == _PNG:
             width, height = struct.unpack_from(">II", content, 16)
-            return Header(height, width, 0, 0, False)
-        return _read_jpeg(content) if content[:2] == JPEG else None
+            return Header(height, width, 0, 0, False, False)
+        return _read_jpeg(content) if content.startswith(JPEG) else None
     except (IndexError, struct.error):  # it ends too early
         return None
 
@@ -65,7 +72,7 @@ def without_metadata(content: bytes) -> bytes | None:
 
     Metadata, bytes between segments and unknown versions are gone, whoever complains about them.
     """
-    parts = [JPEG]
+    parts = [_START]
     try:
         for marker, start, end in _segments(content):
             if marker == _SCAN:
@@ -80,6 +87,18 @@ def without_metadata(content: bytes) -> bytes | None:
     except (IndexError, struct.error):
         pass
     return None
+
+
+def scan_count(content: bytes) -> int:
+    """Scans of a JPEG's picture; those of previews in its header, and of what follows it, are not its own."""
+    scans, place = 0, len(_START)
+    while (found := _MARKER.search(content, place)) is not None:
+        marker, place = content[found.end() - 1], found.end()
+        if marker == _END or place + 2 > len(content):
+            break
+        scans += marker == _SCAN
+        place += int.from_bytes(content[place : place + 2], "big")
+    return scans
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -122,8 +141,10 @@ def _read_jpeg(content: bytes) -> Header | None:
                 return None
             ordinary &= kind in _ORDINARY_FRAMES and bits == 8 and channels in (1, 3)
             orientation = 1 if not exif else _orientation(content[slice(*exif[0])]) if len(exif) == 1 else 0
-            # It may be given in either place. Where EXIF has none, XMP counts.
-            return Header(height, width, 0 if xmp and orientation <= 1 else orientation, channels, ordinary)
+            if xmp and orientation <= 1:  # it may be given in either place; where EXIF has none, XMP counts
+                orientation = 0
+            several_scans = kind not in _SEQUENTIAL_FRAMES or content[start + 4] < channels
+            return Header(height, width, orientation, channels, ordinary, several_scans)
     return None
 
 
@@ -136,12 +157,16 @@ def _orientation(tiff: bytes) -> int:
         (directory,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, directory)
         for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            tag, kind, count, place = struct.unpack_from(order + "HHII", tiff, entry)
             if tag == _ORIENTATION:
+                (value,) = struct.unpack_from(order + "H", tiff, entry + 8)
                 return int(value) if kind == _SHORT and count == 1 and 1 <= value <= 8 else 0
+            size = count * _BYTES_OF_KIND.get(kind, 0)
+            if size > 4 and place + size > len(tiff):  # some readers go no further
+                return 0
     except struct.error:
         return 0
     return 1
 
 
-__all__ = ["JPEG", "Header", "likely_size", "read_header", "without_metadata"]
+__all__ = ["JPEG", "Header", "likely_size", "read_header", "scan_count", "without_metadata"]

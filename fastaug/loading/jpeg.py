@@ -13,7 +13,7 @@ import simplejpeg
 import torch
 
 from fastaug.loading import pillow
-from fastaug.loading.header import Header, read_header, without_metadata
+from fastaug.loading.header import Header, read_header, scan_count, without_metadata
 from fastaug.loading.orientation import turn_upright, upright_matrix, upright_size
 from fastaug.loading.photo import Need, Photo
 from fastaug.loading.pillow import Unreadable
@@ -23,12 +23,15 @@ from fastaug.memory import Memory
 # (benchmarks/scale_study.py).
 LEAST_FOOTPRINT = 2.0
 SCALES = (8, 4, 2)
+# Each scan is a pass over all of the picture, and takes 14 bytes at least: 5,000 of them took 100 s. Encoders make ten.
+MOST_SCANS = 100
 
 # libjpeg's warnings that touch pixels, jerror.h; all others do not.
 _DAMAGE = re.compile(
     r"premature end|bad Huffman code|arithmetic|found marker .* instead of RST|progress", re.IGNORECASE
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]+)")
+_SCAN = b"\xff\xda"
 _MOST_MENDED = 8  # places with bytes that do not belong there, of which each costs some decoding to find
 
 
@@ -36,12 +39,13 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
     """A photo of the whole picture, upright; smaller where `need` allows.
 
     Raises:
-        Unreadable: damaged, truncated, or more pixels than `max_pixels`.
+        Unreadable: damaged, truncated, more pixels than `max_pixels` or more scans than MOST_SCANS.
     """
     header = read_header(content)
     if header is None:
         return _as_pillow(content, memory, max_pixels)
     pillow.check_size(header.height, header.width, max_pixels)
+    check_scans(content, header)
     orientation = header.orientation or pillow.orientation(content)
     size = upright_size(header.height, header.width, orientation)
     scale = _scale(need) if need is not None and need.size == size else 1
@@ -56,6 +60,12 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
         return _as_pillow(content, memory, max_pixels)
     pixels = turn_upright(pixels, orientation, memory)
     return Photo(torch.from_numpy(pixels), upright_matrix(size, orientation, scale), size)
+
+
+def check_scans(content: bytes, header: Header) -> None:
+    """Raises Unreadable."""
+    if header.several_scans and content.count(_SCAN) > MOST_SCANS and (scans := scan_count(content)) > MOST_SCANS:
+        raise Unreadable(f"a JPEG of {scans:,} scans; more than {MOST_SCANS} are not decoded")
 
 
 def _scale(need: Need) -> int:
@@ -131,4 +141,4 @@ def _warning(content: bytes) -> str:
     return ""
 
 
-__all__ = ["LEAST_FOOTPRINT", "decode"]
+__all__ = ["LEAST_FOOTPRINT", "MOST_SCANS", "check_scans", "decode"]

@@ -41,7 +41,7 @@ def decode(content: bytes, memory: Memory, max_pixels: int) -> np.ndarray:
     image = _open(content)
     width, height = image.size
     check_size(height, width, max_pixels)
-    if image.mode in _MODES_WITHOUT_A_RANGE:
+    if image.mode in _MODES_WITHOUT_A_RANGE and not _has_16_bits(image):
         raise Unreadable(f"pixels of 32 bits (Pillow's mode {image.mode}), whose range is not known; convert them")
     try:
         image.load()
@@ -100,12 +100,17 @@ def _rgb(image: Any, memory: Memory) -> np.ndarray:
     rows = max(_STRIP_PIXELS // width, 1)
     for top in range(0, height, rows):
         strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
-        if image.mode in _MODES_16_BITS:
+        if _has_16_bits(image):
             gray = np.asarray(strip).astype(np.uint32)
             out[top : top + rows] = ((gray * 255 + 32767) // 65535)[..., None]
         else:
             out[top : top + rows] = np.asarray(strip.convert("RGB"))
     return out
+
+
+def _has_16_bits(image: Any) -> bool:
+    """Of gray. Pillow scales those of a PGM to 0..65535, and keeps them in 32."""
+    return image.mode in _MODES_16_BITS or (image.mode == "I" and image.format == "PPM")
 
 
 def _orientation_of(image: Any) -> int:
