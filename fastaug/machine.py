@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported when it is asked: counting the cores does without
     import torch
+
+# How torch says that a device cannot do something: MPS and XPU have no float64, and not every operation.
+_CANNOT = re.compile(
+    r"not (currently |yet )?(implemented|supported|available)|n.t support|could not run|unsupported|divisible",
+    re.IGNORECASE,
+)
+_FALLBACK = "set PYTORCH_ENABLE_MPS_FALLBACK=1 before Python starts, or "
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
@@ -16,9 +26,62 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def usable_device(where: str, device: str | torch.device | None = None) -> torch.device:
+    """As `default_device`, of a device that is there.
+
+    Args:
+        where: who asks, for the error.
+    Raises:
+        RuntimeError: torch finds no such device.
+    """
+    import torch
+
+    found = default_device(device)
+    if found.type == "cuda":  # asked without waking it up: the process may want to fork
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= count:
+            raise RuntimeError(
+                f"{where}: expected a GPU for device='{found}', found {count or 'none'}. Use device='cpu'."
+            )
+        return found
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, ImportError) as error:  # NotImplementedError is a RuntimeError
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise RuntimeError(
+            f"{where}: expected a device that is there, got device='{found}' ({reason}). Use device='cpu'."
+        ) from error
+    return found
+
+
+@contextmanager
+def limits_named(where: str, what: str, device: torch.device) -> Iterator[None]:
+    """Within: what the device cannot do becomes one line that says what to do about it.
+
+    Args:
+        where: who computes. what: which part.
+    Raises:
+        RuntimeError: with torch's own error as its cause.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:  # MPS refuses float64 with a TypeError
+        reason = " ".join(str(error).split("\n")[0].split())
+        known = device.type in reason.lower() or "fp64" in reason
+        if device.type == "cpu" or not (known and _CANNOT.search(reason)):
+            raise
+        fallback = _FALLBACK if device.type == "mps" and "float64" not in reason else ""
+        raise RuntimeError(
+            f"{where}: expected a model that the device '{device}' can run, got in {what}: {reason[:200].rstrip('.')}. "
+            f"To go on, {fallback}use device='cpu'."
+        ) from error
+
+
 def core_count() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return getattr(os, "process_cpu_count", os.cpu_count)() or 1  # macOS, Windows; Python 3.13 has the first
 
 
 def rank() -> int:

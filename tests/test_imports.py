@@ -40,7 +40,8 @@ KNOWN_BY = {
     "safetensors": {"training/inference.py", "training/models.py"},
     "rich": {"cli.py", "training/display.py"},
     "typer": {"cli.py", "config.py"},
-    "PIL": {"demo/photos.py", "demo/fidelity.py"},
+    "PIL": {"loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
+    "simplejpeg": {"loading/jpeg.py"},
 }
 
 

@@ -31,6 +31,71 @@ def test_core_count_is_what_this_process_may_use() -> None:
     assert machine.core_count() == len(allowed)
 
 
+@pytest.mark.parametrize("newer", [True, False])
+def test_core_count_without_affinity(newer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows, with Python 3.13 and before."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)
+    if newer:
+        monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert machine.core_count() == (3 if newer else 5)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.core_count() == (3 if newer else 1)
+
+
+def test_a_gpu_is_asked_for_without_waking_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cuda", "cuda:1"):
+        assert machine.usable_device("here", device) == torch.device(device)
+    with pytest.raises(RuntimeError, match=r"^here: expected a GPU for device='cuda:2', found 2\. Use device='cpu'\.$"):
+        machine.usable_device("here", "cuda:2")
+
+
+MPS = torch.device("mps")
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "advice"),
+    [
+        (
+            MPS,
+            NotImplementedError("The operator 'aten::foo' is not currently implemented for the MPS device. If you\nso"),
+            "To go on, set PYTORCH_ENABLE_MPS_FALLBACK=1 before Python starts, or use device='cpu'.",
+        ),
+        (MPS, NotImplementedError("Could not run 'aten::foo' with arguments from the 'MPS' backend. This"), "cpu"),
+        (MPS, RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes."), "cpu"),
+        (
+            MPS,
+            TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
+            "support float64. To go on, use device='cpu'.",
+        ),
+        (torch.device("xpu"), RuntimeError("Required aspect fp64 is not supported on the device"), "cpu"),
+        (torch.device("cpu"), NotImplementedError('"foo" not implemented for cpu'), None),
+        (MPS, NotImplementedError("write forward() yourself"), None),
+        (MPS, RuntimeError("MPS backend out of memory"), None),
+        (MPS, ValueError("MPS does not support it"), None),
+    ],
+)
+def test_limits_of_a_device_are_named_and_other_errors_pass(
+    device: torch.device, error: Exception, advice: str | None
+) -> None:
+    with (
+        pytest.raises(type(error) if advice is None else RuntimeError) as caught,
+        machine.limits_named("Learner", "the forward pass", device),
+    ):
+        raise error
+    if advice is None:
+        assert caught.value is error
+    else:
+        message = str(caught.value)
+        assert caught.value.__cause__ is error
+        assert message.startswith(f"Learner: expected a model that the device '{device}' can run, got in the forward ")
+        assert advice in message
+        assert "\n" not in message
+
+
 def test_rank_and_world(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (machine.rank(), machine.world()) == (0, 1)
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import fastaug as fa
+from tests.compare import photo
+from tests.factories import run_python, write_photos, write_tar
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,3 +68,81 @@ main()
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == str(site / "fastaug")
     assert done.stdout.split("\n")[1].startswith("fastaug ")
+
+
+def test_everything_works_without_dali_triton_and_posix(tmp_path: Path) -> None:
+    """As on macOS and Windows: neither can be imported, and what only POSIX has is not there.
+
+    Warnings are errors, but for the decoder's advice there should be none anyway.
+    """
+    pixels = photo("chelsea").numpy()
+    names = [f"{name}/{i}.{kind}" for i, kind in enumerate(("jpg", "png", "webp", "jpg", "bmp")) for name in "ab"]
+    folder = write_photos(tmp_path / "photos", {name: pixels[i : i + 90, :120] for i, name in enumerate(names)})
+    content = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+    archive = write_tar(tmp_path / "photos.tar", content)
+    run_python("""
+        import os, pathlib, signal, subprocess, sys, warnings
+        warnings.simplefilter("error")
+        import numba, torch, torchmetrics, torchvision, typer  # what is done to `os` should not surprise them
+        from importlib.machinery import PathFinder
+
+        class NotInstalled(PathFinder):
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                refused = {"nvidia", "triton", "fcntl", "resource", "pwd", "grp", "termios"}
+                return None if name.split(".")[0] in refused else super().find_spec(name, path, target)
+
+        sys.meta_path[sys.meta_path.index(PathFinder)] = NotInstalled
+        for name in [name for name in sys.modules if name.split(".")[0] in ("nvidia", "triton", "resource", "fcntl")]:
+            del sys.modules[name]
+        posix = "sched_getaffinity register_at_fork pread O_CLOEXEC fork getuid geteuid statvfs sysconf killpg".split()
+        for name in posix:
+            delattr(os, name)
+
+        import fastaug as fa
+        from fastaug.loading.decode import has_dali
+        from fastaug.warping import warp
+        from typer.testing import CliRunner
+        from fastaug.cli import app
+
+        assert not has_dali() and not warp.HAS_TRITON
+        folder, archive, out = sys.argv[1:]
+        files, members = fa.Samples.from_folder(folder), fa.Samples.from_tar(archive)
+        assert files.classes == members.classes == ["a", "b"]
+        for samples in (files, members):
+            for mode in ("resize", "direct"):
+                loader = fa.ImageLoader(samples, 4, 64, fa.aug_transforms(size=32), mode=mode)
+                assert sum(len(x) for x, y in loader) == 8 and not loader.quarantined
+        assert [x.shape for x, y in fa.ImageLoader(files, 4, 64)] == [(4, 64, 64, 3)] * 2
+        train, valid = files.split(0.4, seed=1, stratify=True)
+        loader = fa.ImageLoader(train, 2, 64, fa.aug_transforms(size=32))
+        valid_loader = fa.ImageLoader(valid, 2, 64, fa.aug_transforms(size=32), training=False)
+        fa.Learner(loader, valid_loader, fa.classifier("mobilenet_v3_small", 2, None)).fit(1)
+        sizes = ["--size", "32", "--presize", "40"]
+        for command in (
+            ["check", folder],
+            ["check", archive],
+            ["show", archive, *sizes, "--out", out + "/show.png"],
+            ["train", folder, *sizes, "--model", "mobilenet_v3_small", "--weights", "none", "--epochs", "1",
+             "--batch-size", "4", "--out", out],
+            ["predict", out + "/model.safetensors", folder + "/a/0.jpg"],
+            ["summary", folder, *sizes],
+        ):
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, (command, done.output)
+        assert not any(name.split(".")[0] in ("nvidia", "triton") for name in sys.modules)
+        assert not any(hasattr(os, name) for name in posix)
+    """, str(folder), str(archive), str(tmp_path / "out"))  # fmt: skip
+
+
+def test_what_pip_installs(wheel: Path) -> None:
+    """DALI only with an extra; the decoders of the CPU always."""
+    metadata = zipfile.ZipFile(wheel).read(f"fastaug-{fa.__version__}.dist-info/METADATA").decode()
+    required = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-")]
+    plain = [one for one in required if "extra ==" not in one]
+    assert {"simplejpeg", "pillow", "numba", "torch"} <= {re.split(r"[\W_]*[<>=!;]", one)[0] for one in plain}
+    assert not [one for one in plain if "nvidia" in one or "platform_system" in one]
+    for extra, package in {"dali": "cuda130", "dali-cuda12": "cuda120", "demo": "cuda130", "test": "cuda130"}.items():
+        (dali,) = (one for one in required if "nvidia-dali" in one and f'extra == "{extra}"' in one)
+        assert dali.startswith(f"nvidia-dali-{package}")
+        assert 'platform_system == "Linux"' in dali

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from fastaug import __version__
 from fastaug.machine import core_count
 
-PACKAGES = ("torch", "torchvision", "timm", "kornia", "nvidia-dali-cuda130", "numba", "scikit-image")
+PACKAGES = ("torch", "torchvision", "timm", "kornia", "simplejpeg", "pillow", "numba", "scikit-image")
+OPTIONAL = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 # The fields are those of report.json, and what `markdown` makes of them.
 TEXT = """\
@@ -104,8 +106,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": core_count(),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": {"fastaug": __version__, **{package: version(package) for package in PACKAGES}},
+        "packages": {"fastaug": __version__, **_versions()},
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {package: version(package) for package in PACKAGES}
+    for package in OPTIONAL:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ from fastaug.demo.report import environment, markdown
 from fastaug.demo.stepwise import step_by_step
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
-from fastaug.machine import default_device
+from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
 from fastaug.training import plots
 from fastaug.training.learner import Learner
@@ -67,8 +67,8 @@ def run_demo(
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"demo: expected the packages {', '.join(missing)}. Run: pip install 'fastaug[demo]'")
-    scale, seconds, start = scale or Scale(), dict[str, float](), time.monotonic()
-    target = default_device(device)
+    scale, seconds, start = scale or Scale(), dict[str, float](), time.perf_counter()
+    target = usable_device("demo", device)
     out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"command": command, "seed": seed, "scale": asdict(scale)}
     report["environment"] = environment(target)
@@ -76,9 +76,9 @@ def run_demo(
     @contextmanager
     def phase(name: str, what: str) -> Iterator[None]:
         say(f"{len(seconds) + 1}/4 {what}")
-        began = time.monotonic()
+        began = time.perf_counter()
         yield
-        seconds[name] = time.monotonic() - began
+        seconds[name] = time.perf_counter() - began
 
     with phase("photos", "cutting photographs of scikit-image into a labelled set"):
         train, valid = cut_photos(out / "photos", scale.train_per_class, scale.valid_per_class, seed)
@@ -90,7 +90,7 @@ def run_demo(
     with phase("speed", "comparing one warp with step by step: speed"):
         report["speed"] = _compare_speed(train, out, seed, target, scale)
     say(f"    one warp is {report['speed']['ratio']['median']:.1f} times as fast")
-    report["seconds"] = {**seconds, "total": time.monotonic() - start}
+    report["seconds"] = {**seconds, "total": time.perf_counter() - start}
     write_json(out / "report.json", report)
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
     say(f"done in {report['seconds']['total']:.0f} s: open {out / 'report.md'}")

@@ -45,7 +45,7 @@ class Batch:
     """What the background threads hand over: B images, without the bad ones.
 
     Attributes:
-        targets: pinned where there is a GPU.
+        targets: pinned for a GPU.
         bad: row of the samples -> reason.
         images: what the warp reads.
         warp_params: `info.params`, but for these images instead of presized ones.
@@ -69,6 +69,7 @@ class BatchMaker:
 
     Attributes:
         draw: rows of the samples -> what is decided about them.
+        pinned: whether targets are wanted in memory that a GPU reads by itself.
     """
 
     samples: Samples
@@ -77,6 +78,7 @@ class BatchMaker:
     draw: Callable[[np.ndarray], Draws]
     workers: Workers
     observer: Observer
+    pinned: bool
 
     def make(self, indices: np.ndarray) -> Batch:
         """The batch of some rows of the samples."""
@@ -163,7 +165,7 @@ class BatchMaker:
         elif not photos:
             images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8)
         targets = self.targets[indices[rows]]
-        targets = targets.pin_memory() if torch.cuda.is_available() else targets
+        targets = targets.pin_memory() if self.pinned else targets
         presize = draws.presize_matrix(sizes).float()
         info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, params)
         return Batch(info, targets, bad, images, warp_params, [])
@@ -180,7 +182,7 @@ def warp_batch(batch: Batch, augment: Augment | None, device: torch.device) -> t
         x = augment.apply(images, batch.warp_params)
     else:
         x = images if isinstance(images, Tensor) else torch.stack(list(images))
-    return x.to(device), batch.targets.to(device, non_blocking=True)
+    return x.to(device), batch.targets.to(device, non_blocking=device.type == "cuda")
 
 
 __all__ = ["Batch", "BatchInfo", "BatchMaker", "warp_batch"]

@@ -63,7 +63,7 @@ def _run(
     """
     left = dict.fromkeys(rows)
     command = [sys.executable, "-m", "fastaug.loading.check", str(threads)]
-    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as todo:
+    with tempfile.TemporaryFile("w+", errors="replace") as errors, tempfile.TemporaryFile("w+") as todo:
         todo.writelines(json.dumps([row, paths[row]]) + "\n" for row in rows)
         todo.seek(0)
         with subprocess.Popen(command, stdin=todo, stdout=subprocess.PIPE, stderr=errors, text=True) as process:

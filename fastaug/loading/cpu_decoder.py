@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from fastaug.loading import jpeg, pillow
-from fastaug.loading.decode import MAX_PIXELS, ScaleName, as_bytes
-from fastaug.loading.header import JPEG
+from fastaug.loading.header import JPEG, as_bytes
+from fastaug.loading.options import MAX_PIXELS, ScaleName
 from fastaug.loading.photo import Need, Photo, Resizing
 from fastaug.loading.resize import resize
 from fastaug.machine import core_count

@@ -39,9 +39,9 @@ import torch
 
 from fastaug.loading import pillow
 from fastaug.loading.cpu_decoder import CpuDecoder, check_boxes
-from fastaug.loading.decode import INSTALL_DALI, MAX_PIXELS, as_bytes
-from fastaug.loading.header import read_header, without_metadata
+from fastaug.loading.header import as_bytes, read_header, without_metadata
 from fastaug.loading.jpeg import check_scans
+from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS
 from fastaug.loading.orientation import steps_upright
 from fastaug.loading.photo import Need, Photo, Resizing
 

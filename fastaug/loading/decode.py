@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
+from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ScaleName
 from fastaug.loading.photo import Need, Photo, Resizing
-
-DecoderName = Literal["auto", "jpeg", "dali"]
-ScaleName = Literal["auto", "exact"]
-# Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
-MAX_PIXELS = 178_956_970
-INSTALL_DALI = "pip install 'fastaug[dali]' (CUDA 13) or 'fastaug[dali-cuda12]'"
 
 
 class Decoder(Protocol):
@@ -127,19 +122,4 @@ def make_decoder(
     return CpuDecoder(num_threads, scale, max_pixels)
 
 
-def as_bytes(content: Any, position: int) -> bytes:
-    """The content of a file. Raises TypeError for something else."""
-    if isinstance(content, bytes):
-        return content
-    if isinstance(content, bytearray | memoryview):
-        return bytes(content)
-    if isinstance(content, np.ndarray) and content.dtype == np.uint8 and content.ndim == 1:
-        return content.tobytes()
-    got = f"{content.dtype} {list(content.shape)}" if isinstance(content, np.ndarray) else type(content).__name__
-    raise TypeError(
-        f"decode: expected the content of file {position} as bytes or a uint8 1-D array, got {got}. "
-        "Read it first: np.fromfile(path, np.uint8)."
-    )
-
-
-__all__ = ["MAX_PIXELS", "Choice", "Decoder", "choose_decoder", "has_dali", "make_decoder"]
+__all__ = ["Choice", "Decoder", "choose_decoder", "has_dali", "make_decoder"]

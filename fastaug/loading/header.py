@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastaug.loading.orientation import upright_size
 
@@ -45,6 +47,21 @@ class Header(NamedTuple):
     channels: int
     ordinary: bool
     several_scans: bool
+
+
+def as_bytes(content: Any, position: int) -> bytes:
+    """The content of a file. Raises TypeError for something else."""
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, bytearray | memoryview):
+        return bytes(content)
+    if isinstance(content, np.ndarray) and content.dtype == np.uint8 and content.ndim == 1:
+        return content.tobytes()
+    got = f"{content.dtype} {list(content.shape)}" if isinstance(content, np.ndarray) else type(content).__name__
+    raise TypeError(
+        f"decode: expected the content of file {position} as bytes or a uint8 1-D array, got {got}. "
+        "Read it first: np.fromfile(path, np.uint8)."
+    )
 
 
 def read_header(content: bytes) -> Header | None:
@@ -169,4 +186,4 @@ def _orientation(tiff: bytes) -> int:
     return 1
 
 
-__all__ = ["JPEG", "Header", "likely_size", "read_header", "scan_count", "without_metadata"]
+__all__ = ["JPEG", "Header", "as_bytes", "likely_size", "read_header", "scan_count", "without_metadata"]

@@ -20,16 +20,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fastaug.augment.augment import Augment
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
-from fastaug.loading.decode import MAX_PIXELS, DecoderName, ScaleName, choose_decoder, has_dali, make_decoder
+from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Draws, draw
 from fastaug.loading.modes import MODES, ModeName
+from fastaug.loading.options import MAX_PIXELS, DecoderName, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
 from fastaug.loading.position import Position
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
 from fastaug.loading.workers import Workers, prefetch
-from fastaug.machine import core_count, default_device, rank, world
+from fastaug.machine import core_count, rank, usable_device, world
 from fastaug.samples.samples import Samples
 
 # Batches that are loaded or being loaded, beside the one that the consumer has; 64 images of 460 × 460 are 41 MB.
@@ -78,7 +79,7 @@ class ImageLoader(IterableDataset[Any]):
         y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
         yielded, empty: ranks that take turns with each other would otherwise wait for ever.
     Raises:
-        ValueError: arguments that do not fit. RuntimeError: device="cuda" without a GPU. ImportError: decoder="dali"
+        ValueError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
             without DALI.
     Attributes:
         decoder_choice: which decoder is taken, and why: (name, reason, advice or None).
@@ -142,9 +143,7 @@ class ImageLoader(IterableDataset[Any]):
         if schedule is not None and augment is None:
             raise ValueError("ImageLoader: schedule needs an augment, whose size it sets. Pass augment too.")
         self.samples, self.batch_size, self.presize, self.augment = samples, batch_size, presize, augment
-        self.device = default_device(device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("ImageLoader: expected a GPU for device='cuda', found none. Use device='cpu'.")
+        self.device = usable_device("ImageLoader", device)
         self.decoder_choice = choose_decoder(decoder, self.device, has_dali())
         if self.decoder_choice.advice:
             warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
@@ -323,7 +322,8 @@ class ImageLoader(IterableDataset[Any]):
                 augment, presize = augment.with_size(scheduled[0]), scheduled[1]
             return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
-        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer)
+        pinned = self.device.type == "cuda"
+        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer, pinned)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)

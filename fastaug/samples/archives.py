@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -92,9 +93,9 @@ def _labelled(archive: str, layout: Layout, reader: Reader) -> Iterator[tuple[Me
     labels: dict[str, Member] = {}
     seen: dict[str, str] = {}
     for member in members(archive):
-        folder, name = os.path.split(member.name)
+        folder, name = posixpath.split(member.name)  # within an archive, on every system
         stem, _, ending = name.partition(".")
-        key, ending = os.path.join(folder, stem), ending.lower()
+        key, ending = posixpath.join(folder, stem), ending.lower()
         if not stem:
             continue  # a hidden file
         if ending == layout.image or (layout.image is None and f".{ending}".endswith(IMAGE_EXTENSIONS)):

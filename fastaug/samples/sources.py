@@ -13,7 +13,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple, Self, overload
 
 import numpy as np
@@ -55,7 +54,7 @@ class Reader:
 
     def __init__(self, most_open: int = OPEN_ARCHIVES) -> None:
         self._most_open = most_open
-        self._archives: OrderedDict[str, _Open] = OrderedDict()  # the latest last
+        self._archives: OrderedDict[str, _Archive] = OrderedDict()  # the latest last
         self._lock = threading.Lock()
 
     def read_bytes(self, path: str) -> bytes | str:
@@ -65,8 +64,8 @@ class Reader:
             if member is None or os.path.exists(path):
                 with open(path, "rb") as file:
                     return file.read() or "the file is empty"
-            with self._opened(member["archive"]) as descriptor:
-                return _read_member(descriptor, int(member["offset"]), int(member["size"]))
+            with self._opened(member["archive"]) as archive:
+                return _read_member(archive, int(member["offset"]), int(member["size"]))
         except (OSError, ValueError) as error:
             return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
@@ -83,13 +82,13 @@ class Reader:
         self.close()
 
     @contextmanager
-    def _opened(self, archive: str) -> Iterator[int]:
+    def _opened(self, archive: str) -> Iterator[_Archive]:
         with self._lock:
-            entry = self._archives.pop(archive, None) or _Open(os.open(archive, os.O_RDONLY | os.O_CLOEXEC))
+            entry = self._archives.pop(archive, None) or _Archive(archive)
             self._archives[archive] = entry
             entry.users += 1
         try:
-            yield entry.descriptor
+            yield entry
         finally:
             with self._lock:
                 entry.users -= 1
@@ -98,28 +97,41 @@ class Reader:
     def _close_unused(self) -> None:
         unused = [archive for archive, entry in self._archives.items() if not entry.users]
         for archive in unused[: max(len(self._archives) - self._most_open, 0)]:
-            os.close(self._archives.pop(archive).descriptor)
+            self._archives.pop(archive).file.close()
 
 
-@dataclass
-class _Open:
-    descriptor: int
-    users: int = 0
+class _Archive:
+    """An open archive. users: threads that are reading it."""
+
+    def __init__(self, path: str) -> None:
+        self.file, self.users = open(path, "rb", buffering=0), 0  # noqa: SIM115 (the Reader closes it)
+        self._place = threading.Lock()
+
+    def size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def read(self, size: int, offset: int) -> bytes:
+        """The bytes there; several threads may read at a time."""
+        if hasattr(os, "pread"):
+            return os.pread(self.file.fileno(), size, offset)
+        with self._place:  # Windows: the place belongs to the file, so they take turns
+            self.file.seek(offset)
+            return self.file.read(size) or b""
 
 
-def _read_member(descriptor: int, offset: int, size: int) -> bytes | str:
+def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
     """The content, after a look at the header before it: the archive may have been written anew meanwhile."""
-    length = os.fstat(descriptor).st_size
+    length = archive.size()
     if length < offset + size:
         return f"the archive ends after {max(length - offset, 0):,} of {size:,} bytes"
     field = offset - _BLOCK + 124  # where its header has its size
     try:
-        fits = field >= 124 and tarfile.nti(os.pread(descriptor, 12, field)) == size  # type: ignore[attr-defined]
+        fits = field >= 124 and tarfile.nti(archive.read(12, field)) == size  # type: ignore[attr-defined]
     except tarfile.HeaderError:
         fits = False
     if not fits:
         return f"the archive has no member of {size:,} bytes at byte {offset}: it was changed after it was indexed"
-    content = os.pread(descriptor, size, offset)
+    content = archive.read(size, offset)
     assert len(content) == size, "photos are far below the 2 GB that one call reads"
     return content or "the file is empty"
 

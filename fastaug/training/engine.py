@@ -10,7 +10,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
-from fastaug.machine import default_device, rank, world
+from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
-from fastaug.training.inference import AMP, Amp
+from fastaug.training.inference import AMP, Amp, mixed_precision
 from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
 from fastaug.training.losses import BinaryCrossEntropy
 from fastaug.training.models import parameter_groups
@@ -70,8 +70,9 @@ class Engine:
             )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
-        self.device = default_device(device)
-        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = usable_device("Learner", device)
+        with self.limits_named("moving it there"):
+            self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
@@ -96,6 +97,16 @@ class Engine:
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
+
+    @property
+    def copies_ahead(self) -> bool:
+        """Whether a copy to the device need not be waited for. Only CUDA keeps what it copies from until it is done:
+        MPS may read memory that was given back meanwhile (pytorch/pytorch#139550)."""
+        return self.device.type == "cuda"
+
+    def limits_named(self, what: str) -> AbstractContextManager[None]:
+        """Within: what the device cannot do is said in one line. what: which part of the training it is."""
+        return limits_named("Learner", what, self.device)
 
     @property
     def summed(self) -> bool:
@@ -160,12 +171,13 @@ class Engine:
             nothing: Tensor = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
             self.train_mode()
             return nothing
-        mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
-        return self.loss_func(*self.activate(network, mixed, target))
+        with self.limits_named("the forward pass"):
+            mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
+            return self.loss_func(*self.activate(network, mixed, target))
 
     def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
-        with torch.autocast(self.device.type, AMP[self.amp], enabled=self.amp is not None):
+        with mixed_precision(self.device, self.amp):
             activations = network(x)
         if not isinstance(activations, Tensor):
             raise TypeError(
@@ -185,14 +197,19 @@ class Engine:
                 f"{activations.shape[1]}. Build the model with num_classes={self.classes}: the others never are right.",
                 stacklevel=2,
             )
-        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=True)
+        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=self.copies_ahead)
 
     def backward(self, loss: Tensor, images: int) -> None:
         """Add the gradients of a batch, so that over the ranks every image counts the same."""
-        self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
+        with self.limits_named("the backward pass"):
+            self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
 
     def step(self, batches: int) -> None:
         """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
+        with self.limits_named("the optimizer's step"):
+            self._step(batches)
+
+    def _step(self, batches: int) -> None:
         self.scaler.unscale_(self.opt)
         learning = [p for group in self.groups for p in group if p.grad is not None]
         for parameter in learning if batches > 1 and not self.summed else ():
@@ -224,7 +241,7 @@ class Engine:
                 )
             empty = False
             layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
-            x = x.to(self.device, non_blocking=True, memory_format=layout)
+            x = x.to(self.device, non_blocking=self.copies_ahead, memory_format=layout)
             yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
             raise ValueError(
@@ -249,12 +266,16 @@ class Engine:
         """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
         self.model.eval()
         for x, y, rows in self.batches(self.or_valid(loader)):
-            with torch.no_grad():
+            with torch.no_grad(), self.limits_named("the forward pass"):
                 activations, y = self.activate(self.model, x, y)
             yield activations, y, rows
 
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
         """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
+        with self.limits_named("validation"):
+            return self._validate(loader)
+
+    def _validate(self, loader: Loader | None) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
         sums = torch.zeros(2, device=self.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +20,7 @@ from fastaug.augment.augment import Augment
 from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.modes import ModeName
-from fastaug.machine import default_device
+from fastaug.machine import limits_named, usable_device
 from fastaug.samples.samples import Samples
 from fastaug.training.models import classifier
 
@@ -52,7 +53,7 @@ class Predictor:
     device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
-        self.device = default_device(self.device)
+        self.device = usable_device("Predictor", self.device)
         self.model = self.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def predict(self, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
@@ -83,8 +84,7 @@ class Predictor:
     def activations(self, images: Tensor) -> Tensor:
         """float32 [B, classes] of images [B, 3, H, W] that are normalised already."""
         self.model.eval()
-        dtype = AMP[self.amp]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        with limits_named("Predictor", "the forward pass", images.device), mixed_precision(images.device, self.amp):
             activations: Tensor = self.model(images).float()
         return activations
 
@@ -135,7 +135,8 @@ class Predictor:
         images = images.to(self.device, self.augment.dtype)
         try:
             again = replace(self, model=_build(built, self.model.state_dict()))
-            same = torch.allclose(self.activations(images), again.activations(images), 1e-3, 1e-4, equal_nan=True)
+            one, other = (predictor.activations(images).cpu() for predictor in (self, again))
+            same = torch.allclose(one, other, 1e-3, 1e-4, equal_nan=True)
             problem = "" if same else "other activations for the same images"
         except RuntimeError as error:  # names and shapes that do not fit, or a forward pass that fails
             problem = " ".join(str(error).split())[:200]
@@ -182,6 +183,11 @@ def load_classifier(path: str | os.PathLike[str], device: str | torch.device | N
         FileNotFoundError: no such file. ValueError: not a file of `export`. ImportError: a model of timm without timm.
     """
     return Predictor.load(path, device)
+
+
+def mixed_precision(device: torch.device, amp: Amp | None) -> AbstractContextManager[Any]:
+    """Within, a model computes in it where that is safe; None: as it is, also where torch has no such thing."""
+    return nullcontext() if amp is None else torch.autocast(device.type, AMP[amp])
 
 
 def to_probabilities(activations: Tensor, threshold: object = None) -> Tensor:

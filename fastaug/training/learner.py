@@ -153,7 +153,7 @@ class Learner(Engine):
         network = self.network()
         with Display(self.progress, _whole(epochs) * len(self.train_loader)) as display:
             while self.done < epochs:
-                start, row = time.monotonic(), {"epoch": float(self.epoch)}
+                start, row = time.perf_counter(), {"epoch": float(self.epoch)}
                 try:
                     row |= self._train_epoch(network, scheduler, display)
                 finally:
@@ -161,7 +161,7 @@ class Learner(Engine):
                 if self.valid_loader is not None:
                     LoaderAdapter(self.valid_loader).follow(self.epoch)
                     row |= {"valid_loss" if name == "loss" else name: value for name, value in self.validate().items()}
-                row["seconds"] = time.monotonic() - start
+                row["seconds"] = time.perf_counter() - start
                 self.history.epochs.append(row)
                 self.epoch, self.done = self.epoch + 1, self.done + 1
                 self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
@@ -185,15 +185,15 @@ class Learner(Engine):
         before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
         waiting: list[Tensor] = []  # losses still on the device
         self.opt.zero_grad()
-        start = fetched = time.monotonic()
+        start = fetched = time.perf_counter()
         for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
             loss = self.forward(network, x, y)
             waiting.append(loss.detach())
             self._seen.append(len(y))
             self._record_rates()
-            if self.device.type == "cpu" or time.monotonic() - fetched > _REFRESH_S:
+            if self.device.type == "cpu" or time.perf_counter() - fetched > _REFRESH_S:
                 self._fetch(waiting)
-                fetched = time.monotonic()
+                fetched = time.perf_counter()
                 speed, batches = (sum(self._seen) - before) / (fetched - start), len(self._seen)
                 display.batch(self.history.losses[-1], speed, self.done * len(self.train_loader) + batches)
             self.backward(loss, len(y))
@@ -215,9 +215,8 @@ class Learner(Engine):
         ranks.same_buffers(self.model)
         seen, losses = sum(self._seen), self.history.losses[-len(self._seen) :]
         total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._seen, strict=True)))
-        sums = torch.tensor([total, seen, seen - before], dtype=torch.float64, device=self.device)
-        total, seen, new = ranks.total(sums).tolist()
-        return {"train_loss": total / seen, "images_per_s": new / (time.monotonic() - start)}
+        whole, images, new = ranks.totals((total, seen, seen - before), self.device)
+        return {"train_loss": whole / images, "images_per_s": new / (time.perf_counter() - start)}
 
     def _fetch(self, waiting: list[Tensor]) -> None:
         """Move losses from the device into the history, in one transfer."""

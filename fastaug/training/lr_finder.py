@@ -102,7 +102,7 @@ def lr_find(
     lrs = [start_lr * (end_lr / start_lr) ** (i / num_it) for i in range(num_it)]
     losses: list[float] = []
     average, value = 0.0, math.nan
-    seen, start = 0, time.monotonic()
+    seen, start = 0, time.perf_counter()
     with learn.restored(), Display(learn.progress, num_it) as display:
         network = learn.network()
         learn.train_mode()
@@ -115,7 +115,7 @@ def lr_find(
             average = SMOOTHING * average + (1 - SMOOTHING) * value
             losses.append(average / (1 - SMOOTHING ** (len(losses) + 1)))
             seen += len(y)
-            display.batch(losses[-1], seen / (time.monotonic() - start), len(losses))
+            display.batch(losses[-1], seen / (time.perf_counter() - start), len(losses))
             if stop_div and losses[-1] > DIVERGED_AT * min(losses):
                 break
             learn.backward(loss, len(y))

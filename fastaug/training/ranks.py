@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ def join(device: str | None) -> str | None:
     """Under torchrun: join the other processes. Returns the device of this one."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return device
-    gpu = torch.cuda.is_available() and not (device or "").startswith("cpu")
+    gpu = torch.cuda.is_available() and (device or "cuda").startswith("cuda")
     if gpu:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
@@ -26,7 +27,7 @@ def join(device: str | None) -> str | None:
 
 def leave() -> None:
     """Part from the other processes; without it torch warns at the end."""
-    if dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -36,6 +37,14 @@ def total(value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def totals(values: Sequence[float], device: torch.device) -> list[float]:
+    """The sums over the ranks of some numbers of the host; alone the device, which may lack float64, is not asked."""
+    if world() == 1:
+        return [*values]
+    found: list[float] = total(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+    return found
 
 
 def share(images: int, device: torch.device, summed: bool) -> Tensor | float:

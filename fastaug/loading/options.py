@@ -1,0 +1,11 @@
+"""What may be asked of a decoder, and its limits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DecoderName = Literal["auto", "jpeg", "dali"]
+ScaleName = Literal["auto", "exact"]
+# Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
+MAX_PIXELS = 178_956_970
+INSTALL_DALI = "pip install 'fastaug[dali]' (CUDA 13) or 'fastaug[dali-cuda12]'"
