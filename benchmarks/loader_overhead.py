@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastaug.loading.memory import Memory
 from torch import Tensor
 
 import fastaug as fa
@@ -49,6 +48,7 @@ from fastaug.loading.decode import make_decoder
 from fastaug.loading.header import likely_size
 from fastaug.loading.loader import PREFETCH_BATCHES
 from fastaug.loading.photo import Need, Photo, Resizing
+from fastaug.memory import Memory
 
 LOADER, BARE = "fastaug.ImageLoader", "bare DALI pipeline"
 PLAIN = "a plain loop: the same decoding and resizing"
