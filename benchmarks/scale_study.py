@@ -34,6 +34,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
@@ -196,6 +197,7 @@ def score(
     files = [file for file in sources for _ in range(draws)]
     seed, truth = report.settings["seed"], None
     size = settings[NONE].size
+    sampling = {file: simplejpeg.decode_jpeg_header(file.read_bytes())[3] for file in sources}
     for mode in MODES:
         full = make_views(files, mode, settings[NONE], seed)
         truth = truths(files, scenes, full, samples) if truth is None else truth  # the same draws in both modes
@@ -212,14 +214,19 @@ def score(
                 report.rows.append(
                     {
                         "name": name, "mode": mode, "size": size, "photo": scenes[file][0].stem,
-                        "short": SHORT_SIDE if scenes[file][0] != file else None, "scale": views.scales[i],
-                        "to_full_mse": float(to_full[i]), "scene_db": float(to_scene[i]),
+                        "short": SHORT_SIDE if scenes[file][0] != file else None, "sampling": sampling[file],
+                        "scale": views.scales[i], "to_full_mse": float(to_full[i]), "scene_db": float(to_scene[i]),
                         "loss_db": float(best[i] - to_scene[i]),
                     }
                 )  # fmt: skip
 
 
 Rows = Sequence[dict[str, Any]]
+
+
+def views_at(report: common.Report, size: int) -> Rows:
+    """The rows of single views."""
+    return [row for row in report.rows if "scale" in row and row["size"] == size]
 
 
 def of_photos(rows: Rows) -> dict[str, float]:
@@ -237,8 +244,7 @@ def table(report: common.Report, settings: dict[str, Setting], what: str, cpu: d
     lines = []
     for mode in MODES:
         for name in settings:
-            rows = [row for row in report.rows if (row.get("mode"), row.get("size")) == (mode, size)]
-            rows = [row for row in rows if row["name"] == name and "scale" in row]
+            rows = [row for row in views_at(report, size) if (row["mode"], row["name"]) == (mode, name)]
             if not rows:
                 continue
             photos, scales = of_photos(rows), [row["scale"] for row in rows]
@@ -250,7 +256,7 @@ def table(report: common.Report, settings: dict[str, Setting], what: str, cpu: d
             lines.append(
                 [f"{mode}, {name}", shares, *found, f"{scene:.2f}", f"{loss.mean():+.3f}", f"{loss.max():+.2f}", *times]
             )
-    views = len({(row["photo"], row["short"]) for row in report.rows if "scale" in row})
+    views = len({(row["photo"], row["short"]) for row in views_at(report, size)})
     report.table(
         f"{what}, {size} px; {views} sources × {report.settings['draws']} views; CPU: photos as they are, middle half "
         "in brackets",
@@ -259,6 +265,27 @@ def table(report: common.Report, settings: dict[str, Setting], what: str, cpu: d
             "dB to the scene", "lost, mean", "lost, worst view", "CPU ms decoding", "CPU ms in all",
         ],
         lines,
+    )  # fmt: skip
+
+
+def by_sampling(report: common.Report) -> None:
+    """The same for the default, by how the photos store colour and by scale."""
+    lines = []
+    found = [row for row in views_at(report, SIZE) if row["name"] == f"{jpeg.LEAST_FOOTPRINT:g}" and row["scale"] > 1]
+    for key in sorted({(row["mode"], row["sampling"], row["scale"]) for row in found}):
+        rows = [row for row in found if (row["mode"], row["sampling"], row["scale"]) == key]
+        photos, loss = list(of_photos(rows).values()), [row["loss_db"] for row in rows]
+        mode, sampling, scale = key
+        lines.append(
+            [
+                f"{mode}, {':'.join(sampling)}, 1/{scale}", str(len(rows)), f"{min(photos):.1f}",
+                f"{np.mean(photos):.1f}", f"{np.mean(loss):+.3f}", f"{max(loss):+.2f}",
+            ]
+        )  # fmt: skip
+    report.table(
+        f"By chroma sampling, LEAST_FOOTPRINT = {jpeg.LEAST_FOOTPRINT:g}, {SIZE} px",
+        ["mode, sampling, scale", "views", "dB to full decoding, worst photo", "mean of photos", "lost, mean",
+         "lost, worst view"], lines,
     )  # fmt: skip
 
 
@@ -296,8 +323,8 @@ def timings(
 
 def targets(report: common.Report) -> None:
     for mode in MODES:
-        rows = [row for row in report.rows if (row.get("mode"), row.get("size")) == (mode, SIZE) and "scale" in row]
-        rows = [row for row in rows if row["name"] == f"{jpeg.LEAST_FOOTPRINT:g}"]
+        name = f"{jpeg.LEAST_FOOTPRINT:g}"
+        rows = [row for row in views_at(report, SIZE) if (row["mode"], row["name"]) == (mode, name)]
         photos = of_photos(rows)
         worst = min(photos.values()) if photos else None
         what = f"mode {mode}, LEAST_FOOTPRINT = {jpeg.LEAST_FOOTPRINT:g}"
@@ -339,6 +366,7 @@ def main() -> int:
         ):
             score(report, group, sources, scenes, draws, samples)
             table(report, group, what, timings(report, group, timed, arguments.threads, repeats))
+    by_sampling(report)
     targets(report)
     return report.finish(common.out_path(arguments))
 

@@ -71,7 +71,9 @@ def test_scale_study_runs(run):
     assert scales["1"] > {1}
     assert scales[scale_study.NONE] == {1}
     assert all((row["to_full_mse"] == 0) == (row["scale"] == 1) for row in views)
-    assert [table["rows"][0][0] for table in report["tables"]] == ["direct, 1", "direct, 1/8, 1/4, 1/2"]
+    by_setting, by_scales, by_sampling = report["tables"]
+    assert [table["rows"][0][0] for table in (by_setting, by_scales)] == ["direct, 1", "direct, 1/8, 1/4, 1/2"]
+    assert all(row[0].startswith(("direct, 4:", "resize, 4:")) for row in by_sampling["rows"])
     assert {row["name"] for row in report["rows"] if "cpu_ms_per_image" in row} == (
         scale_study.SETTINGS.keys() | scale_study.EIGHTHS.keys()
     )
