@@ -107,9 +107,9 @@ class DaliDecoder:
         with self._running():
             for first in range(0, len(files), self.chunk_size):
                 rows = list(files)[first : first + self.chunk_size]
-                for row, image in zip(rows, self._decode_each([files[row] for row in rows]), strict=True):
+                for row, image in zip(rows, self._decode_each([files[row][0] for row in rows]), strict=True):
                     if image is not None:
-                        outcomes[row] = self._upright(self._to_torch(image), contents[row])
+                        outcomes[row] = Photo.whole(_turned(self._to_torch(image), files[row][1]))
         others = [row for row in range(len(contents)) if row not in outcomes]
         for row, outcome in zip(others, self._cpu.decode([contents[row] for row in others]), strict=True):
             outcomes[row] = self._moved(outcome) if isinstance(outcome, Photo) else outcome
@@ -153,17 +153,20 @@ class DaliDecoder:
             with self._context, self._dali.ndd.EvalMode.sync_cpu:
                 yield
 
-    def _file(self, content: bytes) -> np.ndarray | None:
-        """What DALI is given; None: it is decoded on the CPU."""
+    def _file(self, content: bytes) -> tuple[np.ndarray, int] | None:
+        """What DALI is given, and its orientation; None: it is decoded on the CPU."""
         header = read_header(content)
         if header is None or not header.ordinary or header.height * header.width > self._max_pixels:
             return None
         try:
             check_scans(content, header)
+            orientation = header.orientation or pillow.orientation(content)
         except pillow.Unreadable:
             return None
         bare = without_metadata(content)
-        return None if bare is None else np.frombuffer(bytearray(bare), np.uint8)  # it copies what is not writable
+        if bare is None:
+            return None
+        return np.frombuffer(bytearray(bare), np.uint8), orientation  # it copies what is not writable
 
     def _decode_each(self, files: list[np.ndarray]) -> list[Any]:
         """The image of each file; None where it cannot be decoded, which others then try."""
@@ -178,12 +181,6 @@ class DaliDecoder:
     def _decode_batch(self, files: list[np.ndarray]) -> list[Any]:
         images: list[Any] = self._dali.decode(files, self._dali_device)
         return images
-
-    def _upright(self, pixels: torch.Tensor, content: bytes) -> Photo:
-        header = read_header(content)
-        assert header is not None
-        orientation = header.orientation or pillow.orientation(content)
-        return Photo.whole(_turned(pixels, orientation))
 
     def _moved(self, photo: Photo) -> Photo:
         return Photo(photo.pixels.to(self.device), photo.matrix, photo.size)

@@ -114,21 +114,23 @@ def _decode_with_patience(
 def _without_extraneous(content: bytes, message: str) -> bytes | None:
     """The same without the first bytes of its data that do not belong there; None: they are not what is wrong.
 
-    Which marker they precede: the first of that kind before which the data, cut off there, has the same warning.
+    Which marker they precede: the first of that kind where the data, cut off before it, ends with as many such bytes.
+    (Cut off behind it, the data would end in the middle of a segment, which is another error.)
     """
     named = _EXTRANEOUS.search(message)
     if named is None:
         return None
     count, marker = int(named[1]), bytes([0xFF, int(named[2], 16)])
+    told = {message, message.replace(named[0], f"{count} extraneous bytes before marker 0xd9")}
     places = [found.start() for found in re.finditer(re.escape(marker), content)]
     first, last = 0, len(places) - 1
     while first < last:
         middle = (first + last) // 2
-        if _warning(content[: places[middle] + 2] + b"\xff\xd9") == message:
+        if _warning(content[: places[middle]] + b"\xff\xd9") in told:
             last = middle
         else:
             first = middle + 1
-    if not places or places[first] < count:
+    if not places or places[first] < count or _warning(content[: places[first]] + b"\xff\xd9") not in told:
         return None
     return content[: places[first] - count] + content[places[first] :]
 

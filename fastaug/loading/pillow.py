@@ -20,7 +20,8 @@ _PLUGINS = {
     "TGA": "Tga",
 }  # fmt: skip
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_ORIENTATION = 0x0112
+_ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284  # tags of TIFF
+_BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _STRIP_PIXELS = 1 << 22  # converted at a time: Pillow takes ten bytes and more for each meanwhile
 _MODES_WITHOUT_A_RANGE = ("I", "F")
@@ -36,7 +37,7 @@ def decode(content: bytes, memory: Memory, max_pixels: int) -> np.ndarray:
     Raises:
         Unreadable: damaged or truncated, no format that is read, or more pixels than `max_pixels`.
     Differs from: Pillow's `convert("RGB")` where that would cut off: 16 bits of gray are scaled to 8, and whole numbers
-        of 32 bits and floats are refused, since nobody knows their range.
+        of 32 bits and floats are refused, since nobody knows their range. TIFFs with planes of 16 bits are right.
     """
     image = _open(content)
     width, height = image.size
@@ -44,9 +45,12 @@ def decode(content: bytes, memory: Memory, max_pixels: int) -> np.ndarray:
     if image.mode in _MODES_WITHOUT_A_RANGE and not _has_16_bits(image):
         raise Unreadable(f"pixels of 32 bits (Pillow's mode {image.mode}), whose range is not known; convert them")
     try:
+        _mend_planes(image)
         image.load()
         orientation = _orientation_of(image)
         pixels = _rgb(image, memory)
+    except Unreadable:
+        raise
     except Exception as error:  # of any kind: damaged files raise what comes
         raise Unreadable(f"damaged or truncated image data ({image.format}: {_line(error)})") from error
     del image  # its memory, before more is taken
@@ -108,6 +112,16 @@ def _rgb(image: Any, memory: Memory) -> np.ndarray:
     return out
 
 
+def _mend_planes(image: Any) -> None:
+    """Of a TIFF: Pillow 13 reads planes of 16 bits that are not compressed as if they had 8."""
+    if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2 and 16 in image.tag_v2.get(_BITS, ()):
+        order = "L" if image.tag_v2.prefix == b"II" else "B"
+        image.tile = [
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) if tile.args[0] in _BANDS else tile
+            for tile in image.tile
+        ]
+
+
 def _has_16_bits(image: Any) -> bool:
     """Of gray. Pillow scales those of a PGM to 0..65535, and keeps them in 32."""
     return image.mode in _MODES_16_BITS or (image.mode == "I" and image.format == "PPM")
@@ -116,6 +130,8 @@ def _has_16_bits(image: Any) -> bool:
 def _orientation_of(image: Any) -> int:
     try:
         found = image.getexif().get(_ORIENTATION, 1)
+    except Warning as error:  # a filter of the user's: he shall not get pictures that lie on their side
+        raise Unreadable(f"a warning that Python's filters make an error: {_line(error)}") from error
     except Exception:  # of any kind: what cannot be read turns nothing
         return 1
     return found if found in range(1, 9) else 1

@@ -1,33 +1,41 @@
-"""DALI's decoding and presizing against Pillow. With device="cuda" only where there is a GPU."""
+"""Decoding and presizing against Pillow, by every decoder. With device="cuda" only where there is a GPU."""
 
-import gc
-import io
-import sys
-import weakref
-from concurrent.futures import ThreadPoolExecutor
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, PngImagePlugin
 
-from fastaug.loading.decode import Decoder
+from fastaug.loading.decode import Decoder, has_dali, make_decoder
 from fastaug.loading.photo import Resizing
 from tests.compare import assert_levels, photo
-from tests.factories import PATIENCE_S, decode, difficult_files, encode, pixels_of, presize, run_python, squares
+from tests.factories import decode, difficult_files, encode, pixels_of, presize, segment, squares
+from tests.mutations import as_pillow
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DALI = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 REAL = pytest.mark.skipif(not SHARED.is_dir(), reason=f"other people's photos are not here: {SHARED}")
 REAL_GOOD = ["photos/*a*", "pets/*_1*", "edge/Landscape_*", "edge/Portrait_*"]
 EXIF_ORIENTATION = 0x0112
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("jpeg", "cpu"),
+        pytest.param(("dali", "cpu"), marks=DALI),
+        pytest.param(("dali", "cuda"), marks=[DALI, GPU]),
+    ],
+    ids=["jpeg", "dali", "cuda"],
+)
 def decoder(request):
-    decoder = Decoder(request.param, num_threads=2)
+    decoder = make_decoder(*request.param, num_threads=2)
     yield decoder
     decoder.close()
 
@@ -38,7 +46,9 @@ def cat() -> Image.Image:
 
 
 def pillow_rgb(content: bytes) -> np.ndarray:
-    return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
+    pixels = as_pillow(content)
+    assert isinstance(pixels, np.ndarray), pixels
+    return pixels
 
 
 def pillow_presize(image: np.ndarray, x0: float, y0: float, side: float, size: int) -> np.ndarray:
@@ -52,6 +62,11 @@ def decode_one(decoder: Decoder, content: bytes) -> torch.Tensor:
     return pixels_of(decoded)[0]
 
 
+def assert_as_pillow(decoder: Decoder, content: bytes) -> None:
+    exact = decoder.device.type == "cpu" or not content.startswith(b"\xff\xd8")  # a GPU rounds differently
+    assert_levels(decode_one(decoder, content), pillow_rgb(content), *((0, 0) if exact else (40, 1)))
+
+
 @pytest.mark.parametrize("shift_px", [0.25, 0.5])
 def test_the_comparison_rejects_a_presize_that_is_off_by_part_of_a_pixel(cat, shift_px):
     image = np.array(cat)
@@ -60,96 +75,184 @@ def test_the_comparison_rejects_a_presize_that_is_off_by_part_of_a_pixel(cat, sh
         assert_levels(off, pillow_presize(image, 20, 10, 250, 460), worst=3, mean=0.3)
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode", "options"),
-    [
-        ("JPEG", "RGB", {"quality": 90}),
-        ("JPEG", "RGB", {"quality": 90, "subsampling": 0}),
-        ("JPEG", "RGB", {"quality": 90, "progressive": True}),
-        ("JPEG", "RGB", {"subsampling": "4:2:2"}),
-        ("JPEG", "RGB", {"subsampling": "4:1:1"}),
-        ("JPEG", "RGB", {"keep_rgb": True}),
-        ("JPEG", "RGB", {"restart_marker_blocks": 3, "optimize": True}),
-        ("JPEG", "L", {}),
-        ("JPEG", "L", {"progressive": True}),
-        ("MPO", "RGB", {}),
-        ("PNG", "RGB", {}),
-        ("PNG", "L", {}),
-        ("PNG", "LA", {}),
-        ("PNG", "RGBA", {}),
-        ("PNG", "P", {}),
-        ("PNG", "P", {"transparency": 3}),
-        ("PNG", "1", {}),
-        ("WEBP", "RGB", {"quality": 90}),
-        ("WEBP", "RGB", {"lossless": True}),
-        ("WEBP", "RGBA", {"lossless": True}),
-        ("BMP", "RGB", {}),
-        ("BMP", "P", {}),
-        ("BMP", "L", {}),
-        ("BMP", "1", {}),
-        ("TIFF", "RGB", {}),
-        ("TIFF", "L", {}),
-        ("TIFF", "RGBA", {}),
-        ("TIFF", "CMYK", {}),
-        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
-        ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}),
-        ("TIFF", "RGB", {"compression": "jpeg"}),
-        ("PPM", "RGB", {}),
-        ("PPM", "L", {}),
-        ("PPM", "1", {}),
+JPEG = [
+    ("RGB", {"quality": 90}), ("RGB", {"quality": 90, "subsampling": 0}), ("RGB", {"quality": 90, "progressive": True}),
+    ("RGB", {"subsampling": "4:2:2"}), ("RGB", {"subsampling": "4:1:1"}), ("RGB", {"keep_rgb": True}),
+    ("RGB", {"restart_marker_blocks": 3, "optimize": True}), ("L", {}), ("L", {"progressive": True}), ("1", {}),
+    ("CMYK", {"quality": 95}), ("CMYK", {"progressive": True}), ("YCbCr", {}),
+]  # fmt: skip
+OTHERS = {
+    "MPO": [("RGB", {})],
+    "PNG": [
+        ("RGB", {}), ("L", {}), ("LA", {}), ("RGBA", {}), ("P", {}), ("P", {"transparency": 3}), ("1", {}),
+        ("P", {"transparency": bytes(range(255, 0, -1))}), ("P", {"bits": 4}), ("L", {"transparency": 9}),
+        ("RGB", {"transparency": (1, 2, 3)}),
     ],
+    "WEBP": [("RGB", {"quality": 90}), ("RGB", {"lossless": True}), ("RGBA", {"lossless": True})],
+    "GIF": [("RGB", {}), ("L", {}), ("P", {"transparency": 3}), ("1", {}), ("P", {"interlace": 1})],
+    "BMP": [("RGB", {}), ("P", {}), ("L", {}), ("1", {}), ("RGBA", {})],
+    "TIFF": [
+        ("RGB", {}), ("L", {}), ("LA", {}), ("RGBA", {}), ("CMYK", {}), ("1", {}), ("P", {}), ("YCbCr", {}),
+        ("LAB", {}), ("RGB", {"compression": "tiff_lzw"}), ("RGB", {"compression": "tiff_adobe_deflate"}),
+        ("PA", {}), ("RGB", {"compression": "jpeg"}), ("1", {"compression": "group4"}), ("RGB", {"big_tiff": True}),
+    ],
+    "AVIF": [("RGB", {"speed": 10}), ("RGBA", {"speed": 10}), ("L", {"speed": 10})],
+    "JPEG2000": [("RGB", {}), ("L", {}), ("RGBA", {}), ("RGB", {"no_jp2": True}), ("LA", {})],
+    "PPM": [("RGB", {}), ("L", {}), ("1", {})],
+    "ICO": [("RGBA", {"sizes": [(48, 32), (16, 16)]}), ("RGBA", {"bitmap_format": "bmp", "sizes": [(32, 32)]})],
+    "TGA": [("RGB", {}), ("L", {}), ("P", {}), ("RGBA", {"compression": "tga_rle"}), ("LA", {})],
+    "PCX": [("RGB", {}), ("L", {}), ("P", {}), ("1", {})],
+    "SGI": [("RGB", {}), ("L", {}), ("RGBA", {})],
+    "QOI": [("RGB", {}), ("RGBA", {})],
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it would keep the transparency
+@pytest.mark.parametrize(("mode", "options"), JPEG)
+def test_jpegs_are_as_pillow_shows_them(decoder, cat, mode, options):
+    assert_as_pillow(decoder, encode(cat.convert(mode), "JPEG", **options))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it would keep the transparency
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"), [(kind, *layout) for kind, layouts in OTHERS.items() for layout in layouts]
 )
-def test_decodes_what_pillow_decodes(decoder, cat, kind, mode, options):
-    content = encode(cat.convert(mode), kind, **options)
-    exact = decoder.device.type == "cpu" or kind != "JPEG"  # a GPU's inverse cosine transform rounds differently
-    assert_levels(decode_one(decoder, content), pillow_rgb(content), *((0, 0) if exact else (8, 0.5)))
+def test_other_formats_are_as_pillow_shows_them(decoder, cat, kind, mode, options):
+    some = cat.crop((0, 0, 91, 60)) if kind != "ICO" else cat
+    lab = mode == "LAB"
+    image = Image.fromarray(np.asarray(some), "RGB") if lab else some.convert("P" if mode == "PA" else mode)
+    image = Image.frombytes("LAB", some.size, some.tobytes()) if lab else image.convert(mode)
+    assert_as_pillow(decoder, encode(image, kind, **options))
 
 
-def test_cmyk_jpeg(decoder, cat):
-    content = encode(cat.convert("CMYK"), "JPEG", quality=95)
-    assert_levels(decode_one(decoder, content), pillow_rgb(content), worst=8, mean=0.5)
+def tiff(pixels: np.ndarray, bits: int, planar: bool = False) -> bytes:
+    """Uncompressed: [rows, columns] of one sample, or [rows, columns, 3], of that many bits each."""
+    height, width, samples = (*pixels.shape, 1)[:3]
+    planes = [pixels[..., i] for i in range(samples)] if planar else [pixels]
+    data = [plane.astype("<u2" if bits == 16 else "u1").tobytes() for plane in planes]
+    if bits < 8:
+        each = np.unpackbits(pixels.astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
+        data = [np.packbits(each.reshape(height, -1), axis=1).tobytes()]
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, samples, bits), (259, 3, 1, 1),
+        (262, 3, 1, 2 if samples == 3 else 1), (273, 4, len(data), 0), (277, 3, 1, samples), (278, 4, 1, height),
+        (279, 4, len(data), 0), (284, 3, 1, 2 if planar else 1),
+    ]  # fmt: skip
+    place = 8 + 2 + 12 * len(entries) + 4
+    values: dict[int, bytes] = {258: struct.pack(f"<{samples}H", *[bits] * samples)}
+    first = place + 2 * 4 * len(data) + 2 * samples
+    places = np.cumsum([first, *map(len, data)])[: len(data)].tolist()
+    values |= {273: struct.pack(f"<{len(data)}I", *places), 279: struct.pack(f"<{len(data)}I", *map(len, data))}
+    directory, extra = struct.pack("<H", len(entries)), b""
+    for tag, kind, count, value in entries:
+        content = values.get(tag, struct.pack("<I" if kind == 4 else "<Hxx", value))
+        if len(content) > 4:
+            directory += struct.pack("<HHII", tag, kind, count, place + len(extra))
+            extra += content
+        else:
+            directory += struct.pack("<HHI", tag, kind, count) + content.ljust(4, b"\0")
+    body = directory + bytes(4) + extra
+    return b"II*\0\x08\0\0\0" + body.ljust(first - 8, b"\0") + b"".join(data)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_gray_tiffs_of_any_depth(decoder, cat, bits):
+    gray = np.asarray(cat.convert("L")).astype(int) * (2**bits - 1) // 255
+    content = tiff(gray, bits)
+    assert_as_pillow(decoder, content)
+    shown = decode_one(decoder, content).cpu().numpy().astype(int)
+    assert np.abs(shown - gray[..., None] * 255 / (2**bits - 1)).max() <= 0.5
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("planar", [False, True])
+def test_tiffs_of_three_samples_in_one_plane_or_three(decoder, cat, bits, planar):
+    pixels = np.asarray(cat).astype(int) * (257 if bits == 16 else 1)
+    content = tiff(pixels, bits, planar)
+    if not (planar and bits == 16):  # which Pillow 13 reads as if it had 8 bits
+        assert_as_pillow(decoder, content)
+    assert_levels(decode_one(decoder, content), np.asarray(cat), 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000", "PPM"])
 def test_16_bits_are_scaled_to_8(decoder, cat, kind):
-    gray = np.array(cat.convert("L")).astype(np.uint16) * 257
-    expected = np.repeat((gray // 257).astype(np.uint8)[..., None], 3, axis=2)
-    assert_levels(decode_one(decoder, encode(Image.fromarray(gray), kind)), expected, worst=1, mean=0.5)
+    gray = np.asarray(cat.convert("L")).astype(np.uint16) * 257
+    gray[:3] = [[0], [65535], [32768]]
+    expected = np.repeat(np.round(gray / 257)[..., None], 3, 2).astype(np.uint8)
+    assert_levels(decode_one(decoder, encode(Image.fromarray(gray), kind)), expected, 0, 0)
 
 
-def test_a_tiff_with_a_palette_is_within_a_level(decoder, cat):
-    content = encode(cat.convert("P"), "TIFF")  # its palette has 16 bits
-    assert_levels(decode_one(decoder, content), pillow_rgb(content), worst=1, mean=1)
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bits_are_refused_by_name(decoder, cat, mode):
+    _, bad = decode(decoder, [encode(cat.convert(mode), "TIFF")])
+    assert [reason.partition(",")[0] for _, reason in bad] == [f"pixels of 32 bits (Pillow's mode {mode})"]
 
 
-@pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("TIFF", {})])
-def test_of_several_pictures_the_first(decoder, cat, kind, options):
-    content = encode(cat, kind, save_all=True, append_images=[cat.rotate(90)], **options)
-    assert_levels(decode_one(decoder, content), pillow_rgb(content), 0, 0)
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF"])
+def test_of_several_pictures_the_first(decoder, cat, kind):
+    content = encode(cat, kind, save_all=True, append_images=[cat.rotate(90), cat.rotate(180)])
+    assert_as_pillow(decoder, content)
 
 
-@pytest.mark.parametrize("kind", ["AVIF", "GIF", "ICO", "TGA"])
-def test_other_formats_are_refused_by_name(decoder, cat, kind):
-    good, bad = decode(decoder, [encode(cat, kind), encode(cat, "PNG")])
-    assert len(good) == 1
-    assert [(position, reason.partition(";")[0]) for position, reason in bad] == [
-        (0, "not an image format that DALI reads")
-    ]
+def test_the_default_image_of_an_animated_png(decoder, cat):
+    """It need not be part of the animation."""
+    content = encode(cat, "PNG", save_all=True, append_images=[cat.rotate(90)], default_image=True)
+    assert_levels(decode_one(decoder, content), np.asarray(cat), 0, 0)
+    assert_as_pillow(decoder, content)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def exif_of(orientation: int, order: str = "<") -> bytes:
+    tiff = struct.pack(
+        order + "2sHIHHHIHHI", b"II" if order == "<" else b"MM", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0
+    )
+    return b"Exif\0\0" + tiff
+
+
+def carriers(image: Image.Image, orientation: int) -> dict[str, bytes]:
+    """An orientation wherever a file can say it."""
+    exif, xmp = exif_of(orientation), f'<x:xmpmeta tiff:Orientation="{orientation}"></x:xmpmeta>'.encode()
+    jpeg, webp = encode(image), encode(image, "WEBP", lossless=True, exif=exif)
+    size, bare = struct.pack("<I", len(webp) - 8), struct.pack("<I", len(exif) - 6) + exif[6:]
+    assert bare in webp
+
+    def app1(*contents: bytes) -> bytes:
+        return jpeg[:2] + b"".join(segment(0xE1, content) for content in contents) + jpeg[2:]
+
+    def text(key: str, value: str, compressed: bool) -> bytes:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(key, value) if key.startswith("XML") else info.add_text(key, value, zip=compressed)
+        return encode(image, "PNG", pnginfo=info)
+
+    profile = f"\nexif\n{len(exif):8}\n{exif.hex()}\n"
+    return {
+        "JPEG": app1(exif),
+        "JPEG, big-endian": app1(exif_of(orientation, ">")),
+        "JPEG, the first of two EXIF segments": app1(exif, exif_of(1 if orientation != 1 else 6)),
+        "JPEG, after a prefix that is there twice": app1(b"Exif\0\0" + exif),
+        "JPEG, XMP": app1(b"http://ns.adobe.com/xap/1.0/\0" + xmp),
+        "JPEG, EXIF without it and XMP": app1(exif_of(0)[:14] + bytes(6), b"http://ns.adobe.com/xap/1.0/\0" + xmp),
+        "MPO": encode(image, "MPO", exif=exif, save_all=True, append_images=[image]),
+        "PNG": encode(image, "PNG", exif=exif),
+        "PNG, XMP": text("XML:com.adobe.xmp", xmp.decode(), False),
+        "PNG, ImageMagick's raw profile": text("Raw profile type exif", profile, True),
+        "WEBP": webp,
+        "WEBP, with a prefix": webp.replace(bare, struct.pack("<I", len(exif)) + exif).replace(
+            size, struct.pack("<I", len(webp) - 2), 1
+        ),
+        "TIFF": encode(image, "TIFF", exif=exif),
+        "AVIF": encode(image, "AVIF", exif=exif, speed=10),
+    }
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_of_other_formats(decoder, cat, kind, orientation):
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    contents = [
-        encode(cat.crop((0, 0, width, 90)), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
-        for width in range(100, 116)
-    ]
-    decoded, bad = decode(decoder, contents)
+def test_orientation_wherever_a_file_can_say_it(decoder, cat, orientation):
+    files = carriers(cat.crop((0, 0, 64, 41)), orientation)
+    decoded, bad = decode(decoder, list(files.values()))
     assert bad == []
-    for content, image in zip(contents, pixels_of(decoded), strict=True):
-        assert_levels(image, pillow_rgb(content), 0, 0)
+    for (name, content), got in zip(files.items(), decoded, strict=True):
+        assert got.size == ((64, 41) if orientation > 4 else (41, 64)), name
+        exact = decoder.device.type == "cpu" or content[:2] != b"\xff\xd8"
+        assert_levels(got.pixels, pillow_rgb(content), *((0, 0) if exact else (40, 1)))
 
 
 def test_one_pixel(decoder):
@@ -159,19 +262,6 @@ def test_one_pixel(decoder):
     assert [list(photo.size) for photo in decoded] == [[1, 1]]
     assert_levels(pixels_of(decoded)[0], pixel, 0, 0)
     assert_levels(presize(decoder, decoded, [[0, 0]], [1], 5)[0], np.broadcast_to(pixel, (5, 5, 3)), 0, 0)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(decoder, cat, orientation):
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    content = encode(cat, "JPEG", quality=95, exif=exif)
-    decoded, bad = decode(decoder, [content])
-    assert bad == []
-    height, width = (451, 300) if orientation >= 5 else (300, 451)
-    assert [list(photo.size) for photo in decoded] == [[height, width]]
-    worst, mean = (0, 0) if decoder.device.type == "cpu" else (8, 0.5)
-    assert_levels(pixels_of(decoded)[0], pillow_rgb(content), worst, mean)
 
 
 def test_a_batch_is_its_files_in_order_however_it_is_split(decoder, cat):
@@ -202,14 +292,17 @@ def test_no_files(decoder):
 @pytest.fixture(scope="module")
 def bad_files(cat) -> dict[str, bytes]:
     jpeg, png = encode(cat, "JPEG", quality=90), encode(cat, "PNG")
+    large = bytearray(encode(Image.new("RGB", (8, 8)), "PNG"))
+    large[16:24] = struct.pack(">II", 60_000, 60_000)
+    large[29:33] = struct.pack(">I", zlib.crc32(large[12:29]))
     return {
         "empty file": b"",
-        "not an image format that DALI reads; the file starts with b'hello wo'": b"hello world",
-        "not an image format that DALI reads; the file starts with b'GIF8": encode(cat, "GIF"),
-        "JPEG 2000 is not read": encode(cat, "JPEG2000"),
-        "damaged or truncated image header": b"\xff\xd8\xff",
-        "damaged or truncated image data": jpeg[: len(jpeg) * 99 // 100],
-        "damaged or truncated image": png[: len(png) // 2],
+        "not an image format that is read; the file starts with b'hello wo'": b"hello world",
+        "a HEIC file: pip install pillow-heif": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+        "damaged or truncated image header (JPEG: ": b"\xff\xd8\xff",
+        "damaged or truncated image data (JPEG: Premature end": jpeg[: len(jpeg) * 99 // 100],
+        "damaged or truncated image data (PNG: image file is trunc": png[: len(png) // 2],
+        "60,000 × 60,000 pixels; more than max_pixels = 178,956,970 are": bytes(large),
     }
 
 
@@ -221,7 +314,7 @@ def test_a_bad_file_alone_has_a_short_reason(decoder, bad_files):
         assert position == 0
         assert got.startswith(reason)
         assert "\n" not in got
-        assert len(got) < 100
+        assert len(got) < 120
 
 
 def test_a_bad_file_does_not_lose_its_neighbours(decoder, cat, bad_files):
@@ -243,50 +336,33 @@ def test_many_bad_files_in_one_batch(decoder, cat, bad_files):
         assert_levels(image, pillow_rgb(good), worst=0 if decoder.device.type == "cpu" else 8, mean=0.5)
 
 
-def test_bad_headers_in_a_large_batch_do_not_end_the_process():
-    """In DALI 2.4 they do, by SIGABRT or SIGSEGV, when it reads the headers in parallel; hence a process of its own."""
-    code = """
-        import io
-        import numpy as np
-        from PIL import Image
-        from fastaug.loading.decode import Decoder
-        file = io.BytesIO()
-        Image.fromarray(np.zeros((300, 400, 3), np.uint8)).save(file, "JPEG")
-        decoder = Decoder("cpu", num_threads=2)
-        for wrong in ([0], [15], [31], [0, 1], [0, 31], [0, 12, 24], range(32)):
-            files = [b"text" if i in wrong else file.getvalue() for i in range(32)]
-            for _ in range(3):
-                bad = [i for i, outcome in enumerate(decoder.decode(files)) if isinstance(outcome, str)]
-                assert bad == list(wrong)
-        print("alive")
-    """
-    assert run_python(code).strip() == "alive"
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+def test_the_limit_in_pixels_is_an_argument(decoder, cat, kind):
+    content, name = encode(cat, kind), "dali" if "Dali" in type(decoder).__name__ else "jpeg"
+    fits, less = (make_decoder(name, decoder.device, 1, max_pixels=451 * 300 - less) for less in (0, 1))
+    assert isinstance(fits.decode([content])[0], type(decode(decoder, [content])[0][0]))
+    assert less.decode([content]) == ["451 × 300 pixels; more than max_pixels = 135,299 are not decoded"]
 
 
-@pytest.mark.parametrize("message", ["CUDA allocation failed", "nvImageCodec failure: '#5'"])
-def test_a_failure_that_is_not_a_files_is_raised(cat, monkeypatch, message):
-    decoder = Decoder("cpu", 1)
-
-    def fail(files):
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(decoder, "_decode_batch", fail)
-    with pytest.raises(RuntimeError, match=message):
-        decoder.decode([encode(cat, "PNG")] * 3)
-
-
-def test_a_failure_that_no_file_explains_is_raised(cat, monkeypatch):
-    decoder = Decoder("cpu", 1)
-    decode_batch = decoder._decode_batch
-
-    def fail_together(files):
-        if len(files) > 1:
-            raise RuntimeError("nvImageCodec failure: '#4'")
-        return decode_batch(files)
-
-    monkeypatch.setattr(decoder, "_decode_batch", fail_together)
-    with pytest.raises(RuntimeError, match="#4"):
-        decoder.decode([encode(cat, "PNG")] * 3)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_warning_that_is_an_error_turns_no_picture(decoder, cat):
+    """Pillow warns of EXIF data that breaks off: the user's filter may make that a bad file, but no other picture."""
+    broken = b"Exif\0\0II*\0" + struct.pack("<IHHHIIHHIHH", 8, 2, 0x010F, 2, 50, 5000, 0x0112, 3, 1, 6, 0)
+    jpeg = encode(cat)
+    files = [jpeg[:2] + segment(0xE1, broken) + jpeg[2:], encode(cat, "PNG", exif=broken)]
+    decoded, bad = decode(decoder, files)
+    assert bad == []
+    for content, got in zip(files, decoded, strict=True):
+        assert got.size == (451, 300)
+        assert_levels(got.pixels, pillow_rgb(content), *((0, 0) if decoder.device.type == "cpu" else (40, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded, bad = decode(
+            decoder, [*files, encode(cat, "GIF"), encode(cat.convert("P"), "PNG", transparency=bytes(9))]
+        )
+    assert len(decoded) == 2, "the others are not warned of"
+    assert [position for position, _ in bad] == [0, 1]
+    assert all("Tag data larger than file" in reason for _, reason in bad)
 
 
 @pytest.mark.parametrize("content", ["photo.jpg", None, np.zeros((2, 2), np.uint8), np.zeros(4, np.int32)])
@@ -351,10 +427,9 @@ def test_presize_of_squares_that_do_not_fit(decoder, cat, corners, sides, messag
 @pytest.mark.parametrize(
     ("boxes", "sizes", "message"),
     [
-        (torch.ones(1, 4), [(16, 16)] * 2, r"expected boxes \[2, 4\] and 2 sizes for 2 photos, got \[1, 4\] and 2"),
-        (torch.ones(2, 2), [(16, 16)] * 2, r"got \[2, 2\] and 2"),
-        (torch.ones(2, 4), [(16, 16)], r"got \[2, 4\] and 1"),
-        (torch.ones(2, 4), [(16, 16), (0, 16)], r"expected sizes of at least 1 pixel, got \(0, 16\)"),
+        ([(0, 0, 1, 1)], [(16, 16)] * 2, "expected a box and a size for each of 2 photos, got 1 and 2"),
+        ([(0, 0, 1, 1)] * 2, [(16, 16)], "got 2 and 1"),
+        ([(0, 0, 1, 1)] * 2, [(16, 16), (0, 16)], r"expected sizes of at least 1 pixel, got \(0, 16\)"),
     ],
 )
 def test_a_resizing_that_does_not_fit_itself(decoder, cat, boxes, sizes, message):
@@ -366,107 +441,18 @@ def test_a_resizing_that_does_not_fit_itself(decoder, cat, boxes, sizes, message
 def test_what_is_resized_says_where_it_comes_from(decoder, cat):
     """Photo -> Photo, twice; photos that are not named stay as they are."""
     decoded, _ = decode(decoder, [encode(cat.crop((0, 0, 200, 100)), "PNG")] * 3)
-    half = Resizing([2, 0], torch.tensor([[40.0, 20, 80, 60], [0, 0, 200, 100]]).double(), [(30, 40), (50, 100)])
+    half = Resizing([2, 0], [(40.0, 20, 80, 60), (0, 0, 200, 100)], [(30, 40), (50, 100)])
     small, same, part = decoder.resize(decoded, half)
     assert same is decoded[1]
     assert [photo.size for photo in (small, part)] == [(100, 200)] * 2
     assert (small.pixels.shape, part.pixels.shape) == ((50, 100, 3), (30, 40, 3))
     assert small.matrix.tolist() == [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 1]]
     assert part.matrix.tolist() == [[0.5, 0, -20], [0, 0.5, -10], [0, 0, 1]]
-    (again,) = decoder.resize([part], Resizing([0], torch.tensor([[10.0, 0, 20, 30]]).double(), [(60, 40)]))
+    (again,) = decoder.resize([part], Resizing([0], [(10.0, 0, 20, 30)], [(60, 40)]))
     assert again.matrix.tolist() == [[1, 0, -60], [0, 1, -20], [0, 0, 1]]
     assert again.size == (100, 200)
     image = pillow_presize(np.array(cat), 0, 0, 100, 50)
     assert_levels(small.pixels[:, :40], image[:, :40], worst=3, mean=0.3)
-
-
-def test_tensors_are_views_and_outlive_everything_else(cat):
-    decoder = Decoder("cpu", 2)
-    file = encode(cat, "PNG")
-    decoded, _ = decode(decoder, [file] * 20)
-    first, again = pixels_of(decoded), pixels_of(decoded)
-    assert [image.data_ptr() for image in first] == [image.data_ptr() for image in again]
-    presized = presize(decoder, decoded, [[0, 0]] * 20, [300] * 20, 300)
-    del decoded, again
-    other = encode(Image.new("RGB", cat.size), "PNG")
-    for _ in range(5):  # would reuse the memory, were it free
-        black, _ = decode(decoder, [other] * 20)
-        presize(decoder, black, [[0, 0]] * 20, [300] * 20, 300)
-    decoder.close()
-    for image, square in zip(first, presized, strict=True):
-        assert_levels(image, np.array(cat), 0, 0)
-        assert_levels(square, np.array(cat)[:300, :300], 0, 0)
-
-
-def test_photos_are_gone_when_nobody_has_them_any_more(cat, monkeypatch):
-    """Without the garbage collector, which may come much later."""
-    decoder, file = Decoder("cpu", 2), encode(cat, "JPEG")
-    decode_batch, alive = decoder._decode_batch, []
-
-    def note(*arguments):
-        images = decode_batch(*arguments)
-        alive.append(weakref.ref(images[0]))
-        return images
-
-    monkeypatch.setattr(decoder, "_decode_batch", note)
-    presize(decoder, decode(decoder, [file] * 4)[0], [[0, 0]] * 4, [300] * 4, 64)
-    gc.collect()
-    gc.disable()
-    try:
-        decoded, _ = decode(decoder, [file] * 4)
-        presize(decoder, decoded, [[0, 0]] * 4, [300] * 4, 64)
-        image = pixels_of(decoded)[1]
-        del decoded
-        assert [image() for image in alive] == [None, None]
-        assert_levels(image, np.asarray(Image.open(io.BytesIO(file))), 0, 0)
-        kinds = {type(thing).__name__ for thing in gc.get_objects() if "dali" in str(type(thing).__module__)}
-        assert not kinds & {"Batch", "Tensor", "Invocation"}
-    finally:
-        gc.enable()
-    decoder.close()
-
-
-def test_another_thread_may_drive_it_and_two_decoders_run_side_by_side(cat):
-    files = [encode(cat.crop((0, 0, 100 + i, 80)), "JPEG", quality=95) for i in range(20)]
-    decoders = [Decoder("cpu", num_threads) for num_threads in (1, 2, None)]
-    expected = [pillow_rgb(content) for content in files]
-
-    def work(decoder: Decoder) -> list[torch.Tensor]:
-        return pixels_of(decode(decoder, files)[0])
-
-    with ThreadPoolExecutor(6) as threads:
-        for images in threads.map(work, decoders * 6):  # each decoder is also called by two threads at once
-            for image, right in zip(images, expected, strict=True):
-                assert_levels(image, right, 0, 0)
-
-
-def test_closed(cat):
-    decoder = Decoder("cpu", 1)
-    decoder.close()
-    decoder.close()
-    with pytest.raises(RuntimeError, match="it was closed"):
-        decoder.decode([encode(cat, "PNG")])
-
-
-def test_settings_that_do_not_exist():
-    with pytest.raises(ValueError, match="num_threads of at least 1 or None, got 0"):
-        Decoder("cpu", 0)
-    with pytest.raises(ValueError, match="expected device 'cpu' or 'cuda', got 'meta'"):
-        Decoder("meta", 1)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_asked_for_and_not_there():
-    with pytest.raises(RuntimeError, match="torch finds no GPU"):
-        Decoder("cuda", 1)
-
-
-def test_without_dali_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nvidia.dali.experimental.dynamic", None)
-    monkeypatch.delitem(sys.modules, "fastaug.loading.dali", raising=False)
-    monkeypatch.delattr("fastaug.loading.dali", raising=False)
-    with pytest.raises(ImportError, match="pip install nvidia-dali-cuda130"):
-        Decoder("cpu", 1)
 
 
 @pytest.mark.parametrize("pattern", [None, *(pytest.param(pattern, marks=REAL) for pattern in REAL_GOOD)])
@@ -484,11 +470,7 @@ def test_photos_are_decoded_as_pillow_does(decoder, pattern):
 
 
 BAD_EDGE_FILES = {
-    "Abyssinian_34.jpg": "not an image format that DALI reads; the file starts with b'GIF89a\\xfa\\x00'",
     "exif-samples_corrupted.jpg": "damaged or truncated image data",
-    "jpeg_ff00_header.jpg": "damaged or truncated image header",
-    "junk_jpeg_header.jpg": "damaged or truncated image header",
-    "truncated_app14.jpg": "damaged or truncated image header",
     "truncated_jpeg.jpg": "damaged or truncated image data",
 }
 
@@ -496,9 +478,12 @@ BAD_EDGE_FILES = {
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it finds the EXIF data of some odd
 def test_difficult_files_are_as_pillow_reads_them_or_bad_by_name(decoder):
     good, bad = difficult_files()
+    if decoder.chunk_size > 1:  # DALI says nothing of what libjpeg only warns of
+        bad = {name: content for name, content in bad.items() if isinstance(as_pillow(content), str)}
+        assert len(bad) >= 2
     decoded, found = decode(decoder, [*good.values(), *bad.values()])
     if decoder.device.type == "cpu":
-        assert [reason for _, reason in found] == [name.partition(": ")[0] for name in bad]
+        assert [reason.partition(" (")[0] for _, reason in found] == [name.partition(": ")[0] for name in bad]
         assert [position for position, _ in found] == list(range(len(good), len(good) + len(bad)))
     for content, image in zip(good.values(), pixels_of(decoded), strict=decoder.device.type == "cpu"):
         assert_levels(image, pillow_rgb(content), *((0, 0) if decoder.device.type == "cpu" else (40, 1)))
@@ -511,30 +496,8 @@ def test_difficult_files_of_others_are_as_pillow_reads_them_or_bad_by_name(decod
     files = [path.read_bytes() for path in paths]
     decoded, bad = decode(decoder, files)
     if decoder.device.type == "cpu":
-        assert {paths[position].name: reason for position, reason in bad} == BAD_EDGE_FILES
+        assert {paths[position].name: reason.partition(" (")[0] for position, reason in bad} == BAD_EDGE_FILES
     good = [content for position, content in enumerate(files) if position not in dict(bad)]
     assert len(good) >= 20
     for content, image in zip(good, pixels_of(decoded), strict=True):
-        assert_levels(image, pillow_rgb(content), *((1, 0.5) if decoder.device.type == "cpu" else (40, 1)))
-
-
-def test_a_forked_child_survives_the_garbage_of_a_decoder() -> None:
-    """DALI's thread pool joins its threads when it is freed; a forked child has none, and would wait for ever."""
-    code = """
-        import gc, os, signal, sys, warnings
-        from fastaug.loading.decode import Decoder
-        warnings.simplefilter("ignore")  # about the fork
-        gc.disable()
-        for _ in range(3):
-            decoder = Decoder("cpu", 2)
-            decoder.decode([b"text"])
-            decoder.itself = decoder
-        del decoder
-        child = os.fork()
-        if child == 0:
-            signal.alarm(int(sys.argv[1]))  # ends the child if it hangs
-            gc.collect()
-            os._exit(0)
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    """
-    run_python(code, str(PATIENCE_S - 30))
+        assert_levels(image, pillow_rgb(content), *((0, 0) if decoder.device.type == "cpu" else (40, 1)))
