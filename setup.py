@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.findall(r'^__version__ = "(.+)"$', (HERE / "fastaug/__init__.py").read_text("utf-8"), re.MULTILINE)[0]
-PLOTS = ["matplotlib>=3.8"]
+PLOTS = ["matplotlib>=3.8"]  # for the commands too: everybody has it
 # Decodes on a GPU of NVIDIA; there are wheels for Linux only.
 DALI = ["nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'"]
 DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4,<3; platform_system == 'Linux'"]
@@ -67,6 +67,7 @@ setup(
         "safetensors>=0.5",
         "rich>=13",
         "typer>=0.19",
+        *PLOTS,
     ],
     extras_require={
         "dali": DALI,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import glob
+import io
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -90,6 +92,9 @@ Config = Annotated[
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):  # Windows: in a file or a pipe a code page, which may lack "×" or a name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()
 
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "toy"
-MISSING: set[str] = set()  # operations that it does not have, such as "aten::hardtanh"
+MISSING: set[str] = set()  # operations that it does not have, such as "aten::hardswish_"
 UNFINISHED: list[str] = []  # copies that nobody was to wait for
 _computed: dict[int, Tensor] = {}  # by the storage of a tensor on the device: its numbers, on the CPU
 _libraries = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")

@@ -316,6 +316,14 @@ def test_python_m_fastaug() -> None:
     assert failed.stderr.count("\n") == 1
 
 
+def test_an_encoding_that_lacks_a_character_is_no_error(photos: Path) -> None:
+    """As a pipe on Windows has."""
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = run_command(sys.executable, "-m", "fastaug", "summary", str(photos), environment=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d \? \d", done.stdout)
+
+
 def test_lr_find_suggests_rates_and_draws_them(photos: Path, tmp_path: Path) -> None:
     options = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--device", "cpu"]
     result = run("lr-find", photos, *options, "--batch-size", "4", "--batches", "12", "--out", tmp_path / "rates.png")

@@ -101,21 +101,21 @@ def fastaug(*arguments):
     return CliRunner().invoke(app, [*arguments, "--device", "toy"])
 sizes = ["--size", "32", "--presize", "40"]
 train = ["train", folder, *sizes, "--weights", "none", "--epochs", "1", "--batch-size", "4", "--out", out]
-done = fastaug(*train, "--model", "mobilenet_v2")
+done = fastaug(*train, "--model", "mobilenet_v3_small")
 assert done.exit_code == 0, done.output
 done = fastaug("predict", out + "/model.safetensors", folder + "/a/0.jpg")
 assert done.exit_code == 0 and done.output.count("\\t") == 2, done.output
 done = fastaug("show", folder, *sizes, "--out", out + "/show.png")
 assert done.exit_code == 0, done.output
-other_device.MISSING.add("aten::hardtanh")
-done = fastaug(*train, "--model", "mobilenet_v2")
+other_device.MISSING.add("aten::hardswish_")
+done = fastaug(*train, "--model", "mobilenet_v3_small")
 print(done.exit_code, done.stderr)
 """, str(photos), str(tmp_path / "out"))  # fmt: skip
     code, _, message = out.partition(" ")
     assert code == "1"
     assert message.strip() == (
         "error: Learner: expected a model that the device 'toy' can run, got in the forward pass: The operator "
-        "'aten::hardtanh' is not currently implemented for the TOY device. If …. To go on, use device='cpu'."
+        "'aten::hardswish_' is not currently implemented for the TOY device. If …. To go on, use device='cpu'."
     )
 
 

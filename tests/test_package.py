@@ -107,7 +107,7 @@ def test_everything_works_without_dali_triton_and_posix(tmp_path: Path) -> None:
 
         assert not has_dali() and not warp.HAS_TRITON
         folder, archive, out = sys.argv[1:]
-        files, members = fa.Samples.from_folder(folder), fa.Samples.from_tar(archive)
+        files, members = fa.Samples.from_folder(folder), fa.Samples.from_tar(archive, target="folder")
         assert files.classes == members.classes == ["a", "b"]
         for samples in (files, members):
             for mode in ("resize", "direct"):
@@ -121,8 +121,8 @@ def test_everything_works_without_dali_triton_and_posix(tmp_path: Path) -> None:
         sizes = ["--size", "32", "--presize", "40"]
         for command in (
             ["check", folder],
-            ["check", archive],
-            ["show", archive, *sizes, "--out", out + "/show.png"],
+            ["check", archive, "--pattern", "(.)/"],
+            ["show", archive, "--pattern", "(.)/", *sizes, "--out", out + "/show.png"],
             ["train", folder, *sizes, "--model", "mobilenet_v3_small", "--weights", "none", "--epochs", "1",
              "--batch-size", "4", "--out", out],
             ["predict", out + "/model.safetensors", folder + "/a/0.jpg"],
@@ -140,9 +140,11 @@ def test_what_pip_installs(wheel: Path) -> None:
     metadata = zipfile.ZipFile(wheel).read(f"fastaug-{fa.__version__}.dist-info/METADATA").decode()
     required = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-")]
     plain = [one for one in required if "extra ==" not in one]
-    assert {"simplejpeg", "pillow", "numba", "torch"} <= {re.split(r"[\W_]*[<>=!;]", one)[0] for one in plain}
+    assert {"simplejpeg", "pillow", "numba", "torch", "matplotlib"} <= {
+        re.split(r"[\W_]*[<>=!;]", one)[0] for one in plain
+    }
     assert not [one for one in plain if "nvidia" in one or "platform_system" in one]
     for extra, package in {"dali": "cuda130", "dali-cuda12": "cuda120", "demo": "cuda130", "test": "cuda130"}.items():
-        (dali,) = (one for one in required if "nvidia-dali" in one and f'extra == "{extra}"' in one)
+        (dali,) = {one for one in required if "nvidia-dali" in one and f'extra == "{extra}"' in one}
         assert dali.startswith(f"nvidia-dali-{package}")
         assert 'platform_system == "Linux"' in dali

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -359,6 +360,15 @@ def test_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 
 # Errors
+
+
+def test_a_clock_that_stands_still_between_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows `time.monotonic` counts in steps of 16 ms, longer than a small batch takes."""
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    learn = learner()
+    learn.fit(1)
+    learn.lr_find(num_it=4)
+    assert learn.history.epochs[0]["images_per_s"] > 0
 
 
 def test_nan_names_epoch_batch_and_rate() -> None:
