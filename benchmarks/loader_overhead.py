@@ -103,7 +103,7 @@ def plain_loop(job: Job) -> Passes:
 def middle_square(size: tuple[int, int]) -> Need:
     """What is needed of a photo; size: (height, width)."""
     side = min(size)
-    return Need(size, side / PRESIZE, ((size[1] - side) / 2, (size[0] - side) / 2, side, side))
+    return Need(size, side / PRESIZE, side / PRESIZE, ((size[1] - side) / 2, (size[0] - side) / 2, side, side))
 
 
 def counted(cpu: list[float], passes: Passes, images: int) -> None:

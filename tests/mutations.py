@@ -172,7 +172,7 @@ def main(first: int, last: int) -> dict[str, Any]:
         faulthandler.dump_traceback_later(6 * MOST_S, exit=True)
         content = mutated(number)
         size = likely_size(content)
-        need = None if size is None else Need(size, 2.0 * 2 ** (1 + number % 3), (0.0, 0.0, 1.0, 1.0))
+        need = None if size is None else Need(size, 2.0 * 2 ** (1 + number % 3), 99.0, (0.0, 0.0, 1.0, 1.0))
         print(number, file=sys.stderr, flush=True)
         before, start = peak_mb(reset=True), time.perf_counter()
         (outcome,) = decoder.decode([content])

@@ -39,6 +39,8 @@ class Header(NamedTuple):
         ordinary: a JPEG of 8 bits with 1 or 3 channels and Huffman codes, and without bytes that do not belong there:
             what every decoder reads alike.
         several_scans: a JPEG whose picture takes more than one, as progressive ones do.
+        coarser_colour: how many times fewer colours than brightnesses libjpeg makes along an axis of it at a smaller
+            scale. At 4:2:0 it makes as many, at 4:2:2 half.
     """
 
     height: int
@@ -47,6 +49,7 @@ class Header(NamedTuple):
     channels: int
     ordinary: bool
     several_scans: bool
+    coarser_colour: int
 
 
 def as_bytes(content: Any, position: int) -> bytes:
@@ -72,7 +75,7 @@ def read_header(content: bytes) -> Header | None:
     try:
         if content[:8] == _PNG:
             width, height = struct.unpack_from(">II", content, 16)
-            return Header(height, width, 0, 0, False, False)
+            return Header(height, width, 0, 0, False, False, 1)
         return _read_jpeg(content) if content.startswith(JPEG) else None
     except (IndexError, struct.error):  # it ends too early
         return None
@@ -141,13 +144,14 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _read_jpeg(content: bytes) -> Header | None:
-    exif, xmp, frame, last = [], False, None, 2
+    exif, xmp, frame, samplings, last = [], False, None, b"\x11", 2
     ordinary = True
     for marker, start, end in _segments(content):
         ordinary &= start == last and marker not in _WITHOUT_LENGTH
         last = end
         if marker in _FRAMES:
             frame = marker, *struct.unpack_from(">BHHB", content, start + 4)
+            samplings = content[start + 11 : end : 3]  # of each channel: along x in the upper 4 bits, along y
         elif marker == _APP1:
             if content[start + 4 : start + 10] == _EXIF:
                 exif.append((start + 10, end))
@@ -161,8 +165,16 @@ def _read_jpeg(content: bytes) -> Header | None:
             if xmp and orientation <= 1:  # it may be given in either place; where EXIF has none, XMP counts
                 orientation = 0
             several_scans = kind not in _SEQUENTIAL_FRAMES or content[start + 4] < channels
-            return Header(height, width, orientation, channels, ordinary, several_scans)
+            coarser = _coarser_colour(samplings)
+            return Header(height, width, orientation, channels, ordinary, several_scans, coarser)
     return None
+
+
+def _coarser_colour(samplings: bytes) -> int:
+    """libjpeg makes up for fewer colours only where they are as many times fewer along both axes."""
+    last = samplings[-1]
+    x, y = (max(sampling >> shift & 15 for sampling in samplings) // max(last >> shift & 15, 1) for shift in (4, 0))
+    return 1 if x == y else max(x, y)
 
 
 def _orientation(tiff: bytes) -> int:

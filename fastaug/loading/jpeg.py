@@ -48,7 +48,7 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
     check_scans(content, header)
     orientation = header.orientation or pillow.orientation(content)
     size = upright_size(header.height, header.width, orientation)
-    scale = _scale(need) if need is not None and need.size == size else 1
+    scale = _scale(need, header) if need is not None and need.size == size else 1
     try:
         pixels = _decode(content, header, scale, memory)
     except ValueError as error:
@@ -68,8 +68,10 @@ def check_scans(content: bytes, header: Header) -> None:
         raise Unreadable(f"a JPEG of {scans:,} scans; more than {MOST_SCANS} are not decoded")
 
 
-def _scale(need: Need) -> int:
-    return next((scale for scale in SCALES if need.footprint >= LEAST_FOOTPRINT * scale), 1)
+def _scale(need: Need, header: Header) -> int:
+    """The largest at which brightness is fine enough for what is made of the photo, and colour for the output."""
+    footprint = min(need.footprint, need.output_footprint / header.coarser_colour)
+    return next((scale for scale in SCALES if footprint >= LEAST_FOOTPRINT * scale), 1)
 
 
 def _as_pillow(content: bytes, memory: Memory, max_pixels: int) -> Photo:

@@ -45,7 +45,8 @@ class Resize:
             return []
         x0, y0, side = draws.square(torch.tensor(sizes))
         boxes = map(tuple, torch.stack([x0, y0, side, side], 1).tolist())
-        return [Need(*need) for need in zip(sizes, (side / draws.presize).tolist(), boxes, strict=True)]
+        footprints = (side / draws.presize).tolist(), _output_footprints(draws, sizes)
+        return [Need(*need) for need in zip(sizes, *footprints, boxes, strict=True)]
 
     def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], presize: int) -> Resizing:
         boxes = [photo.part(need.box) for photo, need in zip(photos, needs, strict=True)]
@@ -67,9 +68,9 @@ class Direct:
         """All of the original: the draws may look anywhere, and where it is shrunk the neighbourhood counts."""
         if not sizes:
             return []
-        footprints = smallest_footprint(draws.matrix(torch.tensor(sizes)), *reversed(draws.output)).tolist()
+        footprints = _output_footprints(draws, sizes)
         boxes = [(0.0, 0.0, float(width), float(height)) for height, width in sizes]
-        return [Need(*need) for need in zip(sizes, footprints, boxes, strict=True)]
+        return [Need(*need) for need in zip(sizes, footprints, footprints, boxes, strict=True)]
 
     def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], presize: int) -> Resizing:
         rows, boxes, sizes = [], [], []
@@ -84,6 +85,11 @@ class Direct:
 
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
         return None
+
+
+def _output_footprints(draws: Draws, sizes: Sequence[Size]) -> list[float]:
+    found: list[float] = smallest_footprint(draws.matrix(torch.tensor(sizes)), *reversed(draws.output)).tolist()
+    return found
 
 
 ModeName = Literal["resize", "direct"]

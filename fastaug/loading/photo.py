@@ -49,11 +49,13 @@ class Need:
     Attributes:
         size: (height, width) of the upright original. Of a photo of another size it says nothing.
         footprint: how fine it must be: pixels of the original per pixel of what is made of it, at the finest place.
+        output_footprint: the same per pixel of the output: what is made of it may be larger.
         box: the part of the original that is resized, if it is.
     """
 
     size: Size
     footprint: float
+    output_footprint: float
     box: Box
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
 import fastaug as fa
 from fastaug.loading import batch, jpeg
 from fastaug.loading.cpu_decoder import CpuDecoder
+from fastaug.loading.header import read_header
 from fastaug.loading.jpeg import MOST_SCANS
 from fastaug.loading.photo import Need, Photo
 from tests.compare import photo
@@ -25,7 +27,7 @@ SIZE = (300, 451)
 
 
 def need(footprint: float, size: tuple[int, int] = SIZE) -> Need:
-    return Need(size, footprint, (0.0, 0.0, 1.0, 1.0))
+    return Need(size, footprint, footprint, (0.0, 0.0, 1.0, 1.0))
 
 
 def content(**options: Any) -> bytes:
@@ -50,6 +52,36 @@ def test_the_smallest_scale_that_leaves_twice_what_is_needed(footprint: float, s
         assert isinstance(outcome, Photo)
         assert outcome.size == SIZE
         assert tuple(outcome.pixels.shape) == (-(-300 // scale), -(-451 // scale), 3)
+
+
+@pytest.mark.parametrize(("sampling", "scale"), [("444", 4), ("420", 4), ("422", 2), ("440", 2), ("411", 1)])
+def test_colours_that_libjpeg_makes_fewer_of_are_fine_enough_for_the_output(sampling: str, scale: int) -> None:
+    """Of a presized photo the output has fewer pixels, so more may be left out."""
+    file = simplejpeg.encode_jpeg(photo("chelsea").numpy(), colorsubsampling=sampling)
+    (direct,) = CpuDecoder(1).decode([file], [need(8)])
+    assert scale_of(direct) == scale
+    (presized,) = CpuDecoder(1).decode([file], [Need(SIZE, 8, 32, (0.0, 0.0, 1.0, 1.0))])
+    assert scale_of(presized) == 4
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("sampling", ["444", "420", "422", "440", "411"])
+def test_of_which_photos_libjpeg_makes_fewer_colours_than_pixels(sampling: str, scale: int) -> None:
+    """Stripes of two colours of one brightness, each a pixel wide in what is decoded: they are gone, or all there."""
+    stripe = np.arange(128) // scale % 2
+    columns = np.where(stripe[None, :, None] == 0, [200, 80, 80], [80, 130, 80]).repeat(128, 0).astype(np.uint8)
+    coarser = []
+    for pixels in (columns, np.ascontiguousarray(columns.transpose(1, 0, 2))):
+        file = simplejpeg.encode_jpeg(pixels, quality=100, colorsubsampling=sampling)
+        header = read_header(file)
+        assert header is not None
+        (outcome,) = CpuDecoder(1).decode([file], [Need((128, 128), 2.0 * scale, 99.0, (0.0, 0.0, 1.0, 1.0))])
+        assert scale_of(outcome) == scale
+        assert isinstance(outcome, Photo)
+        red_or_green = outcome.pixels[..., 0].int() - outcome.pixels[..., 1].int()
+        coarser.append(bool(red_or_green.max() - red_or_green.min() < 10))
+    assert any(coarser) == (header.coarser_colour > 1)
+    assert not all(coarser)
 
 
 def test_whole_where_the_need_is_another_sizes_or_none_is_told() -> None:

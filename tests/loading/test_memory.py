@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastaug.loading import memory as module
-from fastaug.loading.memory import Memory
+from fastaug import memory as module
+from fastaug.memory import Memory
 
 
 def address(array: np.ndarray) -> int:
