@@ -49,7 +49,7 @@ class Header(NamedTuple):
     channels: int
     ordinary: bool
     several_scans: bool
-    coarser_colour: int
+    coarser_colour: int = 1
 
 
 def as_bytes(content: Any, position: int) -> bytes:
@@ -75,7 +75,7 @@ def read_header(content: bytes) -> Header | None:
     try:
         if content[:8] == _PNG:
             width, height = struct.unpack_from(">II", content, 16)
-            return Header(height, width, 0, 0, False, False, 1)
+            return Header(height, width, 0, 0, False, False)
         return _read_jpeg(content) if content.startswith(JPEG) else None
     except (IndexError, struct.error):  # it ends too early
         return None
