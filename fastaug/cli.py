@@ -29,7 +29,7 @@ from fastaug.loading.check import bad_files
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.modes import ModeName
 from fastaug.loading.stats import merge_stats
-from fastaug.machine import rank
+from fastaug.machine import rank, usable_device
 from fastaug.samples.samples import Samples
 from fastaug.training import plots, ranks
 from fastaug.training.inference import load_classifier
@@ -308,6 +308,7 @@ def _learner(
     settings: Mapping[str, Any],
 ) -> tuple[Learner, list[ImageLoader]]:
     """The learner, with `settings` of it, and its loaders, to train and to validate. quiet: nothing is printed."""
+    usable_device("train", device)  # before a model is downloaded
     samples = _samples(folder, pattern)
     if len(samples.classes) < 2:
         raise ValueError(

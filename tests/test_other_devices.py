@@ -160,10 +160,11 @@ def test_a_device_that_is_not_there(photos: Path) -> None:
         learner(device="xpu")
     with pytest.raises(RuntimeError, match=r"^Predictor: expected .+ got device='mps'"):
         fa.Predictor(tiny(), ["a"], fa.Augment([], size=8), device="mps")
-    done = CliRunner().invoke(app, ["show", str(photos), "--device", "mps"])
-    assert done.exit_code == 1
-    assert done.stderr.startswith("error: ImageLoader: expected a device that is there, got device='mps'")
-    assert done.stderr.count("\n") == 1
+    for command, where in (("show", "ImageLoader"), ("train", "train")):
+        done = CliRunner().invoke(app, [command, str(photos), "--device", "mps"])
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"error: {where}: expected a device that is there, got device='mps'")
+        assert done.stderr.count("\n") == 1
 
 
 def test_shapes_and_dtypes_of_a_device_without_numbers(photos: Path) -> None:
