@@ -5,24 +5,40 @@ Numba's cache looks at the file of a kernel only: after a change here, delete `_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit as _numba_njit
+from numba import types
+from numba.extending import intrinsic as _numba_intrinsic
 
 FASTMATH = {"contract", "arcp", "nsz", "reassoc", "nnan", "ninf"}
 F = np.float32
-njit: Any = _numba_njit  # its stubs lack the option _nrt, and know no types of the functions it compiles
+# Numba's stubs lack the option _nrt, and know no types of what it compiles.
+njit: Any = _numba_njit
+intrinsic: Any = _numba_intrinsic
 # Loops that allocate nothing: without reference counts, and without Python's error for a division by zero, the compiler
 # sees plain loops over memory and vectorises them.
 row_loop = njit(nogil=True, _nrt=False, error_model="numpy", fastmath=FASTMATH)
 
 
-def shuffle_lanes(builder: Any, vector: Any, lanes: list[int]) -> Any:
-    """A vector of these lanes of another one."""
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+@intrinsic  # type: ignore[untyped-decorator]
+def wide_vectors(typing_context: Any) -> Any:
+    """Called in a function: the compiler may use vectors of 64 bytes for its loops, which it shuns on AVX-512."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite does not know it by name
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def shuffle_lanes(builder: Any, vector: Any, lanes: Sequence[int], other: Any = None) -> Any:
+    """A vector of these lanes of another one, or of two, one after the other."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
 
 
 def broadcast(builder: Any, scalar: Any, count: int) -> Any:

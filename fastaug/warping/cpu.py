@@ -1,18 +1,25 @@
 """The warp on CPU cores: Numba, one pass, a band of output rows at a time.
 
-The formula is that of `reference.py`: places in float64, all else in float32. For one output row after the other, the
-first loop finds where its pixels look and how wide they look there (the compiler turns it into vector instructions),
-the second sums the taps. Up to 8 × 8 taps the sum is written in LLVM's vector types (`_make_tap_sum`): the taps of
-one row lie next to each other in memory with their three channels, so a row of 4 taps is one load of 16 bytes, one
-conversion and one multiply-add. Wider footprints take plain loops.
+The formula is that of `reference.py`. An output row is worked on in blocks of 64 pixels. One loop finds where they look
+and how wide they look there, a second one weighs the taps, a third one finds the taps in memory (the compiler turns all
+three into vector instructions); then four pixels at a time are summed, in LLVM's vector types (`_make_pixel_sums`): a
+row of up to 5 taps is one load of 16 bytes, one conversion and one multiply-add; then the same taps of the four pixels
+are brought together, so that the sum along x and the colour matrix are computed for all four at once. Up to 8 × 8 taps
+are summed so, wider footprints by plain loops. The first place of a block is computed in float64, the others by their
+distance from it: so float32 is enough for them, and places are exact to some millionths of a pixel everywhere.
 
-460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. Each of 50,176 output pixels costs about 30
-vector instructions for its taps and 10 for its place and weights: 2 million, or 0.3 ms of a core that does 2 a cycle
-at 3 GHz.
+460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. On AVX-512, each of 50,176 output pixels costs
+about 33 instructions for its sum and 14 for its place, weights and addresses: 2.4 million. That two thirds of the time
+are left of what it was before is measured; where the rest goes: about 0.3 of it to the sums, 0.2 to places and weights,
+0.15 to memory that is fresh from the kernel, and 0.1 to reading the image from beyond the second cache.
 
 Tried and lost, the costliest first: plain loops over the taps; counting references to the arrays inside the loops
 (hence `_nrt=False`); weights written one by one and read back as a vector; letting the taps wait for each new cache
-line (hence `_fetch_rows`); Python's check for a division by zero, which keeps loops scalar. benchmarks/README.md
+line (hence `_fetch_rows`; touching the lines instead of prefetching them costs 2 per cent, prefetching rows ahead gains
+nothing); Python's check for a division by zero, and indices that the compiler cannot tell from negative ones, both of
+which keep loops scalar (hence `min(count, _BLOCK)`). Sums in 16-bit integers, two rows at a time: LLVM takes the pairs
+apart again, and with them held together by force it is 6 per cent of the sum's time. Spreading the taps to four bytes
+each as they are loaded: better on AVX2 by a fifth of the sum, worse by a third on AVX-512. benchmarks/README.md
 compares what is left with OpenCV.
 
 Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
@@ -32,183 +39,224 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 from fastaug.memory import Memory
 from fastaug.warping import filter as antialias
-from fastaug.warping.compiled import FASTMATH, F, broadcast, njit, row_loop, shuffle_lanes
+from fastaug.warping.compiled import FASTMATH, F, broadcast, intrinsic, njit, row_loop, shuffle_lanes, wide_vectors
 from fastaug.warping.footprint import sampling_matrix
 from fastaug.warping.warp import How, Images
 
 _MODES = {"nearest": 0, "bilinear": 1, "antialias": 2}
 _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
 _FARTHEST = 1e9  # places beyond it are cut to it, so that they remain integers
+_NEAR = 1e6  # a row whose ends look at places within it, and see the plane, is worked on in blocks
 _FAST = ("fast",)
-_REACH = {2: 8, 4: 16, 5: 16, 6: 32, 8: 32}  # items that a row of taps reads: the power of two that holds 3 * taps
+# Squares of the widest footprint of a block -> taps along each axis. The radius is then at most 2, 2.5, 3 and 4.
+_WIDEST_4, _WIDEST_5 = antialias.FOOTPRINT_OF_RADIUS_2**2, 3.09**2
+_WIDEST_6, _WIDEST_8 = antialias.FOOTPRINT_OF_RADIUS_3**2, 5.42**2
+_PARTS = {2: (8,), 4: (16,), 5: (16,), 6: (16, 8), 8: (16, 16)}  # items of the vectors that hold a row of taps
+_REACH = {2: 8, 4: 16, 5: 16, 6: 20, 8: 28}  # items that a row of taps reads: the second vector begins at the fifth tap
+_BLOCK = 64  # pixels of an output row that are worked on together; four at a time are summed
+# What is known of a block, in lines of _BLOCK float32. By axis, x first: the place's fraction, 1 / footprint, and eight
+# weights from the first tap's on. Constant distances show the compiler that the lines do not overlap.
+_FRACTION, _INVERSE, _WEIGHTS, _LINES = 0, 2 * _BLOCK, 4 * _BLOCK, 20 * _BLOCK
+_AXIS = 8 * _BLOCK  # from the weights along x to those along y
 
 
-def _make_tap_sum(taps: int) -> Any:
-    """(pixels, start, stride, weights, row_x, row_y, u) -> (red, green, blue), float32, from taps × taps pixels.
+def _make_pixel_sums(taps: int) -> Any:
+    """(pixels, starts, begin, stride, lines, u, color, out, to) -> None: four pixels, of taps × taps pixels each.
 
-    pixels: uint8 or float32, flat; start: index of the first tap's red; stride: from one row of taps to the next.
-    weights: float32 [2, 8, columns], see `_weigh_row`; row_x, row_y: those of the first tap; u: the column.
-    Reads `_REACH[taps]` items from the start of each row, of which it uses the first 3 * taps.
+    pixels: uint8 or float32, flat; starts: int64, from `begin` on the four indices of the first tap's red; stride: from
+    one row of taps to the next. lines: see _LINES; u: the first of the four in their block. color: as `_warp_rows`.
+    out: float32, flat; out[to : to + 12] is set. Reads `_REACH[taps]` items from the start of each row.
     """
-    lanes, number, integer = _REACH[taps], ir.FloatType(), ir.IntType(64)
+    number, integer = ir.FloatType(), ir.IntType(64)
+    four_times = [pixel for pixel in range(4) for _ in range(4)]
 
     @intrinsic
-    def tap_sum(typing_context, pixels, start, stride, weights, row_x, row_y, u):  # type: ignore[no-untyped-def]
+    def pixel_sums(typing_context, pixels, starts, begin, stride, lines, u, color, out, to):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            flat, table = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 3))
-            columns = builder.extract_value(table.shape, 2)
+            flat, places, table, matrix, target = (
+                context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 1, 4, 6, 7)
+            )
             item = context.get_data_type(pixels.dtype)
 
-            def weight(axis: int, k: int) -> Any:
-                row = builder.add(arguments[4 + axis], ir.Constant(integer, 8 * axis + k))
-                return builder.load(builder.gep(table.data, [builder.add(builder.mul(columns, row), arguments[6])]))
+            def at(data: Any, index: Any, offset: int) -> Any:
+                return builder.gep(data, [builder.add(index, ir.Constant(integer, offset))])
 
-            first, total = arguments[1], None
-            for i in range(taps):
-                place = builder.gep(flat.data, [first])
-                row = builder.load(builder.bitcast(place, ir.VectorType(item, lanes).as_pointer()), align=1)
-                if pixels.dtype == types.uint8:
-                    row = builder.uitofp(row, ir.VectorType(number, lanes))
-                row = builder.fmul(row, broadcast(builder, weight(1, i), lanes), flags=_FAST)
-                total = row if total is None else builder.fadd(total, row, flags=_FAST)
-                first = builder.add(first, arguments[2])
-            color = None
-            for j in range(taps):
-                part = shuffle_lanes(builder, total, [3 * j, 3 * j + 1, 3 * j + 2, 0])
-                part = builder.fmul(part, broadcast(builder, weight(0, j), 4), flags=_FAST)
-                color = part if color is None else builder.fadd(color, part, flags=_FAST)
-            channels = [builder.extract_element(color, ir.Constant(ir.IntType(32), c)) for c in range(3)]
-            return context.make_tuple(builder, signature.return_type, channels)
+            def load(place: Any, kind: Any, count: int) -> Any:
+                align = 1 if pixels.dtype == types.uint8 and kind == item else 4
+                return builder.load(builder.bitcast(place, ir.VectorType(kind, count).as_pointer()), align=align)
 
-        return types.UniTuple(types.float32, 3)(pixels, *[types.int64] * 2, weights, *[types.int64] * 3), generate
+            def add_product(total: Any, one: Any, other: Any) -> Any:
+                product = builder.fmul(one, other, flags=_FAST)
+                return product if total is None else builder.fadd(total, product, flags=_FAST)
 
-    return tap_sum
+            def sum_of_rows(pixel: int) -> list[Any]:
+                """The rows of taps of one pixel, weighted: its taps, three channels each."""
+                start, totals = builder.load(at(places, arguments[2], pixel)), [None] * len(_PARTS[taps])
+                for i in range(taps):
+                    weight = builder.load(at(table, arguments[5], _WEIGHTS + _AXIS + i * _BLOCK + pixel))
+                    for part, count in enumerate(_PARTS[taps]):
+                        row = load(at(flat, start, 12 * part), item, count)
+                        if pixels.dtype == types.uint8:
+                            row = builder.uitofp(row, ir.VectorType(number, count))
+                        totals[part] = add_product(totals[part], row, broadcast(builder, weight, count))
+                    start = builder.add(start, arguments[3])
+                return totals
+
+            def columns(totals: Any) -> list[Any]:
+                """Four pixels' taps -> one vector for each tap, which holds it for all four of them."""
+                count, found = totals[0].type.count, []
+                # Four lanes for each tap; of five taps, the last one's lie fourth in those of the others.
+                lanes = [
+                    [3 * j, 3 * j + 1, 3 * j + 2, 12 + j if taps == 5 and j < 3 else 3 * j] for j in range(count // 4)
+                ]
+                for j in range(0, count // 4, 2):
+                    order = [pixel * count + lane for k in (j, j + 1) for pixel in (0, 1) for lane in lanes[k]]
+                    low, high = (shuffle_lanes(builder, totals[k], order, totals[k + 1]) for k in (0, 2))
+                    for k in (0, 8):
+                        found.append(shuffle_lanes(builder, low, [*range(k, k + 8), *range(k + 16, k + 24)], high))
+                if taps == 5:
+                    red_green = shuffle_lanes(builder, found[0], range(32), found[1])
+                    blue = shuffle_lanes(builder, found[2], range(32), found[2])
+                    order = [4 * pixel + lane for pixel in range(4) for lane in (3, 19, 35, 35)]
+                    found.append(shuffle_lanes(builder, red_green, order, blue))
+                return found
+
+            rows, total = [sum_of_rows(pixel) for pixel in range(4)], None
+            taps_of_all = [column for part in zip(*rows, strict=True) for column in columns(part)][:taps]
+            for j, column in enumerate(taps_of_all):
+                weights = load(at(table, arguments[5], _WEIGHTS + j * _BLOCK), number, 4)
+                total = add_product(total, column, shuffle_lanes(builder, weights, four_times))
+            red, green, blue, colored = (
+                shuffle_lanes(
+                    builder, load(builder.gep(matrix, [ir.Constant(integer, 4 * c)]), number, 4), [*range(4)] * 4
+                )
+                for c in range(4)
+            )
+            for c, column in enumerate((red, green, blue)):
+                channel = shuffle_lanes(builder, total, [4 * pixel + c for pixel in four_times])
+                colored = add_product(colored, channel, column)
+            place = builder.bitcast(at(target, arguments[8], 0), ir.VectorType(number, 12).as_pointer())
+            builder.store(shuffle_lanes(builder, colored, [k for k in range(16) if k % 4 < 3]), place, align=4)
+            return context.get_dummy_value()
+
+        whole = types.int64
+        return types.void(pixels, starts, whole, whole, lines, whole, color, out, whole), generate
+
+    return pixel_sums
 
 
-@row_loop
-def _place_row(inverse, v, shift, cell, fraction, footprint, visible):  # type: ignore[no-untyped-def]
-    """Where the pixels of output row v look: place - shift = cell + fraction; footprints; who sees the plane."""
-    x_v = inverse[0, 1] * (v + 0.5) + inverse[0, 2]
-    y_v = inverse[1, 1] * (v + 0.5) + inverse[1, 2]
-    denominator_v = inverse[2, 1] * (v + 0.5) + inverse[2, 2]
-    xu, xv, yu, yv = F(inverse[0, 0]), F(inverse[0, 1]), F(inverse[1, 0]), F(inverse[1, 1])
-    wu, wv = F(inverse[2, 0]), F(inverse[2, 1])
-    for u in range(visible.shape[0]):
-        denominator = inverse[2, 0] * (u + 0.5) + denominator_v
-        visible[u] = denominator > 0
-        reciprocal = 1.0 / max(denominator, 1e-30)
-        x = min(max((inverse[0, 0] * (u + 0.5) + x_v) * reciprocal, -_FARTHEST), _FARTHEST)
-        y = min(max((inverse[1, 0] * (u + 0.5) + y_v) * reciprocal, -_FARTHEST), _FARTHEST)
-        r, x32, y32 = F(reciprocal), F(x), F(y)
-        x_u, x_v32, y_u, y_v32 = (xu - x32 * wu) * r, (xv - x32 * wv) * r, (yu - y32 * wu) * r, (yv - y32 * wv) * r
-        footprint[0, u] = min(max(math.sqrt(x_u * x_u + x_v32 * x_v32), F(1)), F(antialias.MAX_FOOTPRINT))
-        footprint[1, u] = min(max(math.sqrt(y_u * y_u + y_v32 * y_v32), F(1)), F(antialias.MAX_FOOTPRINT))
-        floor_x, floor_y = math.floor(x - shift), math.floor(y - shift)
-        cell[0, u], fraction[0, u] = np.int32(floor_x), F(x - shift - floor_x)
-        cell[1, u], fraction[1, u] = np.int32(floor_y), F(y - shift - floor_y)
+@intrinsic
+def _prefetch(typing_context, pixels, index):  # type: ignore[no-untyped-def]
+    """Have a cache line fetched, without waiting for it."""
 
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
+        builder.call(fetch, [place, *(ir.Constant(integer, k) for k in (0, 3, 1))])  # to read, to keep, data
+        return context.get_dummy_value()
 
-@row_loop
-def _fetch_rows(pixels, height, width, cell, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
-    """Touch what an output row will read, in the order of memory, but for the rows seen before; return what it reads.
-
-    Left to the taps, each new cache line is waited for; touched in order, many are under way at once.
-    """
-    last = cell.shape[1] - 1
-    top = max(min(cell[1, 0], cell[1, last]) - 1, 0)
-    bottom = min(max(cell[1, 0], cell[1, last]) + 3, height)
-    left = max(min(cell[0, 0], cell[0, last]) - 1, 0)
-    right = min(max(cell[0, 0], cell[0, last]) + 3, width)
-    total = F(0)
-    for y in range(top, bottom):
-        if seen_top <= y < seen_bottom:
-            continue
-        start = np.int64(y) * width
-        for k in range((start + left) * 3, (start + right) * 3, 64):
-            total += F(pixels[k])
-    return top, bottom, total
+    return types.void(pixels, types.int64), generate
 
 
 _inlined = njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True, fastmath=FASTMATH)
 
 
+@njit(nogil=True, _nrt=False, error_model="numpy", forceinline=True)
+def _divided(a, b):  # type: ignore[no-untyped-def]
+    """A true division: with 1 / 1 approximated, places on a boundary between two pixels would leave it."""
+    return a / b
+
+
 @_inlined
-def _coefficients(footprint):  # type: ignore[no-untyped-def]
-    """a and b of the antialias filter, see `filter.py`."""
-    v = max(F(1) / footprint, F(antialias.MIN_V))
+def _look(inverse, u, v):  # type: ignore[no-untyped-def]
+    """Where the middle of an output pixel looks: x, y, the third coordinate and its reciprocal."""
+    w = inverse[2, 0] * (u + 0.5) + (inverse[2, 1] * (v + 0.5) + inverse[2, 2])
+    reciprocal = _divided(1.0, max(w, 1e-25))
+    x = (inverse[0, 0] * (u + 0.5) + (inverse[0, 1] * (v + 0.5) + inverse[0, 2])) * reciprocal
+    y = (inverse[1, 0] * (u + 0.5) + (inverse[1, 1] * (v + 0.5) + inverse[1, 2])) * reciprocal
+    return min(max(x, -_FARTHEST), _FARTHEST), min(max(y, -_FARTHEST), _FARTHEST), w, reciprocal
+
+
+@row_loop
+def _place(inverse, first, v, count, shift, cell, lines):  # type: ignore[no-untyped-def]
+    """Where pixels of output row v look: place - shift = cell + fraction. Returns the largest footprint's square.
+
+    The first place in float64, the others by their distance from it: it loses nothing there, and is half the work.
+    """
+    wide_vectors()
+    x, y, _, r = _look(inverse, first, v)
+    whole_x, whole_y = math.floor(x - shift), math.floor(y - shift)
+    cell_x, cell_y, from_x, from_y = (
+        np.int32(whole_x),
+        np.int32(whole_y),
+        F(x - shift - whole_x),
+        F(y - shift - whole_y),
+    )
+    xu, xv = F((inverse[0, 0] - x * inverse[2, 0]) * r), F((inverse[0, 1] - x * inverse[2, 1]) * r)
+    yu, yv = F((inverse[1, 0] - y * inverse[2, 0]) * r), F((inverse[1, 1] - y * inverse[2, 1]) * r)
+    wu, wv = F(inverse[2, 0] * r), F(inverse[2, 1] * r)
+    widest = np.int32(0)  # an integer: a loop that looks for the largest float is not vectorised
+    for u in range(min(count, _BLOCK)):
+        reciprocal = _divided(F(1), F(1) + wu * F(u))
+        dx, dy = xu * F(u) * reciprocal, yu * F(u) * reciprocal
+        x_u, x_v, y_u, y_v = xu - dx * wu, xv - dx * wv, yu - dy * wu, yv - dy * wv
+        square, most = reciprocal * reciprocal, F(antialias.MAX_FOOTPRINT**2)
+        wide_x = min(max((x_u * x_u + x_v * x_v) * square, F(1)), most)
+        wide_y = min(max((y_u * y_u + y_v * y_v) * square, F(1)), most)
+        widest = max(widest, np.int32(max(wide_x, wide_y) * F(65536)))
+        lines[_INVERSE + u], lines[_INVERSE + _BLOCK + u] = F(1) / math.sqrt(wide_x), F(1) / math.sqrt(wide_y)
+        floor_x, floor_y = math.floor(from_x + dx), math.floor(from_y + dy)
+        lines[_FRACTION + u], lines[_FRACTION + _BLOCK + u] = from_x + dx - F(floor_x), from_y + dy - F(floor_y)
+        cell[u], cell[_BLOCK + u] = cell_x + np.int32(floor_x), cell_y + np.int32(floor_y)
+    return widest / 65536
+
+
+@row_loop
+def _fetch_rows(pixels, height, width, x0, y0, x1, y1, seen_top, seen_bottom):  # type: ignore[no-untyped-def]
+    """Prefetch what an output row will read, but for the rows seen before; return which rows it reads.
+
+    Left to the taps, each new cache line is waited for; in the order of memory, many are under way at once.
+    """
+    top, bottom = max(int(min(y0, y1)) - 1, 0), min(int(max(y0, y1)) + 3, height)
+    left, right = max(int(min(x0, x1)) - 1, 0), min(int(max(x0, x1)) + 3, width)
+    for y in range(top, bottom):
+        start, end = (y * width + left) * 3, (y * width + right) * 3
+        if seen_top <= y < seen_bottom:
+            continue
+        for k in range(start, end, 64 // pixels.itemsize):
+            _prefetch(pixels, k)
+    return top, bottom
+
+
+@_inlined
+def _radius(inverse):  # type: ignore[no-untyped-def]
+    """The antialias filter's, from 1 / footprint."""
+    footprint = F(1) / inverse
+    growing = F(antialias.RADIUS_OFFSET) + F(antialias.RADIUS_SLOPE) * footprint
+    return max(F(antialias.MIN_RADIUS), growing, F(antialias.RADIUS_PER_FOOTPRINT) * footprint)
+
+
+@_inlined
+def _coefficients(inverse):  # type: ignore[no-untyped-def]
+    """a and b of the antialias filter, see `filter.py`, from 1 / footprint."""
+    v = max(inverse, F(antialias.MIN_V))
     (a0, a1, a2), (b0, b1, b2) = antialias.A, antialias.B
     return F(a0) + v * (F(a2) * v + F(a1)), F(b0) + v * (F(b2) * v + F(b1))
 
 
 @_inlined
-def _weight(distance, inverse, a, b):  # type: ignore[no-untyped-def]
-    """The antialias filter at z = (distance / radius)²."""
-    z = distance * distance * inverse
+def _weight(distance, a, b):  # type: ignore[no-untyped-def]
+    """The antialias filter at a distance, in radii."""
+    z = distance * distance
     q = max(F(1) - z, F(0))
     return q * q * (F(1) + z * (a + z * b))
-
-
-@row_loop
-def _filter_row(axis, footprint, filter_terms):  # type: ignore[no-untyped-def]
-    """The antialias filter for each footprint of a row: radius, 1 / radius², a, b."""
-    for u in range(footprint.shape[1]):
-        growing = F(antialias.RADIUS_OFFSET) + F(antialias.RADIUS_SLOPE) * footprint[axis, u]
-        radius = max(F(antialias.MIN_RADIUS), growing, F(antialias.RADIUS_PER_FOOTPRINT) * footprint[axis, u])
-        filter_terms[axis, 0, u], filter_terms[axis, 1, u] = radius, F(1) / (radius * radius)
-        filter_terms[axis, 2, u], filter_terms[axis, 3, u] = _coefficients(footprint[axis, u])
-
-
-@row_loop
-def _row_taps(footprint):  # type: ignore[no-untyped-def]
-    """How many taps along an axis the widest filter of a row needs, up to 8. Counts, since those are vectorised."""
-    over_2, over_3 = np.int32(0), np.int32(0)
-    for axis in range(2):
-        for u in range(footprint.shape[1]):
-            over_2 += np.int32(footprint[axis, u] > F(antialias.FOOTPRINT_OF_RADIUS_2))
-            over_3 += np.int32(footprint[axis, u] > F(antialias.FOOTPRINT_OF_RADIUS_3))
-    return 8 if over_3 > 0 else 6 if over_2 > 0 else 4
-
-
-@row_loop
-def _weigh_row_4(axis, fraction, footprint, weights):  # type: ignore[no-untyped-def]
-    """As `_weigh_row`, where all radii of the row are 2 and 1 / radius² is 0.25: in one loop: most rows are such."""
-    for u in range(fraction.shape[1]):
-        (a, b), p = _coefficients(footprint[axis, u]), fraction[axis, u]
-        w0, w1 = _weight(F(1) + p, F(0.25), a, b), _weight(p, F(0.25), a, b)
-        w2, w3 = _weight(F(1) - p, F(0.25), a, b), _weight(F(2) - p, F(0.25), a, b)
-        scale = F(1) / (w0 + w1 + w2 + w3)
-        weights[axis, 2, u], weights[axis, 3, u] = w0 * scale, w1 * scale
-        weights[axis, 4, u], weights[axis, 5, u] = w2 * scale, w3 * scale
-
-
-@row_loop
-def _weigh_row(axis, mode, fraction, filter_terms, taps, weights, total):  # type: ignore[no-untyped-def]
-    """Fill the middle `taps` rows of weights[axis], normalised: row 3 is the cell, row 4 the pixel after it."""
-    columns = fraction.shape[1]
-    if mode < 2:
-        for u in range(columns):
-            weight = fraction[axis, u] if mode == 1 else F(0)
-            weights[axis, 3, u], weights[axis, 4, u] = F(1) - weight, weight
-        return
-    for u in range(columns):
-        total[u] = 0
-    for k in range(4 - taps // 2, 4 + taps // 2):
-        before = F(3 - k)
-        for u in range(columns):
-            distance = before + fraction[axis, u]
-            weight = _weight(distance, filter_terms[axis, 1, u], filter_terms[axis, 2, u], filter_terms[axis, 3, u])
-            weights[axis, k, u] = weight
-            total[u] += weight
-    for u in range(columns):
-        total[u] = F(1) / total[u]
-    for k in range(4 - taps // 2, 4 + taps // 2):
-        for u in range(columns):
-            weights[axis, k, u] *= total[u]
 
 
 @njit(nogil=True, _nrt=False, forceinline=True)
@@ -226,116 +274,162 @@ def _padded(index, size, padding):  # type: ignore[no-untyped-def]
     return -1
 
 
-def _make_sum(taps: int) -> Any:
-    """As tap_sum, beyond the edges too; the first tap is before_x and before_y pixels before the cell of column u."""
-    tap_sum, reach = _make_tap_sum(taps), _REACH[taps]
+def _make_sums(taps: int) -> Any:
+    """(photo, block, mode, color, out, to, count) -> None: the sums of a block, to out[to:]."""
+    pixel_sums, reach, size = _make_pixel_sums(taps), _REACH[taps], 3 * taps * taps + 16
+    before = 1 if taps == 5 else taps // 2 - 1  # so many taps are before the cell; of five, one more for some
 
-    @njit(nogil=True, _nrt=False, forceinline=True)
-    def padded_sum(photo, cell, weights, before_x, before_y, u):  # type: ignore[no-untyped-def]
-        pixels, height, width, padding, patch, columns = photo
-        left, top = np.int64(cell[0, u]) - before_x, np.int64(cell[1, u]) - before_y
-        row_x, row_y, stride = 3 - before_x, 3 - before_y, 3 * width
-        start = top * stride + left * 3
-        inside = left >= 0 and top >= 0 and left + taps <= width and top + taps <= height
-        if inside and start + (taps - 1) * stride + reach <= pixels.shape[0]:
-            return tap_sum(pixels, start, stride, weights, row_x, row_y, u)
-        for j in range(taps):
-            columns[j] = _padded(left + j, width, padding)
-        for i in range(taps):
-            y = _padded(top + i, height, padding)
+    @row_loop
+    def weigh(axis, mode, count, cell, lines):  # type: ignore[no-untyped-def]
+        """Fill the lines of weights along an axis, normalised."""
+        wide_vectors()
+        axis = axis & 1  # for the compiler: no index is negative
+        for u in range(min(count, _BLOCK)):
+            fraction, to = lines[_FRACTION + axis * _BLOCK + u], _WEIGHTS + axis * _AXIS + u
+            if taps == 2:
+                lines[to + _BLOCK] = fraction if mode == 1 else F(0)
+                lines[to] = F(1) - lines[to + _BLOCK]
+                continue
+            inverse = lines[_INVERSE + axis * _BLOCK + u]
+            if taps == 5:  # one of six taps is out of reach: the last one, or the first
+                moved = fraction < F(0.5)
+                cell[axis * _BLOCK + u] -= np.int32(moved)
+                fraction += F(moved)
+            a, b = _coefficients(inverse)
+            if taps == 4:  # all radii are 2; most blocks are such, and as a loop over k this takes twice as long
+                p = F(0.5) * fraction
+                w0, w1 = _weight(F(0.5) + p, a, b), _weight(p, a, b)
+                w2, w3 = _weight(F(0.5) - p, a, b), _weight(F(1) - p, a, b)
+                scale = F(1) / (w0 + w1 + w2 + w3)
+                lines[to], lines[to + _BLOCK] = w0 * scale, w1 * scale
+                lines[to + 2 * _BLOCK], lines[to + 3 * _BLOCK] = w2 * scale, w3 * scale
+                continue
+            per_radius, total = F(1) / _radius(inverse), F(0)
+            for k in range(taps):
+                total += _weight((fraction + F(before - k)) * per_radius, a, b)
+            scale = F(1) / total
+            for k in range(taps):
+                lines[to + k * _BLOCK] = _weight((fraction + F(before - k)) * per_radius, a, b) * scale
+
+    @row_loop
+    def locate(photo, cell, starts, count):  # type: ignore[no-untyped-def]
+        """The index of each pixel's first tap; -1 where not all taps may be read in place."""
+        wide_vectors()
+        pixels, _, width, _ = photo
+        stride = 3 * width
+        last = pixels.shape[0] - (taps - 1) * stride - reach
+        for u in range(_BLOCK):
+            left = cell[u] - np.int64(before)
+            start = (cell[_BLOCK + u] - np.int64(before)) * stride + left * 3
+            inside = (left >= 0) & (left <= width - taps) & (start >= 0) & (start <= last) & (u < count)
+            starts[u] = start if inside else np.int64(-1)
+
+    @row_loop
+    def padded_sums(photo, block, color, out, to, u, count):  # type: ignore[no-untyped-def]
+        """As pixel_sums, for up to four pixels, also beyond the edges: their taps are copied to where they are not."""
+        (pixels, height, width, padding), (cell, starts, lines, patch, columns, result) = photo, block
+        for p in range(min(count, 4)):
+            left, top = np.int64(cell[u + p]) - before, np.int64(cell[_BLOCK + u + p]) - before
             for j in range(taps):
-                source, to = y * stride + columns[j] * 3, (i * taps + j) * 3
-                if columns[j] >= 0 and y >= 0:
-                    patch[to], patch[to + 1], patch[to + 2] = pixels[source], pixels[source + 1], pixels[source + 2]
-                else:
-                    patch[to] = patch[to + 1] = patch[to + 2] = patch.dtype.type(0)
-        return tap_sum(patch, 0, 3 * taps, weights, row_x, row_y, u)
+                columns[j] = _padded(left + j, width, padding)
+            for i in range(taps):
+                y = _padded(top + i, height, padding)
+                for j in range(taps):
+                    source, at = (y * width + columns[j]) * 3, p * size + (i * taps + j) * 3
+                    for c in range(3):
+                        patch[at + c] = pixels[source + c] if columns[j] >= 0 and y >= 0 else patch.dtype.type(0)
+        for p in range(4):
+            starts[_BLOCK + p] = p * size
+        pixel_sums(patch, starts, _BLOCK, 3 * taps, lines, u, color, result, 0)
+        for k in range(3 * min(count, 4)):
+            out[to + k] = result[k]
 
-    return padded_sum
+    @row_loop
+    def sums(photo, block, mode, color, out, to, count):  # type: ignore[no-untyped-def]
+        (pixels, _, width, _), (cell, starts, lines, _, _, _) = photo, block
+        for axis in range(2):
+            weigh(axis, mode, count, cell, lines)
+        locate(photo, cell, starts, count)
+        for four in range((min(count, _BLOCK) + 3) // 4):
+            u = 4 * four
+            if starts[u] | starts[u + 1] | starts[u + 2] | starts[u + 3] >= 0:
+                pixel_sums(pixels, starts, u, 3 * width, lines, u, color, out, to + 3 * u)
+            else:
+                padded_sums(photo, block, color, out, to + 3 * u, u, count - u)
+
+    return sums
 
 
-_sum_2, _sum_4, _sum_5, _sum_6, _sum_8 = (_make_sum(taps) for taps in (2, 4, 5, 6, 8))
-
-
-@row_loop
-def _wide_sum(photo, cell, fraction, filter_terms, u):  # type: ignore[no-untyped-def]
-    """As padded_sum with the antialias filter, for any number of taps: plain loops."""
-    pixels, height, width, padding, _, _ = photo
-    radius = math.ceil(max(filter_terms[0, 0, u], filter_terms[1, 0, u]))
-    red = green = blue = total = F(0)
-    for i in range(1 - radius, 1 + radius):
-        y, distance = _padded(np.int64(cell[1, u]) + i, height, padding), F(i) - fraction[1, u]
-        weight_y = _weight(distance, filter_terms[1, 1, u], filter_terms[1, 2, u], filter_terms[1, 3, u])
-        for j in range(1 - radius, 1 + radius):
-            x, distance = _padded(np.int64(cell[0, u]) + j, width, padding), F(j) - fraction[0, u]
-            weight = weight_y * _weight(distance, filter_terms[0, 1, u], filter_terms[0, 2, u], filter_terms[0, 3, u])
-            total += weight
-            if x >= 0 and y >= 0:
-                source = (y * width + x) * 3
-                red += weight * F(pixels[source])
-                green += weight * F(pixels[source + 1])
-                blue += weight * F(pixels[source + 2])
-    return red / total, green / total, blue / total
+_sums_2, _sums_4, _sums_5, _sums_6, _sums_8 = (_make_sums(taps) for taps in (2, 4, 5, 6, 8))
 
 
 @row_loop
-def _sum_row(photo, taps, cell, fraction, filter_terms, weights, visible, color, out):  # type: ignore[no-untyped-def]
-    """The sums of one output row, through the colour matrix, to `out`; the rest as `_warp_rows` has it."""
-    for u in range(out.shape[0]):
-        red = green = blue = F(0)
-        radius = F(2) if taps <= 4 else max(filter_terms[0, 0, u], filter_terms[1, 0, u])
-        if not visible[u]:
-            pass
-        elif taps == 2:
-            red, green, blue = _sum_2(photo, cell, weights, 0, 0, u)
-        elif radius <= 2:
-            red, green, blue = _sum_4(photo, cell, weights, 1, 1, u)
-        elif radius <= 2.5:  # one of the six taps is out of reach, and 5 × 3 values fit where 6 × 3 do not
-            x, y = np.int64(fraction[0, u] < 0.5), np.int64(fraction[1, u] < 0.5)
-            red, green, blue = _sum_5(photo, cell, weights, 1 + x, 1 + y, u)
-        elif radius <= 3:
-            red, green, blue = _sum_6(photo, cell, weights, 2, 2, u)
-        elif radius <= 4:
-            red, green, blue = _sum_8(photo, cell, weights, 3, 3, u)
-        else:
-            red, green, blue = _wide_sum(photo, cell, fraction, filter_terms, u)
+def _wide_sums(photo, block, color, out, to, count):  # type: ignore[no-untyped-def]
+    """As the others with the antialias filter, for any number of taps: plain loops."""
+    (pixels, height, width, padding), (cell, _, lines, _, _, _) = photo, block
+    for u in range(count):
+        inverse_x, inverse_y = lines[_INVERSE + u], lines[_INVERSE + _BLOCK + u]
+        radius_x, radius_y = _radius(inverse_x), _radius(inverse_y)
+        (a_x, b_x), (a_y, b_y) = _coefficients(inverse_x), _coefficients(inverse_y)
+        reach_x, reach_y = math.ceil(radius_x), math.ceil(radius_y)
+        red = green = blue = total = F(0)
+        for i in range(1 - reach_y, 1 + reach_y):
+            y = _padded(cell[_BLOCK + u] + i, height, padding)
+            weight_y = _weight((F(i) - lines[_FRACTION + _BLOCK + u]) / radius_y, a_y, b_y)
+            for j in range(1 - reach_x, 1 + reach_x):
+                x = _padded(cell[u] + j, width, padding)
+                weight = weight_y * _weight((F(j) - lines[_FRACTION + u]) / radius_x, a_x, b_x)
+                total += weight
+                if x >= 0 and y >= 0:
+                    source = (y * width + x) * 3
+                    red += weight * F(pixels[source])
+                    green += weight * F(pixels[source + 1])
+                    blue += weight * F(pixels[source + 2])
+        red, green, blue = red / total, green / total, blue / total
         for c in range(3):
-            out[u, c] = color[c, 0] * red + color[c, 1] * green + color[c, 2] * blue + color[c, 3]
+            out[to + 3 * u + c] = color[c] * red + color[4 + c] * green + color[8 + c] * blue + color[12 + c]
 
 
 @njit(nogil=True, cache=True, fastmath=FASTMATH)
-def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, first_row):  # type: ignore[no-untyped-def]
+def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, columns, first_row):  # type: ignore[no-untyped-def]
     """Some output rows of one image.
 
     Args:
         pixels: uint8 or float32 [H * W * 3].
         inverse: float64 [3, 3], finite, output pixels -> input pixels, third coordinate positive where visible.
         mode, padding: codes, see `_MODES` and `_PADDINGS`.
-        color: float32 [3, 4], from pixel values as they are stored.
-        out: float32 [rows, w, 3]; first_row: the output's row that out[0] is.
+        color: float32 [16], the four columns of the color matrix, from pixel values as they are stored, 4 numbers each.
+        out: float32 [rows * columns * 3]; first_row: the output's row that it begins with.
     """
-    columns = out.shape[1]
-    # by axis, x first
-    cell, fraction, footprint = np.empty((2, columns), np.int32), np.empty((2, columns), F), np.empty((2, columns), F)
-    filter_terms, weights = np.zeros((2, 4, columns), F), np.zeros((2, 8, columns), F)
-    visible, total = np.empty(columns, np.bool_), np.empty(columns, F)
-    photo = pixels, height, width, padding, np.zeros(8 * 24 + 32, pixels.dtype), np.zeros(8, np.int64)
-    shift, touched = 0.0 if mode == 0 else 0.5, F(0)
-    top = bottom = 0
-    for row in range(out.shape[0]):
-        _place_row(inverse, first_row + row, shift, cell, fraction, footprint, visible)
-        top, bottom, value = _fetch_rows(pixels, height, width, cell, top, bottom)
-        touched += value
-        taps = 2 if mode < 2 else _row_taps(footprint)
-        for axis in range(2):
-            if taps == 4:
-                _weigh_row_4(axis, fraction, footprint, weights)
+    cell, starts, lines = np.zeros(2 * _BLOCK + 3, np.int32), np.zeros(_BLOCK + 4, np.int64), np.zeros(_LINES, F)
+    patch = np.zeros(4 * (3 * 8 * 8 + 16), pixels.dtype)
+    block = cell, starts, lines, patch, np.zeros(8, np.int64), np.zeros(12, F)
+    photo, shift, top, bottom = (pixels, height, width, padding), 0.0 if mode == 0 else 0.5, 0, 0
+    for row in range(out.shape[0] // (3 * columns)):
+        v = first_row + row
+        (x0, y0, w0, _), (x1, y1, w1, _) = _look(inverse, 0, v), _look(inverse, columns - 1, v)
+        near = min(w0, w1) > 0 and max(abs(x0), abs(y0), abs(x1), abs(y1)) < _NEAR
+        if near:
+            top, bottom = _fetch_rows(pixels, height, width, x0, y0, x1, y1, top, bottom)
+        step = _BLOCK if near else 1
+        for first in range(0, columns, step):
+            count, to = min(step, columns - first), 3 * (row * columns + first)
+            if not near and _look(inverse, first, v)[2] <= 0:
+                out[to], out[to + 1], out[to + 2] = color[12], color[13], color[14]
+                continue
+            widest = _place(inverse, first, v, count, shift, cell, lines)
+            if mode < 2:
+                _sums_2(photo, block, mode, color, out, to, count)
+            elif widest <= _WIDEST_4:
+                _sums_4(photo, block, mode, color, out, to, count)
+            elif widest <= _WIDEST_5:
+                _sums_5(photo, block, mode, color, out, to, count)
+            elif widest <= _WIDEST_6:
+                _sums_6(photo, block, mode, color, out, to, count)
+            elif widest <= _WIDEST_8:
+                _sums_8(photo, block, mode, color, out, to, count)
             else:
-                if mode == 2:
-                    _filter_row(axis, footprint, filter_terms)
-                _weigh_row(axis, mode, fraction, filter_terms, taps, weights, total)
-        _sum_row(photo, taps, cell, fraction, filter_terms, weights, visible, color, out[row])
-    return touched  # so that the compiler does not leave the touching out
+                _wide_sums(photo, block, color, out, to, count)
 
 
 def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
@@ -352,15 +446,16 @@ def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> T
     for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
         # flat; a copy only where it is another type or strided
         pixels = (image if image.dtype == torch.uint8 else image.float()).detach().contiguous().view(-1).numpy()
-        scaled = unscaled.copy()
+        scaled = np.zeros((4, 4), np.float32)
+        scaled[:, :3] = unscaled.T
         if pixels.dtype == np.uint8:
-            scaled[:, :3] /= 255
+            scaled[:3] /= 255
         if not np.isfinite(inverse).all():
-            image_out[:] = scaled[:, 3]  # sees nothing: black before the colour matrix
+            image_out[:] = scaled[3, :3]  # sees nothing: black before the colour matrix
             continue
         for first in range(0, height, rows):
-            band = image_out[first : first + rows]
-            work.append((pixels, *image.shape[:2], inverse, mode, pad, scaled, band, first))
+            band = image_out[first : first + rows].reshape(-1)
+            work.append((pixels, *image.shape[:2], inverse, mode, pad, scaled.reshape(-1), band, width, first))
     _run(work, threads)
     return torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2)
 
