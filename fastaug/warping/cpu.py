@@ -8,9 +8,9 @@ are brought together, so that the sum along x and the colour matrix are computed
 are summed so, wider footprints by plain loops. The first place of a block is computed in float64, the others by their
 distance from it, in float32, which loses some hundred-thousandths of a pixel at most.
 
-460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. On AVX-512, each of 50,176 output pixels of
-4 × 4 taps costs about 33 instructions for its sum and 14 for its place, weights and address: 2.4 million. The sum is
-bound by the two units that compute on vectors of 64 bytes: 71 of the instructions for four pixels are theirs, so 9
+460 -> 224, uint8 -> float32, reads 635 KB and writes 602 KB per image. On AVX-512, each of 50,176 output pixels of 4 ×
+4 taps costs 33 instructions for its sum (counted) and some 14 for its place, weights and address: 2.4 million. The sum
+is bound by the two units that compute on vectors of 64 bytes: 71 of the instructions for four pixels are theirs, so 9
 cycles a pixel, or 0.15 ms at 3 GHz; by itself it was measured at 3.3 ns a pixel. Of the profiler's samples in the
 kernel 60 per cent are in the sums, 25 in places, weights and addresses, and 6 in fetching the image.
 
@@ -19,9 +19,10 @@ Tried and lost, the costliest first: plain loops over the taps; counting referen
 line (hence `_fetch_rows`; to prefetch rows ahead gains nothing); Python's check for a division by zero, and indices of
 which the compiler cannot tell that they are not negative: both keep loops scalar (hence `min(count, _BLOCK)`); sums of
 one pixel at a time. Multiply-adds of 16-bit integers, two rows at a time: LLVM takes the pairs apart again, and with
-them held together by force they save 5 per cent of a sum of 4 taps and 15 of one of 6, and cost making the integers.
-To spread the taps to four lanes each when they are loaded is better by a fifth of the sum on AVX2, and worse by a third
-on AVX-512. benchmarks/README.md compares what is left with OpenCV.
+them held together by force they save 7 to 21 per cent of a sum of 4 taps by itself, before the cost of making the
+integers, and depend on what LLVM recognises; without that force they were 9 per cent slower. To spread the taps to four
+lanes each when they are loaded is better by a fifth of the sum on AVX2, and worse by a third on AVX-512.
+benchmarks/README.md compares what is left with OpenCV.
 
 Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
 when two threads enter them at once or when it forks. There are as many as torch has (`torch.set_num_threads`), so one
