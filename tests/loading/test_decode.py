@@ -471,6 +471,7 @@ def test_photos_are_decoded_as_pillow_does(decoder, pattern):
 
 BAD_EDGE_FILES = {
     "exif-samples_corrupted.jpg": "damaged or truncated image data",
+    "hopper_bad_exif.jpg": "damaged or truncated image data",
     "truncated_jpeg.jpg": "damaged or truncated image data",
 }
 
@@ -495,8 +496,12 @@ def test_difficult_files_of_others_are_as_pillow_reads_them_or_bad_by_name(decod
     paths = sorted((SHARED / "edge").iterdir())
     files = [path.read_bytes() for path in paths]
     decoded, bad = decode(decoder, files)
+    expected = dict(BAD_EDGE_FILES)
+    if decoder.chunk_size > 1:  # DALI says nothing of what libjpeg only warns of
+        contents = {name: (SHARED / "edge" / name).read_bytes() for name in expected}
+        expected = {name: expected[name] for name in expected if isinstance(as_pillow(contents[name]), str)}
     if decoder.device.type == "cpu":
-        assert {paths[position].name: reason.partition(" (")[0] for position, reason in bad} == BAD_EDGE_FILES
+        assert {paths[position].name: reason.partition(" (")[0] for position, reason in bad} == expected
     good = [content for position, content in enumerate(files) if position not in dict(bad)]
     assert len(good) >= 20
     for content, image in zip(good, pixels_of(decoded), strict=True):
