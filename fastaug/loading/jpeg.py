@@ -31,7 +31,8 @@ _DAMAGE = re.compile(
     r"premature end|bad Huffman code|arithmetic|found marker .* instead of RST|progress", re.IGNORECASE
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]+)")
-_SCAN = b"\xff\xda"
+_SCAN, _RESTARTS = b"\xff\xda", range(0xD0, 0xD8)
+_READ_AHEAD_BYTES = 8  # of which libjpeg tells at a later restart marker than the one that they precede
 _MOST_MENDED = 8  # places with bytes that do not belong there, of which each costs some decoding to find
 
 
@@ -99,18 +100,26 @@ def _decode_with_patience(
     Returns:
         The pixels; None: only Pillow can tell.
     """
-    cleaned = without_metadata(content)
+    bare = mended = without_metadata(content)
     for _ in range(_MOST_MENDED):
         if _DAMAGE.search(message):
             raise Unreadable(f"damaged or truncated image data (JPEG: {message})")
-        if cleaned is None:
+        if bare is None or mended is None or not _show_the_same(mended, bare):
             return None
         try:
-            return _decode(cleaned, header, scale, memory)
+            return _decode(mended, header, scale, memory)
         except ValueError as error:
             message = str(error)
-        cleaned = _without_extraneous(cleaned, message)
+        mended = _without_extraneous(mended, message)
     return None
+
+
+def _show_the_same(mended: bytes, bare: bytes) -> bool:
+    """Whether the right bytes were taken out."""
+    if mended is bare:
+        return True
+    one, other = (simplejpeg.decode_jpeg(content, strict=False) for content in (mended, bare))
+    return np.array_equal(one, other)
 
 
 def _without_extraneous(content: bytes, message: str) -> bytes | None:
@@ -123,6 +132,8 @@ def _without_extraneous(content: bytes, message: str) -> bytes | None:
     if named is None:
         return None
     count, marker = int(named[1]), bytes([0xFF, int(named[2], 16)])
+    if marker[1] in _RESTARTS and count <= _READ_AHEAD_BYTES:
+        return None
     told = {message, message.replace(named[0], f"{count} extraneous bytes before marker 0xd9")}
     places = [found.start() for found in re.finditer(re.escape(marker), content)]
     first, last = 0, len(places) - 1

@@ -495,8 +495,12 @@ def test_difficult_files_of_others_are_as_pillow_reads_them_or_bad_by_name(decod
     paths = sorted((SHARED / "edge").iterdir())
     files = [path.read_bytes() for path in paths]
     decoded, bad = decode(decoder, files)
+    expected = dict(BAD_EDGE_FILES)
+    if decoder.chunk_size > 1:  # DALI says nothing of what libjpeg only warns of
+        contents = {name: (SHARED / "edge" / name).read_bytes() for name in expected}
+        expected = {name: expected[name] for name in expected if isinstance(as_pillow(contents[name]), str)}
     if decoder.device.type == "cpu":
-        assert {paths[position].name: reason.partition(" (")[0] for position, reason in bad} == BAD_EDGE_FILES
+        assert {paths[position].name: reason.partition(" (")[0] for position, reason in bad} == expected
     good = [content for position, content in enumerate(files) if position not in dict(bad)]
     assert len(good) >= 20
     for content, image in zip(good, pixels_of(decoded), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def decibels(got: torch.Tensor, expected: torch.Tensor) -> float:
 def test_batches_are_those_of_whole_photos(photos: fa.Samples, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     chosen = jpeg._scale
-    monkeypatch.setattr(jpeg, "_scale", lambda need: seen.append(chosen(need)) or seen[-1])
+    monkeypatch.setattr(jpeg, "_scale", lambda *given: seen.append(chosen(*given)) or seen[-1])
     augment = fa.aug_transforms(size=48, min_scale=0.35, normalize=None)
     arguments = {"augment": augment, "mode": mode, "presize": 64, "drop_last": False}
     exact = by_sample(make_loader(photos, **arguments, scale="exact"))
@@ -179,6 +180,21 @@ def test_bytes_that_do_not_belong_there_are_no_damage(scale: int) -> None:
             assert np.array_equal(outcome.pixels, expected.pixels)
             cut = other[: len(other) // 2] + b"\xff\xd9"
             assert isinstance(decoder.decode([cut], [need(2.0 * scale)])[0], str), "they hide no damage"
+
+
+@pytest.mark.parametrize("junk", [b"\1", b"\0\0\0\0\0", b"\7" * 9, b"\7" * 40])
+@pytest.mark.parametrize("markers", [[0], [5], [0, 1, 2], range(40)])
+def test_bytes_before_restart_markers(junk: bytes, markers: Any) -> None:
+    """Of a few bytes libjpeg tells at a later marker, and then of several places' together."""
+    file = content(restart_marker_blocks=4)
+    places = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", file)]
+    ends = [0, *(places[i] for i in markers), len(file)]
+    other = junk.join(file[a:b] for a, b in pairwise(ends))
+    (outcome,) = CpuDecoder(1).decode([other])
+    assert isinstance(outcome, Photo), outcome
+    assert np.array_equal(outcome.pixels, as_pillow(file))
+    if len(junk) > 8:
+        assert isinstance(CpuDecoder(1).decode([other[: len(other) // 2] + b"\xff\xd9"])[0], str) or len(markers) > 8
 
 
 def test_an_end_that_comes_early_wherever_the_gray_begins() -> None:
