@@ -62,7 +62,7 @@ class Reader:
         member = _MEMBER.fullmatch(path)
         try:
             if member is None or os.path.exists(path):
-                with open(path, "rb") as file:
+                with open(path, "rb", buffering=0) as file:
                     return file.read() or "the file is empty"
             with self._opened(member["archive"]) as archive:
                 return _read_member(archive, int(member["offset"]), int(member["size"]))
