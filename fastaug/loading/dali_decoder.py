@@ -11,7 +11,8 @@ What matters about DALI 2.4, and was measured on a CPU:
 - One undecodable file is an exception for its whole batch, whose files are then decoded alone.
 - Above 4 × (threads + 1) files DALI reads the headers in parallel, and a header that it cannot read then ends the
   process (SIGABRT or SIGSEGV) instead of raising. Hence `chunk_size`.
-- Pixels of damaged data that libjpeg only warns about are delivered.
+- Pixels of damaged data that libjpeg only warns about are delivered, and some that it stops at: hence files whose data
+  have markers that do not belong there are decoded on the CPU too.
 - A photo's pixels share DALI's memory, which lives as long as the torch tensor does.
 
 What was read in DALI's source, but not run on a GPU: decoding, stream order and lifetime with device="cuda".
@@ -39,7 +40,7 @@ import torch
 
 from fastaug.loading import pillow
 from fastaug.loading.cpu_decoder import CpuDecoder, check_boxes
-from fastaug.loading.header import as_bytes, read_header, without_metadata
+from fastaug.loading.header import as_bytes, goes_on_to_its_end, read_header, without_metadata
 from fastaug.loading.jpeg import check_scans
 from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS
 from fastaug.loading.orientation import steps_upright
@@ -164,7 +165,7 @@ class DaliDecoder:
         except pillow.Unreadable:
             return None
         bare = without_metadata(content)
-        if bare is None:
+        if bare is None or not goes_on_to_its_end(bare, header):
             return None
         return np.frombuffer(bytearray(bare), np.uint8), orientation  # it copies what is not writable
 

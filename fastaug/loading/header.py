@@ -26,6 +26,7 @@ _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # Huffman, arithmetic conditioning, quantisa
 _OTHERS = {0xDC, *range(0xE0, 0xF0), 0xFE}  # number of lines, applications' data, comments
 _EXIF, _XMP, _ORIENTATION, _SHORT = b"Exif\0\0", b"http://ns.adobe.com/xap/", 0x0112, 3
 _BYTES_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+_MARKER_IN_DATA = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
@@ -121,6 +122,21 @@ def scan_count(content: bytes) -> int:
     return scans
 
 
+def goes_on_to_its_end(content: bytes, header: Header) -> bool:
+    """Whether a JPEG's data have no markers but those that belong there, up to the last one.
+
+    Where they have others libjpeg stops with an error, and other decoders leave the rest gray.
+    """
+    between = {_SCAN, *_TABLES} if header.several_scans else set()
+    place = next((end for marker, _, end in _segments(content) if marker == _SCAN), len(content))
+    while (found := _MARKER_IN_DATA.search(content, place)) is not None:
+        marker, place = content[found.end() - 1], found.end()
+        if marker not in between:
+            return marker == _END
+        place += int.from_bytes(content[place : place + 2], "big")
+    return False
+
+
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, where it begins, where it ends) of the parts of a JPEG's header, the first scan's the last.
 
@@ -198,4 +214,13 @@ def _orientation(tiff: bytes) -> int:
     return 1
 
 
-__all__ = ["JPEG", "Header", "as_bytes", "likely_size", "read_header", "scan_count", "without_metadata"]
+__all__ = [
+    "JPEG",
+    "Header",
+    "as_bytes",
+    "goes_on_to_its_end",
+    "likely_size",
+    "read_header",
+    "scan_count",
+    "without_metadata",
+]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fastaug.loading.decode import Decoder, has_dali, make_decoder
-from fastaug.loading.header import read_header
+from fastaug.loading.header import goes_on_to_its_end, read_header
 from tests.compare import assert_levels
 from tests.factories import PATIENCE_S, decode, difficult_files, encode, pixels_of, presize, run_python
 from tests.mutations import as_pillow
@@ -50,7 +50,8 @@ def test_it_gets_ordinary_jpegs_and_nothing_else(cat, given):
         given.clear()
         decoder.decode([content])
         header = read_header(content)
-        assert (given != []) == (header is not None and header.ordinary), name
+        ordinary = header is not None and header.ordinary and goes_on_to_its_end(content, header)
+        assert (given != []) == ordinary, name
     assert not read_header(good["CMYK"]).ordinary
     assert not read_header(good["bytes between markers"]).ordinary
     assert read_header(good["EXIF cut off"]).ordinary
@@ -58,12 +59,29 @@ def test_it_gets_ordinary_jpegs_and_nothing_else(cat, given):
 
 def test_one_bad_file_has_its_batch_decoded_one_by_one_and_never_twice_more(cat, given):
     files = [encode(cat.crop((0, 0, 50 + i, 40))) for i in range(8)]
-    files[3] = files[3][:-60]
+    table = files[3].index(b"\xff\xc4") + 5
+    files[3] = files[3][:table] + b"\xff" * 16 + files[3][table + 16 :]
     decoded, bad = decode(make_decoder("dali", num_threads=2), files)
     assert [position for position, _ in bad] == [3]
     assert given == [8, *[1] * 8]
     for content, photo in zip([*files[:3], *files[4:]], decoded, strict=True):
         assert_levels(photo.pixels, as_pillow(content), 0, 0)
+
+
+def test_overwritten_files_that_pillow_refuses_are_not_delivered(cat):
+    layouts = ({}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0})
+    photos = [encode(cat, quality=90, **options) for options in layouts]
+    random, files = np.random.default_rng(0), []
+    for i in range(200):
+        content = bytearray(photos[i % 4])
+        place = int(random.integers(700, len(content) - 512))
+        content[place : place + 512] = random.bytes(512)
+        files.append(bytes(content))
+    outcomes = make_decoder("dali", num_threads=2).decode(files)
+    expected = [as_pillow(content) for content in files]
+    assert sum(isinstance(pixels, str) for pixels in expected) > 50
+    refused = [i for i, pixels in enumerate(expected) if isinstance(pixels, str)]
+    assert [i for i in refused if not isinstance(outcomes[i], str)] == []
 
 
 def test_more_files_than_a_chunk(cat, given):

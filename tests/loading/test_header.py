@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastaug.loading.cpu_decoder import CpuDecoder
-from fastaug.loading.header import Header, likely_size, read_header, scan_count, without_metadata
+from fastaug.loading.header import Header, goes_on_to_its_end, likely_size, read_header, scan_count, without_metadata
 from fastaug.loading.photo import Photo
 from tests.factories import difficult_files, encode, segment
 
@@ -178,6 +178,19 @@ def test_scans_are_counted_but_not_those_of_a_preview(options: dict[str, object]
     assert scan_count(content[:2] + preview + content[2:] + blank(progressive=True)) == scans
     assert scan_count(content[:-2]) == scans
     assert {scan_count(content[:length]) for length in range(len(content))} <= set(range(scans + 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_data_that_go_on_to_their_end(options: dict[str, object]) -> None:
+    content = blank(**options)
+    header = read_header(content)
+    assert header is not None
+    assert goes_on_to_its_end(content, header)
+    assert goes_on_to_its_end(content + b"\xff\xc0 and whatever follows", header)
+    first = content.index(b"\xff\xda") + 14
+    assert not any(goes_on_to_its_end(content[:length], header) for length in range(first, len(content)))
+    for marker in (b"\xff\xc0", b"\xff\xd8", b"\xff\xe1\0\2", b"\xff\x01"):
+        assert not goes_on_to_its_end(content[:-3] + marker + content[-3:], header)
 
 
 def test_extraneous_bytes_are_passed_over_but_not_ordinary() -> None:
