@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,7 +172,7 @@ def _read_jpeg(content: bytes) -> Header | None:
         elif marker == _APP1:
             if content[start + 4 : start + 10] == _EXIF:
                 exif.append((start + 10, end))
-            xmp |= content.startswith(_XMP, start + 4)
+            xmp |= content.startswith(_XMP, start + 4) and content.find(b"Orientation", start, end) >= 0
         elif marker == _SCAN and frame is not None:
             kind, bits, height, width, channels = frame
             if not height or not width:
@@ -186,6 +187,7 @@ def _read_jpeg(content: bytes) -> Header | None:
     return None
 
 
+@lru_cache(maxsize=64)
 def _coarser_colour(samplings: bytes) -> int:
     """libjpeg makes up for fewer colours only where they are as many times fewer along both axes."""
     last = samplings[-1]

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastaug.memory import Memory
 
+IDENTITY = np.eye(3)
 _EXCHANGED, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 
 
@@ -44,10 +45,12 @@ def upright_matrix(size: tuple[int, int], orientation: int, scale: int) -> np.nd
     Args:
         size: (height, width) of the upright original.
     """
+    if scale == 1:
+        return IDENTITY
     height, width = size
     x = -(-width // scale) - width / scale if orientation in _MIRRORED else 0.0
     y = -(-height // scale) - height / scale if orientation in _UPSIDE_DOWN else 0.0
     return np.array([[1 / scale, 0, x], [0, 1 / scale, y], [0, 0, 1]])
 
 
-__all__ = ["steps_upright", "turn_upright", "upright_matrix", "upright_size"]
+__all__ = ["IDENTITY", "steps_upright", "turn_upright", "upright_matrix", "upright_size"]

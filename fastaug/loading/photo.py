@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from fastaug.loading.orientation import IDENTITY
+
 Size = tuple[int, int]  # height, width
 Box = tuple[float, float, float, float]  # x, y, width, height, corner-origin
-
-_IDENTITY = np.eye(3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class Photo:
     def whole(cls, pixels: Tensor) -> Photo:
         """An original as it was decoded."""
         height, width, _ = pixels.shape
-        return cls(pixels, _IDENTITY, (height, width))
+        return cls(pixels, IDENTITY, (height, width))
 
     def part(self, box: Box) -> Box:
         """The pixels that show a box of the original; never turned, so it is a box here too."""

@@ -439,25 +439,27 @@ def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> T
     (height, width), (interpolation, padding, color, dtype) = size, how
     out = _new_output((len(images), height, width, 3))
     mode, pad = _MODES[interpolation], _PADDINGS[padding]
-    colors = (torch.eye(3, 4).expand(len(images), 3, 4) if color is None else color).detach().float().numpy()
+    colors = (torch.eye(3, 4).expand(len(images), 3, 4) if color is None else color).detach().float()
+    as_bytes = len(images) > 0 and images[0].dtype == torch.uint8
+    scaled = np.zeros((len(images), 4, 4), np.float32)  # from pixel values as they are stored; transposed
+    scaled[:, :, :3] = colors.mT.numpy()
+    scaled[:, :3] /= 255 if as_bytes else 1
     threads = torch.get_num_threads()
     bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work = []
     inverses = sampling_matrix(matrix.detach()).numpy()
-    for image, inverse, unscaled, image_out in zip(images, inverses, colors, out, strict=True):
-        # flat; a copy only where it is another type or strided
-        pixels = (image if image.dtype == torch.uint8 else image.float()).detach().contiguous().view(-1).numpy()
-        scaled = np.zeros((4, 4), np.float32)
-        scaled[:, :3] = unscaled.T
-        if pixels.dtype == np.uint8:
-            scaled[:3] /= 255
-        if not np.isfinite(inverse).all():
-            image_out[:] = scaled[3, :3]  # sees nothing: black before the colour matrix
+    finite = np.isfinite(inverses).all((1, 2)).tolist()
+    flat = out.reshape(len(images), height, -1)
+    for i, image in enumerate(images):
+        if not finite[i]:
+            out[i] = scaled[i, 3, :3]  # sees nothing: black before the colour matrix
             continue
+        # flat; a copy only where it is another type or strided
+        pixels = (image if as_bytes else image.detach().float()).contiguous().numpy().reshape(-1)
+        arguments = pixels, image.shape[0], image.shape[1], inverses[i], mode, pad, scaled[i].reshape(-1)
         for first in range(0, height, rows):
-            band = image_out[first : first + rows].reshape(-1)
-            work.append((pixels, *image.shape[:2], inverse, mode, pad, scaled.reshape(-1), band, width, first))
+            work.append((*arguments, flat[i, first : first + rows].reshape(-1), width, first))
     _run(work, threads)
     return torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2)
 
