@@ -271,3 +271,10 @@ def test_thousands_of_scans_are_refused_by_name() -> None:
     assert "scans" not in reason
     behind = content(progressive=True) + scans(5000, 9000, 9000)
     assert isinstance(CpuDecoder(1).decode([behind])[0], Photo)
+
+
+def test_an_error_behind_extraneous_bytes_is_the_files() -> None:
+    """Two photos are compared while libjpeg's warnings are switched off; its errors are not."""
+    good = content()
+    assert jpeg._show_the_same(good + b"more", good)
+    assert not jpeg._show_the_same(good, good[:200])
