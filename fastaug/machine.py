@@ -54,6 +54,10 @@ def usable_device(where: str, device: str | torch.device | None = None) -> torch
     return found
 
 
+class DeviceLimitError(RuntimeError):
+    """What `limits_named` raises."""
+
+
 @contextmanager
 def limits_named(where: str, what: str, device: torch.device) -> Iterator[None]:
     """Within: what the device cannot do becomes one line that says what to do about it.
@@ -61,17 +65,19 @@ def limits_named(where: str, what: str, device: torch.device) -> Iterator[None]:
     Args:
         where: who computes. what: which part.
     Raises:
-        RuntimeError: with torch's own error as its cause.
+        DeviceLimitError: with torch's own error as its cause; within one another, the innermost names it.
     """
     try:
         yield
+    except DeviceLimitError:
+        raise
     except (RuntimeError, TypeError) as error:  # MPS refuses float64 with a TypeError
         reason = " ".join(str(error).split("\n")[0].split())
         known = device.type in reason.lower() or "fp64" in reason
         if device.type == "cpu" or not (known and _CANNOT.search(reason)):
             raise
         fallback = _FALLBACK if device.type == "mps" and "float64" not in reason else ""
-        raise RuntimeError(
+        raise DeviceLimitError(
             f"{where}: expected a model that the device '{device}' can run, got in {what}: {reason[:200].rstrip('.')}. "
             f"To go on, {fallback}use device='cpu'."
         ) from error

@@ -110,3 +110,15 @@ def test_counting_cores_needs_no_torch() -> None:
     program = "import sys; from fastaug.machine import core_count; core_count(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_a_limit_is_named_once_by_the_innermost_part() -> None:
+    device = torch.device("mps")
+    with (
+        pytest.raises(RuntimeError) as told,
+        machine.limits_named("Learner", "validation", device),
+        machine.limits_named("Learner", "the forward pass", device),
+    ):
+        raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device.")
+    assert str(told.value).count("Learner") == 1
+    assert "in the forward pass" in str(told.value)
