@@ -92,8 +92,8 @@ class ImageLoader(IterableDataset[Any]):
     without workers, since the loader has threads of its own.
 
     While it is iterated there are num_threads threads that decode, as many that read, and LOAD_THREADS; DALI has
-    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and a photo for
-    each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
+    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and 4 photos
+    for each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
     large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets
     are pinned, 8 bytes each, besides what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with`
     block, an exception or Ctrl-C give all of it back.
