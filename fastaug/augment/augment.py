@@ -26,6 +26,7 @@ from fastaug.warping.warp import Backend, Images, Interpolation, Padding, channe
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
 Erasure = tuple[Tensor, Tensor | None]  # rectangle, colour: see Operator.erasure
+Normalize = tuple[Sequence[float], Sequence[float]] | nn.Module  # mean and std, or the model that wants them
 
 
 @dataclass
@@ -161,7 +162,8 @@ class Augment(nn.Module):
             may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
         interpolation: "antialias", "bilinear" or "nearest".
         padding: "reflection", "border" or "zeros", beyond the photo's edges.
-        normalize: (mean, std) in [0, 1] units, or None.
+        normalize: (mean, std) in [0, 1] units; or a model, for what its pretrained weights want (see
+            `fastaug.training.models.model_statistics`); or None.
         dtype: of the output: torch.float32, float16 or bfloat16.
         backend: "auto", or one by name, which then runs or raises.
         keep_inside: shrink each drawn window until no output pixel lies outside the photo.
@@ -175,7 +177,7 @@ class Augment(nn.Module):
         size: int | tuple[int, int],
         interpolation: Interpolation = "antialias",
         padding: Padding = "reflection",
-        normalize: tuple[Sequence[float], Sequence[float]] | None = colors.IMAGENET,
+        normalize: Normalize | None = colors.IMAGENET,
         dtype: torch.dtype = torch.float32,
         backend: Backend = "auto",
         keep_inside: bool = False,
@@ -374,8 +376,8 @@ def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
     return width, height
 
 
-def _statistics(normalize: tuple[Sequence[float], Sequence[float]]) -> colors.Statistics:
-    mean, std = normalize
+def _statistics(normalize: Normalize) -> colors.Statistics:
+    mean, std = colors.model_statistics(normalize) if isinstance(normalize, nn.Module) else normalize
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(
             f"normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got {normalize}."
