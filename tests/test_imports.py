@@ -36,7 +36,7 @@ KNOWN_BY = {
     "matplotlib": {"training/plots.py"},
     "timm": {"training/models.py"},
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
-    "torchmetrics": {"training/engine.py", "training/interpretation.py"},
+    "torchmetrics": {"training/callbacks.py", "training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
     "rich": {"cli.py", "training/display.py"},
     "typer": {"cli.py", "config.py"},
