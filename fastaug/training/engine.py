@@ -80,7 +80,7 @@ class Engine:
             self.loss_func.to(self.device)  # weights of classes
         if activation not in (None, *get_args(Activation)):
             raise ValueError(f"Learner: expected activation 'softmax', 'sigmoid', 'none' or None, got {activation!r}.")
-        self.activation: Activation = activation or ACTIVATIONS.get(kind_of(self.loss_func), "none")
+        self._activation = activation
         metrics = self._default_metrics() if metrics is None else metrics
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
         self.groups, self.opt_func = splitter(self.model), opt_func
@@ -100,6 +100,11 @@ class Engine:
         self._weights: list[float] = []  # and what its loss counts
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of activations; "none": nothing."""
+        return self._activation or ACTIVATIONS.get(kind_of(self.loss_func), "none")
 
     def _default_metrics(self) -> dict[str, Metric]:
         """Those that fit the loss; none for one that is not known. Validating their arguments waits for the GPU."""
