@@ -14,17 +14,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fastaug"
 ROOMS = {
     "fastaug": set(),  # the public names, all lazy
     "__main__": {"cli"},
-    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "fastaug"},
-    "config": {"files", "fastaug"},
-    "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "fastaug"},
-    "training": {"loading", "augment", "warping", "samples", "machine", "files"},
-    "loading": {"augment", "warping", "samples", "machine", "memory"},
+    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "text", "fastaug"},
+    "config": {"files", "text", "fastaug"},
+    "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
+    "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},
+    "loading": {"augment", "warping", "samples", "machine", "memory", "text"},
     "augment": {"warping"},
-    "samples": {"files"},
+    "samples": {"files", "text"},
     "warping": {"memory"},
     "machine": set(),
     "files": set(),
     "memory": set(),
+    "text": set(),
 }
 
 COMMANDS = {"bench", "check", "demo", "lr_find", "predict", "show", "summary", "train"}
