@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 import fastaug as fa
 from fastaug.augment.augment import Operator, Params, image_sizes
@@ -136,11 +137,83 @@ def test_crop_area_and_aspect_are_as_drawn() -> None:
     assert (window[:, 0, 2] + width <= 100.001).all()
 
 
-def test_crop_that_does_not_fit_keeps_its_aspect() -> None:
-    params = fa.Augment([fa.RandomResizedCrop((1.0, 1.0), (2.0, 2.0))], 64).draw(5, (100, 100))
-    window = torch.linalg.inv(params.matrix)
-    torch.testing.assert_close(window[:, 0, 0], torch.full((5,), 100 / 64))
-    torch.testing.assert_close(window[:, 1, 1], torch.full((5,), 50 / 64))
+def crops(scale: tuple[float, float], ratio: tuple[float, float], frame: tuple[int, int], n: int = 4000) -> Tensor:
+    """Area as a share of the frame's, and aspect, float64 [n, 2], of crops that lie in the frame (height, width)."""
+    params = fa.Augment([fa.RandomResizedCrop(scale, ratio)], 64).draw(n, frame, uniforms=uniforms(n))
+    window = torch.linalg.inv(params.matrix.double())
+    corner, sides = window[:, :2, 2], 64 * torch.stack([window[:, 0, 0], window[:, 1, 1]], 1)
+    assert (corner > -1e-3).all()
+    assert (corner + sides < torch.tensor(frame[::-1]) + 1e-3).all()
+    return torch.stack([sides.prod(1) / (frame[0] * frame[1]), sides[:, 0] / sides[:, 1]], 1)
+
+
+def torchvisions(scale: tuple[float, float], ratio: tuple[float, float], frame: tuple[int, int]) -> Tensor:
+    """The same of torchvision's."""
+    torch.manual_seed(0)
+    draw = v2.RandomResizedCrop(1, scale, ratio).make_params
+    drawn = [draw([torch.empty(3, *frame)]) for _ in range(4000)]
+    sides = torch.tensor([[one["width"], one["height"]] for one in drawn], dtype=torch.float64)
+    return torch.stack([sides.prod(1) / (frame[0] * frame[1]), sides[:, 0] / sides[:, 1]], 1)
+
+
+def furthest(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov and Smirnov's distance of two samples: of as many as here, above .05 they are of two distributions."""
+    at = torch.cat([a, b]).sort().values
+    shares = (torch.searchsorted(each.sort().values, at, right=True) / len(each) for each in (a, b))
+    return (next(shares) - next(shares)).abs().max().item()
+
+
+RATIO = (3 / 4, 4 / 3)
+
+
+@pytest.mark.parametrize("frame", [(460, 460), (100, 130), (90, 40), (50, 150)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0), (1.0, 1.0), (0.2, 0.5)])
+@pytest.mark.parametrize("ratio", [RATIO, (1.0, 1.0), (0.3, 3.3), (2.0, 3.0)])
+def test_a_crop_has_the_area_and_the_aspect_that_were_asked_for(
+    frame: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    area, aspect = crops(scale, ratio, frame, 500).unbind(1)
+    assert (aspect > ratio[0] - 1e-4).all()
+    assert (aspect < ratio[1] + 1e-4).all()
+    whole = frame[1] / frame[0]
+    largest = min(1, ratio[1] / whole, whole / ratio[0])  # that a box of such an aspect can have
+    if largest < scale[0]:  # then that one
+        assert (area - largest).abs().max() < 1e-4
+        assert (aspect - min(max(whole, ratio[0]), ratio[1])).abs().max() < 1e-4
+    else:
+        assert area.min() > scale[0] - 1e-4
+        assert area.max() < min(scale[1], largest) + 1e-4
+        uniform = torch.linspace(scale[0], min(scale[1], largest), 5000, dtype=torch.float64)
+        assert scale[1] == scale[0] or furthest(area, uniform) < 0.07
+
+
+def test_crops_are_torchvisions_where_every_aspect_fits() -> None:
+    got, expected = crops((0.2, 0.6), RATIO, (460, 460)), torchvisions((0.2, 0.6), RATIO, (460, 460))
+    assert furthest(got[:, 0], expected[:, 0]) < 0.05
+    assert furthest(got[:, 1].log(), expected[:, 1].log()) < 0.05
+    for other, column in ((crops((0.25, 0.6), RATIO, (460, 460)), 0), (crops((0.2, 0.6), (0.7, 1.3), (460, 460)), 1)):
+        assert furthest(other[:, column], expected[:, column]) > 0.05
+
+
+def test_difference_large_crops() -> None:
+    """Torchvision draws area and aspect anew until they fit, which large areas rarely do; here the aspect follows."""
+    got, expected = crops((0.08, 1.0), RATIO, (460, 460)), torchvisions((0.08, 1.0), RATIO, (460, 460))
+    fits = 3 / 4  # the largest area that has every aspect
+    shares = [(each[:, 0] > fits).double().mean().item() for each in (got, expected)]
+    assert shares == pytest.approx([0.25 / 0.92, 0.15], abs=0.02)
+    got, expected = (each[each[:, 0] <= fits] for each in (got, expected))
+    assert furthest(got[:, 0], expected[:, 0]) < 0.05
+    assert furthest(got[:, 1].log(), expected[:, 1].log()) < 0.05
+
+
+def test_draws_of_which_all_fit_are_as_drawn() -> None:
+    drawn = uniforms(50)("RandomResizedCrop", 5)
+    op = fa.RandomResizedCrop((0.1, 0.7), RATIO)
+    (width, height), named = (100, 100), op.parameters_from(drawn)
+    frame = torch.full((50,), 100.0).double(), torch.full((50,), 100.0).double()
+    matrix, _ = op.matrix(named, frame, (64, 64))
+    area = named["scale"] * width * height
+    assert torch.equal(matrix[:, 0, 0], 64 / torch.sqrt(area * named["ratio"]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -313,6 +386,14 @@ def test_erased_rectangles_are_as_drawn() -> None:
     assert 0.198 < chosen["scale"].max() <= 0.2
     at = (x0 / (width - (x1 - x0)).clamp(min=1))[erased]
     assert at.mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_erased_area_is_not_less_than_asked_for() -> None:
+    op = fa.RandomErasing(1.0, scale=(0.5, 0.9), ratio=(0.3, 3.3))
+    x0, y0, x1, y1 = fa.Augment([op], 400).draw(500, (60, 60), uniforms=uniforms(500)).erase[:, 0].double().unbind(1)
+    area = (x1 - x0) * (y1 - y0) / 400**2
+    assert 0.498 < area.min() < 0.51
+    assert 0.89 < area.max() < 0.902
 
 
 @pytest.mark.parametrize("size", [1, 3, (2, 50)])
