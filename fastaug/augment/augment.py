@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,16 @@ from fastaug.augment import color as colors
 from fastaug.augment import geometry
 from fastaug.augment.rng import GeneratorUniforms, Uniforms
 from fastaug.warping.fill import fill_rectangles
-from fastaug.warping.warp import Backend, Images, Interpolation, Padding, channels_first, output_size, warp
+from fastaug.warping.warp import (
+    Backend,
+    Images,
+    Interpolation,
+    Padding,
+    channels_first,
+    check_settings,
+    output_size,
+    warp,
+)
 
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
@@ -85,9 +95,9 @@ class Operator(nn.Module):
 
     def __init__(self, p: float = 1.0):
         super().__init__()
-        if not 0 <= p <= 1:
+        self.p = as_number(p)
+        if not 0 <= self.p <= 1:
             raise ValueError(f"{type(self).__name__}: expected a probability p in [0, 1], got {p}.")
-        self.p = float(p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         """What is drawn for a batch.
@@ -181,6 +191,8 @@ class Augment(nn.Module):
         keep_inside: bool = False,
     ):
         super().__init__()
+        if isinstance(ops, Operator):
+            raise TypeError(f"Augment: expected a list of operators, got {type(ops).__name__}. Put it into a list.")
         for op in ops:
             if not isinstance(op, Operator):
                 raise TypeError(
@@ -193,6 +205,7 @@ class Augment(nn.Module):
                 f"Augment: expected {names[erasing.index(True)]} after all other operators, since it works on the "
                 f"output, got {', '.join(names)}."
             )
+        check_settings("Augment", interpolation, padding, dtype, backend)
         self.ops = nn.ModuleList(ops)
         self.size = size
         self.interpolation, self.padding, self.dtype, self.backend = interpolation, padding, dtype, backend
@@ -375,9 +388,22 @@ def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
 
 
 def _statistics(normalize: tuple[Sequence[float], Sequence[float]]) -> colors.Statistics:
-    mean, std = normalize
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    try:
+        mean, std = ([as_number(value) for value in part] for part in normalize)
+    except (TypeError, ValueError):  # not two, or not iterable
+        mean, std = [], []
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0 or max(mean) > 1:
+        hint = " Divide by 255." if len(mean) == 3 and max(mean) > 1 else ""
         raise ValueError(
-            f"normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got {normalize}."
+            "normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got "
+            f"{normalize}.{hint}"
         )
-    return colors.Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+    return colors.Statistics(tuple(mean), tuple(std))  # type: ignore[arg-type]
+
+
+def as_number(value: object) -> float:
+    """A number of any library's as a float; nan for what is none."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # numpy and torch have their own for arrays
+        return math.nan

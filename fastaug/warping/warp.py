@@ -59,10 +59,7 @@ def warp(
     batch = _batch("warp", images)
     count = batch.shape[0] if isinstance(batch, Tensor) else len(batch)  # len() would fix the batch size of an export
     height, width = output_size("warp", size)
-    _one_of("interpolation", interpolation, INTERPOLATIONS)
-    _one_of("padding", padding, PADDINGS)
-    _one_of("backend", backend, BACKENDS)
-    _one_of("dtype", dtype, DTYPES)
+    check_settings("warp", interpolation, padding, dtype, backend)
     check_matrices("warp", "matrix", matrix, (count, 3, 3))
     if color is not None:
         check_matrices("warp", "color", color, (count, 3, 4))
@@ -201,9 +198,14 @@ def _check_dtype(where: str, images: Tensor, expected: str) -> None:
         raise TypeError(f"{where}: expected {expected}, got {images.dtype}. Convert with .to(torch.uint8).")
 
 
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise ValueError(f"warp: expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}.")
+def check_settings(where: str, interpolation: str, padding: str, dtype: torch.dtype, backend: str) -> None:
+    """Raise unless the warp has all of these."""
+    for name, value, allowed in (
+        ("interpolation", interpolation, INTERPOLATIONS), ("padding", padding, PADDINGS),
+        ("backend", backend, BACKENDS), ("dtype", dtype, DTYPES),
+    ):  # fmt: skip
+        if value not in allowed:
+            raise ValueError(f"{where}: expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}.")
 
 
 def check_matrices(where: str, name: str, value: Tensor, shape: tuple[int, ...], what: str = "images") -> None:
