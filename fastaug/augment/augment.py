@@ -27,6 +27,7 @@ from fastaug.warping.warp import (
     Images,
     Interpolation,
     Padding,
+    as_batch,
     channels_first,
     check_settings,
     output_size,
@@ -35,6 +36,7 @@ from fastaug.warping.warp import (
 
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
+FAR_ABOVE_ONE = 8.0  # no float image in [0, 1] units reaches it, normalised or made brighter; one of 0 to 255 does
 Erasure = tuple[Tensor, Tensor | None]  # rectangle, colour: see Operator.erasure
 
 
@@ -139,8 +141,10 @@ class Operator(nn.Module):
         return None
 
     def forward(self, images: Images) -> Tensor:
+        where, one = type(self).__name__, isinstance(images, Tensor) and images.dim() == 3
+        as_batch(where, images[None] if one else images)  # type: ignore[call-overload]
         alone = Augment([self], self.size or _frame_size(images), normalize=None).train(self.training)
-        return alone.forward(images)
+        return alone.transform(images, where)
 
     def extra_repr(self) -> str:
         """The arguments of `__init__` that are kept under their names."""
@@ -327,9 +331,21 @@ class Augment(nn.Module):
         return fill_rectangles(out, params.erase, params.erase_color)
 
     def forward(self, images: Images) -> Tensor:
-        """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width]."""
+        """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width].
+
+        Raises:
+            TypeError, ValueError: images that are none; on a CPU floats of 0 to 255, where colours are counted in
+                [0, 1]: with a normalisation, or an operator of colour.
+        """
+        return self.transform(images, "Augment")
+
+    def transform(self, images: Images, where: str) -> Tensor:
+        """`forward`, under the name that its errors begin with."""
         if isinstance(images, Tensor) and images.dim() == 3:
-            return self.forward(images[None])[0]
+            return self.transform(images[None], where)[0]
+        as_batch(where, images)
+        if self.normalize is not None or any(type(op).color is not Operator.color for op in self.named_ops().values()):
+            _check_unit(where, images)
         sizes = image_sizes(images)
         batch = sizes.shape[0]  # not len(): that would fix the batch size of an exported graph
         params = self.draw(batch, sizes) if self.training else self.without_chance(batch, sizes)
@@ -369,7 +385,7 @@ def image_sizes(images: Images) -> Tensor:
     """(height, width) of each image, int64 [B, 2], for anything that `fastaug.warp` takes."""
     if isinstance(images, Tensor):
         return torch.tensor(_frame_size(images)).expand(images.shape[0], 2)
-    return torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(-1, 2)
+    return torch.tensor([_frame_size(image) for image in images], dtype=torch.int64).reshape(-1, 2)
 
 
 def _frame_size(images: Images) -> tuple[int, int]:
@@ -380,6 +396,20 @@ def _frame_size(images: Images) -> tuple[int, int]:
         )
     height, width = images.shape[-2:] if channels_first(images) else images.shape[-3:-1]
     return height, width
+
+
+def _check_unit(where: str, images: Images) -> None:
+    """Raise where floats on a CPU are 0 to 255. Every 16th row and column is looked at; a GPU would have to wait."""
+    if torch.compiler.is_compiling():
+        return
+    for part in [images] if isinstance(images, Tensor) else images:
+        if part.is_floating_point() and part.device.type == "cpu" and part.numel():
+            largest = float(part.detach()[..., ::16, ::16].amax())
+            if largest > FAR_ABOVE_ONE:
+                raise ValueError(
+                    f"{where}: expected floats in [0, 1], got up to {largest:.0f}. Divide by 255, or give bytes: "
+                    "images.to(torch.uint8)."
+                )
 
 
 def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:

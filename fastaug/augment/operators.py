@@ -326,7 +326,7 @@ def _range(
     """(low, high) from a pair, or from one number as torchvision reads it: around ± value, factors not below 0."""
     alone, factor = as_number(value), around == 1
     if around is not None and alone >= 0:
-        low, high = max(0.0, around - alone) if factor else -alone, around + alone
+        low, high = max(0.0, around - alone) if factor else around - alone, around + alone
     else:
         try:
             low, high = map(as_number, value)

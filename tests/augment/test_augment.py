@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -617,3 +618,55 @@ def test_torchvision_refuses_the_same_factors() -> None:
 def test_errors_say_what_was_expected(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+AUGMENT = fa.aug_transforms(size=16)
+GREY = torch.rand(2, 1, 20, 30)
+
+
+@pytest.mark.parametrize(
+    "call", [AUGMENT, copy.deepcopy(AUGMENT).eval(), fa.RandomRotation(10)], ids=["", "eval", "op"]
+)
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (Image.new("RGB", (30, 20)), r"got PIL.Image.Image. .*torch.from_numpy\(numpy.array\("),
+        (np.zeros((20, 30, 3), np.uint8), r"got numpy.ndarray. .*torch.from_numpy\("),
+        (GREY, r"got torch.float32 \[2, 1, 20, 30\].*Grey"),
+        (GREY[0], r"got torch.float32 \[1, 1, 20, 30\].*Grey"),
+        (GREY[0, 0], r"got torch.float32 \[20, 30\]"),
+        (torch.zeros(20, 30, 3, dtype=torch.uint16), "got torch.uint16"),
+        ("photo.jpg", "got str"),
+    ],
+)
+def test_images_that_are_none_are_refused_at_once(call: nn.Module, images: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{type(call).__name__}: expected uint8 or float .*{message}"):
+        call(images)
+
+
+def test_a_list_of_images_with_channels_first() -> None:
+    images = [photo("chelsea", 40, 30), photo("astronaut", 25, 50)]
+    torch.manual_seed(0)
+    expected = AUGMENT(images)
+    torch.manual_seed(0)
+    assert torch.equal(AUGMENT([image.permute(2, 0, 1) for image in images]), expected)
+    assert image_sizes([image.permute(2, 0, 1) for image in images]).tolist() == [[40, 30], [25, 50]]
+
+
+BYTES = photo("chelsea", 40, 60).permute(2, 0, 1)[None].float()  # 0..255
+
+
+@pytest.mark.parametrize("images", [BYTES, BYTES[0], BYTES.permute(0, 2, 3, 1), BYTES.half(), [*BYTES]])
+@pytest.mark.parametrize("call", [AUGMENT, copy.deepcopy(AUGMENT).eval(), fa.ColorJitter(0.1)], ids=["", "eval", "op"])
+def test_floats_of_0_to_255_are_refused(call: nn.Module, images: Any) -> None:
+    message = rf"{type(call).__name__}: expected floats in \[0, 1\], got up to .*\.to\(torch.uint8"
+    with pytest.raises(ValueError, match=message):
+        call(images if isinstance(call, fa.Augment) or not isinstance(images, list) else images[0])
+
+
+def test_floats_that_no_colour_is_counted_in_may_be_large() -> None:
+    """Heights, or 0 to 255 that stay so: only moved. And what is a little above 1."""
+    assert fa.RandomRotation(10)(BYTES).max() > 100
+    assert fa.Augment([fa.RandomZoom()], 20, normalize=None)(BYTES).max() > 100
+    assert torch.isfinite(AUGMENT(BYTES / 255 * 3)).all()
+    assert not torch.isfinite(AUGMENT(torch.full_like(BYTES, torch.nan))).any()
