@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastaug.augment import color as colors
 from fastaug.augment import geometry
-from fastaug.augment.augment import Drawn, Erasure, Frame, Operator
+from fastaug.augment.augment import Drawn, Erasure, Frame, Operator, as_number
 from fastaug.warping.warp import output_size
 
 
@@ -107,9 +108,9 @@ class RandomPerspective(Operator):
 
     def __init__(self, magnitude: float = 0.2, p: float = 0.5):
         super().__init__(p)
-        if not 0 <= magnitude < 1:
+        self.magnitude = as_number(magnitude)
+        if not 0 <= self.magnitude < 1:
             raise ValueError(f"RandomPerspective: expected a magnitude in [0, 1), got {magnitude}.")
-        self.magnitude = float(magnitude)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         tilt = torch.where(u[:, :2] < self.p, _between((-self.magnitude, self.magnitude), u[:, 2:]), 0.0)
@@ -302,33 +303,40 @@ def _moved(value: Tensor, limits: tuple[float, float], least: Tensor, most: Tens
     return torch.where((start == low) & (stop == high), value, start + place * (stop - start))
 
 
-def _color(value: float | tuple[float, float, float] | str | None) -> tuple[float, ...] | str | None:
+def _color(value: Any) -> tuple[float, ...] | str | None:
     """RandomErasing's value, a number as three."""
-    if value is None or value == "random":
+    if value is None or (isinstance(value, str) and value == "random"):
         return value
-    channels = (value,) * 3 if isinstance(value, (int, float)) else value
-    if isinstance(channels, str) or len(channels) != 3 or not all(0 <= channel <= 1 for channel in channels):
+    alone = as_number(value)
+    try:
+        channels = (alone,) * 3 if alone == alone else tuple(map(as_number, value))
+    except TypeError:
+        channels = ()
+    if len(channels) != 3 or not all(0 <= channel <= 1 for channel in channels):
         raise ValueError(
             "RandomErasing: expected value to be a number or (r, g, b) in [0, 1], 'random' or None, got "
             f"{value!r}. It is normalised like the photo."
         )
-    return tuple(float(channel) for channel in channels)
+    return channels
 
 
 def _range(
-    op: Operator, name: str, value: float | tuple[float, float], around: float | None = None, positive: bool = False
+    op: Operator, name: str, value: Any, around: float | None = None, positive: bool = False
 ) -> tuple[float, float]:
     """(low, high) from a pair, or from one number as torchvision reads it: around ± value, factors not below 0."""
-    if isinstance(value, (int, float)):
-        if around is None or value < 0:
-            raise ValueError(f"{type(op).__name__}: expected {name} as (min, max), got {value}.")
-        value = (max(0.0, around - value) if around else 0.0 - value, around + value)
-    low, high = float(value[0]), float(value[1])
-    if not (low <= high and math.isfinite(low) and math.isfinite(high)) or (positive and low <= 0):
-        raise ValueError(
-            f"{type(op).__name__}: expected {name} as (min, max) with min <= max{' and above 0' if positive else ''}, "
-            f"got {value}."
-        )
+    alone, factor = as_number(value), around == 1
+    if around is not None and alone >= 0:
+        low, high = max(0.0, around - alone) if factor else around - alone, around + alone
+    else:
+        try:
+            low, high = map(as_number, value)
+        except (TypeError, ValueError):  # not iterable, or not two
+            low = high = math.nan
+    in_order = low <= high and math.isfinite(low) and math.isfinite(high)
+    if not in_order or (positive and low <= 0) or (factor and low < 0):
+        kind = " and above 0" if positive else " and not below 0: factors, of which 1 changes nothing" if factor else ""
+        one = "" if around is None else f", or x of at least 0 for {around:g} ± x"
+        raise ValueError(f"{type(op).__name__}: expected {name} as (min, max) with min <= max{kind}{one}, got {value}.")
     return low, high
 
 

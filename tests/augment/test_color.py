@@ -50,7 +50,7 @@ def angles(rgb: Tensor) -> Tensor:
 
 
 def assert_turns_alike(got: Tensor, expected: Tensor, before: Tensor, turns: float) -> None:
-    """Colours [N, 3] whose hue went as far as the expected ones', within half the turn: YIQ and HSV have other angles."""
+    """Colours [N, 3] whose hue went as the expected ones', within half the turn: YIQ and HSV have other angles."""
     went, should = ((angles(colors) - angles(before) + 0.5) % 1 - 0.5 for colors in (got, expected))
     apart = (went - should).abs().max().item()
     assert apart <= abs(turns) / 2, f"expected hues {should.tolist()} further, got {went.tolist()}"
