@@ -28,6 +28,8 @@ ROOMS = {
     "text": set(),
 }
 
+COMMANDS = {"bench", "check", "demo", "lr_find", "predict", "show", "summary", "train"}
+
 # Libraries that are optional, heavy, or likely to be replaced: the files that know each.
 KNOWN_BY = {
     "nvidia": {"loading/dali.py"},
@@ -39,8 +41,8 @@ KNOWN_BY = {
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
     "torchmetrics": {"training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
-    "rich": {"cli.py", "training/display.py"},
-    "typer": {"cli.py", "config.py"},
+    "rich": {"cli/check.py", "training/display.py"},
+    "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "learner", "options", "printing")} | {"config.py"},
     "PIL": {"loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
     "simplejpeg": {"loading/jpeg.py"},
 }
