@@ -17,8 +17,10 @@ from typing import NamedTuple, Self, overload
 
 import numpy as np
 
-# The last two are not decoded, but named: a data set should not become smaller in silence.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".gif", ".avif")
+IMAGE_EXTENSIONS = (  # of what is decoded
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
+    ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga",
+)  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
 
 _BLOCK = tarfile.BLOCKSIZE
