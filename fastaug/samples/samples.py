@@ -5,7 +5,6 @@ No image is opened here, so a million samples cost a path string and an int each
 
 from __future__ import annotations
 
-import csv as csv_module
 import math
 import operator
 import os
@@ -28,6 +27,7 @@ from fastaug.samples.folders import (
     the_one,
 )
 from fastaug.samples.sources import IMAGE_EXTENSIONS, MemberPaths
+from fastaug.samples.tables import read_table, write_table
 from fastaug.text import printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
@@ -195,47 +195,27 @@ class Samples:
         root: str | os.PathLike[str] | None = None,
         path: str = "file",
         target: str = "label",
+        sep: str | None = None,
+        encoding: str | None = None,
     ) -> Samples:
-        """The rows of a CSV file with a header line, in the file's order.
+        """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
         Args:
-            csv: the file, UTF-8, separated by commas.
-            root: folder that the paths in the file are relative to; None leaves them as they are written.
+            csv: the file.
+            root: folder that the paths in the file are relative to. None: the working directory or the folder of the
+                list, decided for the whole list by where the first files are; it is an error if some are in each.
+                Where none is found, paths stay as they are written.
             path: name of the column with the image's path.
             target: name of the column with the class. Classes are sorted, as numbers if all of them are numbers.
+            sep: what separates the values. None: a comma, semicolon, tab or "|", whichever the header has.
+            encoding: such as "latin-1". None: UTF-8, or UTF-16 where the file begins as such; other bytes are an
+                error, unless they are the name of a file that there is.
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a column that is missing, a row with an empty or missing value, no rows at all.
+            ValueError: a column that is missing, a row with an empty or missing value, no rows at all, a file in two
+                rows with different classes, an address instead of a file, another encoding.
         """
-        paths, names = [], []
-        with open(csv, newline="", encoding="utf-8-sig") as file:
-            reader = csv_module.reader(file)
-            header = next(reader, [])
-            for column in (path, target):
-                if column not in header:
-                    raise ValueError(
-                        f"from_csv: expected a column {column!r} in {os.fspath(csv)!r}, got {header}. "
-                        "Name the columns with path= and target=."
-                    )
-            path_column, target_column = header.index(path), header.index(target)
-            for row in reader:
-                if not row:
-                    continue
-                where = f"line {reader.line_num} of {os.fspath(csv)!r}"
-                if len(row) != len(header):
-                    raise ValueError(
-                        f"from_csv: expected {len(header)} values in {where}, got {len(row)}: {row}. "
-                        "Correct the line; quote values that hold a comma."
-                    )
-                if not row[path_column].strip() or not row[target_column].strip():
-                    raise ValueError(
-                        f"from_csv: expected a {path!r} and a {target!r} in {where}, got {row}. "
-                        "Fill in or delete the line."
-                    )
-                paths.append(row[path_column] if root is None else os.path.join(root, row[path_column]))
-                names.append(row[target_column])
-        if not paths:
-            raise ValueError(f"from_csv: expected at least one row below the header of {os.fspath(csv)!r}, got none.")
+        paths, names = read_table(csv, root, path, target, sep, encoding)
         return cls._from_names(paths, names, numbers=True)
 
     @classmethod
@@ -292,11 +272,12 @@ class Samples:
         return cls(paths, _numbered(labels, list(classes)), classes)
 
     def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
-        """Write a file that `from_csv` reads: a row per image, its path and the name of its class."""
-        with open(csv, "w", newline="", encoding="utf-8") as table:
-            writer = csv_module.writer(table)
-            writer.writerow([path, target])
-            writer.writerows((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
+        """Write a file that `from_csv` reads: a row per image, its path and the name of its class.
+
+        It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are.
+        """
+        rows = ((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
+        write_table(csv, (path, target), rows)
 
     @classmethod
     def from_dataset(cls, ds: Any) -> Samples:
@@ -332,10 +313,11 @@ class Samples:
         """Divide into (train, valid). Both keep the full list of classes and the order of the rows.
 
         The same rows and seed give the same halves in every process and Python version: the rows are ranked by the
-        numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change.
+        numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change. Rows with the
+        same path are on the same side, where the first of them is.
 
         Args:
-            valid_fraction: share of validation, between 0 and 1; rounded to whole images.
+            valid_fraction: share of validation, between 0 and 1, of the files; rounded to whole ones.
             seed: another seed, another split.
             by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing.
             stratify: the same share of every class, as near as whole images allow. A class of two or more images
@@ -352,9 +334,11 @@ class Samples:
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
-            order = sorted(range(len(self)), key=rank.__getitem__)
-            total = math.floor(len(self) * valid_fraction + 0.5)
-            chosen = sorted(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            first = self._first_rows()
+            order = sorted(range(len(self)) if first is None else sorted(set(first)), key=rank.__getitem__)
+            total = math.floor(len(order) * valid_fraction + 0.5)
+            files = set(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            chosen = sorted(files) if first is None else [row for row, its in enumerate(first) if its in files]
         train, valid = self.subset(sorted(set(range(len(self))).difference(chosen))), self.subset(chosen)
         if not len(train) or not len(valid):
             side = "validation" if len(train) else "training"
@@ -364,6 +348,14 @@ class Samples:
                 f"for validation. Change {why} so that {side} gets some of the {len(self)}."
             )
         return train, valid
+
+    def _first_rows(self) -> list[int] | None:
+        """For each row the first one with the same path; None: every row is its own."""
+        if isinstance(self.paths, MemberPaths):
+            return self.paths.first_rows()
+        first: dict[str, int] = {}
+        rows = [first.setdefault(path, row) for row, path in enumerate(self.paths)]
+        return rows if len(first) < len(rows) else None
 
     def _stratified(self, order: list[int], fraction: float, total: int) -> list[int]:
         """The validation rows: each class's share rounded down (1..n-1 of n), then up where most was lost."""
