@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -93,6 +94,7 @@ class Engine:
         self.create_opt()
         self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
         self.history, self.epoch = History(), 0
+        self.chosen: dict[str, Any] = {}  # what auto_fine_tune found, for a run that is resumed
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
@@ -296,6 +298,16 @@ class Engine:
                 metric.update(activations, y)
         loss, total = ranks.total(sums).tolist()
         return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
+
+    def end_epoch(self, row: dict[str, float], start: float) -> None:
+        """Validate, and note the epoch in the history. row: what training it gave. start: `perf_counter` at its start."""
+        row = {"epoch": float(self.epoch), **row}
+        if self.valid_loader is not None:
+            LoaderAdapter(self.valid_loader).follow(self.epoch)
+            row |= {"valid_loss" if name == "loss" else name: value for name, value in self.validate().items()}
+        self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
+        self.history.ends.append(len(self.history.losses))
+        self.epoch += 1
 
     def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader

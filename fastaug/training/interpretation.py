@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -14,6 +13,7 @@ from fastaug.training import plots
 from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE, most_probable, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
+from fastaug.training.losses import losses_of_each
 from fastaug.training.prediction import activations_of, loader_like, threshold
 
 
@@ -58,12 +58,7 @@ class Interpretation:
             raise ValueError(
                 f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
             )
-        each = copy.copy(learn.loss_func)
-        if hasattr(each, "reduction"):
-            each.reduction = "none"
-            losses = each(activations, targets).reshape(len(targets), -1).mean(1)
-        else:
-            losses = torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
+        losses = losses_of_each(learn.loss_func, activations, targets)
         limit = threshold(learn)
         probabilities = to_probabilities(activations, limit)
         predicted = most_probable(probabilities, limit)

@@ -95,7 +95,8 @@ def plot_curves(history: History) -> Figure:
     names = [name for name in names if name != "error_rate"] if "accuracy" in names else names
     figure = _figure(9 if names else 5, 3.6)
     left, *right = figure.subplots(1, 1 + bool(names), squeeze=False)[0]
-    batches = np.arange(1, len(history.losses) + 1) * len(rows) / max(len(history.losses), 1)
+    known = history.ends or np.linspace(0, len(history.losses), len(rows) + 1)[1:]  # of a history that lacks them
+    batches = np.interp(np.arange(1, len(history.losses) + 1), [0, *known], [0, *ends])
     left.plot(batches, history.losses, color=GREY, linewidth=0.8, label="training, each batch")
     left.plot(ends, [row["train_loss"] for row in rows], "o-", color=BLUE, label="training")
     if "valid_loss" in rows[0]:
