@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastaug.files import whole_file
 from fastaug.samples.archives import Layout, find_archives, index_archives
 from fastaug.samples.sources import IMAGE_EXTENSIONS, MemberPaths
 
@@ -218,7 +219,7 @@ class Samples:
 
     def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class."""
-        with open(csv, "w", newline="", encoding="utf-8") as table:
+        with whole_file(csv) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as table:
             writer = csv_module.writer(table)
             writer.writerow([path, target])
             writer.writerows((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
