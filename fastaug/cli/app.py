@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 import typer.main
@@ -41,13 +41,18 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):  # Windows: in a file or a pipe a code page, which may lack "×" or a name
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    stdout = sys.stdout
     try:
         app()
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # which is an error to typer and to rich
+            raise
+        _let_go_of(stdout)
     finally:
         try:
-            sys.stdout.flush()
+            stdout.flush()
         except BrokenPipeError:
-            _let_go_of_stdout()
+            _let_go_of(stdout)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -62,7 +67,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise typer.Exit(interrupt.EXIT_CODE) from None
         except BrokenPipeError:  # as of `| head`: who reads has read enough
-            _let_go_of_stdout()
+            _let_go_of(sys.stdout)
         except Exception as error:
             if debug or interrupt.asked() or isinstance(error, typer.Exit):
                 raise
@@ -78,11 +83,11 @@ def _parameters(function: Callable[..., None]) -> list[Any]:
     return parameters
 
 
-def _let_go_of_stdout() -> None:
+def _let_go_of(stdout: IO[str]) -> None:
     """What is still to be written is for nobody; Python would complain about it at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stdout.fileno())
         os.close(nowhere)
 
 
