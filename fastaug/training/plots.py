@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fastaug.files import whole_file
 from fastaug.text import printable
 from fastaug.training.history import History
 from fastaug.warping.warp import channels_first
@@ -202,8 +203,8 @@ def plot_bars(
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write the figure, as PNG or as the path's suffix says; the folder is made."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:] or "png")
     return path
 
 
