@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 
 from fastaug.augment.fastai_names import aug_transforms
+from fastaug.cli.printing import say
 from fastaug.cli.samples import find_samples
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
@@ -29,10 +29,9 @@ def make_learner(
     model: str,
     weights: str,
     device: str | None,
-    quiet: bool,
     settings: Mapping[str, Any],
 ) -> tuple[Learner, list[ImageLoader]]:
-    """The learner, with `settings` of it, and its loaders, to train and to validate. quiet: nothing is printed."""
+    """The learner, with `settings` of it, and its loaders, to train and to validate."""
     usable_device("train", device)  # before a model is downloaded
     samples = find_samples(folder, pattern)
     if len(samples.classes) < 2:
@@ -51,7 +50,7 @@ def make_learner(
         ImageLoader(part, batch_size, presize, augment, device, training, seed)
         for part, training in zip(parts, (True, False), strict=True)
     )
-    if not (rank() or quiet):
-        typer.echo(f"{len(parts[0]):,} images to train, {len(parts[1]):,} to validate: {samples}")
-    learn = Learner(train_loader, valid_loader, network, device=device, progress=not quiet, **settings)
+    if not rank():
+        say(f"{len(parts[0]):,} images to train, {len(parts[1]):,} to validate: {samples}")
+    learn = Learner(train_loader, valid_loader, network, device=device, **settings)
     return learn, [train_loader, valid_loader]

@@ -7,8 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastaug.cli.options import Config, Debug, Device, Folder, Json, ModelName, Pattern, Presize, Seed, Size, Weights
-from fastaug.cli.printing import print_figures
+from fastaug.cli.errors import refuse_to_overwrite, results_in
+from fastaug.cli.options import (
+    Config,
+    Debug,
+    Device,
+    Folder,
+    Json,
+    ModelName,
+    Overwrite,
+    Pattern,
+    Presize,
+    Seed,
+    Size,
+    Weights,
+)
+from fastaug.cli.printing import importing_torch, print_figures
 from fastaug.config import write_config
 
 if TYPE_CHECKING:
@@ -40,6 +54,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from checkpoint.pth in the output folder, with the same options.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fastaug-out"),
+    overwrite: Overwrite = False,
     config: Config = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -50,10 +65,13 @@ def train(
     and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
     torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
-    from fastaug.cli.learner import make_learner
-    from fastaug.machine import rank
-    from fastaug.training import plots, ranks
-    from fastaug.training.results import RunLog, save_results
+    if not resume:
+        refuse_to_overwrite("--out", results_in(out), overwrite, ", --resume")
+    with importing_torch():
+        from fastaug.cli.learner import make_learner
+        from fastaug.machine import rank
+        from fastaug.training import plots, ranks
+        from fastaug.training.results import RunLog, save_results
 
     checkpoint = out / "checkpoint.pth"
     if resume and not checkpoint.is_file():
@@ -63,7 +81,7 @@ def train(
     try:
         data = folder, pattern, valid_fraction, seed, batch_size, size, presize
         settings = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
-        learn, loaders = make_learner(*data, model, weights, device, as_json, settings)
+        learn, loaders = make_learner(*data, model, weights, device, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:

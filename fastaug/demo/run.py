@@ -21,6 +21,7 @@ from fastaug.demo.photos import TRAIN_SHARE, cut_photos
 from fastaug.demo.report import environment, markdown
 from fastaug.demo.stepwise import step_by_step
 from fastaug.demo.weights import LITE0, lite0_weights
+from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
@@ -92,7 +93,8 @@ def run_demo(
     say(f"    one warp is {report['speed']['ratio']['median']:.1f} times as fast")
     report["seconds"] = {**seconds, "total": time.perf_counter() - start}
     write_json(out / "report.json", report)
-    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    with whole_file(out / "report.md") as unfinished:
+        unfinished.write_text(markdown(report), encoding="utf-8")
     say(f"done in {report['seconds']['total']:.0f} s: open {out / 'report.md'}")
     return report
 

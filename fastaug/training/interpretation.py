@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from fastaug.text import printable
 from fastaug.training import plots
 from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE, most_probable, to_probabilities
@@ -101,7 +102,10 @@ class Interpretation:
         loader = loader_like(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
         loader = loader_like(loader, loader.samples.subset([one.row for one in found]))
         images = [image for x, *_ in loader for image in x]
-        titles = [f"{one.predicted}\n{one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
+        titles = [
+            f"{printable(one.predicted)}\n{printable(one.actual)}\n{one.loss:.2f} / {one.probability:.2f}"
+            for one in found
+        ]
         return plots.show_images(images, titles, heading="predicted, actual, loss / probability")
 
     def per_class(self) -> dict[str, dict[str, float]]:

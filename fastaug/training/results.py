@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastaug.files import whole_file
 from fastaug.machine import rank
 from fastaug.training import plots, prediction
 from fastaug.training.engine import Engine
@@ -73,7 +74,7 @@ class RunLog:
 def save_history(history: History, out: Path) -> None:
     """history.csv, a row per epoch, and history.json, everything."""
     columns = list(dict.fromkeys(name for row in history.epochs for name in row))
-    with open(out / "history.csv", "w", newline="", encoding="utf-8") as file:
+    with whole_file(out / "history.csv") as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history.epochs)
@@ -81,4 +82,5 @@ def save_history(history: History, out: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
