@@ -23,8 +23,8 @@ from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Draws, draw
-from fastaug.loading.modes import MODES, ModeName
-from fastaug.loading.options import MAX_PIXELS, DecoderName, ScaleName
+from fastaug.loading.modes import MODES
+from fastaug.loading.options import MAX_PIXELS, DecoderName, ModeName, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
 from fastaug.loading.position import Position
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine

@@ -17,12 +17,14 @@ from typing import NamedTuple, Self, overload
 
 import numpy as np
 
-# The last two are not decoded, but named: a data set should not become smaller in silence.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".gif", ".avif")
+IMAGE_EXTENSIONS = (  # of what is decoded
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
+    ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga",
+)  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
 
 _BLOCK = tarfile.BLOCKSIZE
-_MEMBER = re.compile(r"(?P<archive>.+)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+MEMBER = re.compile(r"(?P<archive>.+)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -59,7 +61,7 @@ class Reader:
 
     def read_bytes(self, path: str) -> bytes | str:
         """The content, or the reason why there is none."""
-        member = _MEMBER.fullmatch(path)
+        member = MEMBER.fullmatch(path)
         try:
             if member is None or os.path.exists(path):
                 with open(path, "rb", buffering=0) as file:
@@ -170,6 +172,13 @@ class MemberPaths(Sequence[str]):
         archive, offset, size = self._archive[chosen], self._offset[chosen], self._size[chosen]
         return MemberPaths(self.archives, archive, offset, size, ends, np.frombuffer(b"".join(names), np.uint8))
 
+    def first_rows(self) -> list[int] | None:
+        """For each row the first one of the same member; None: every row is its own."""
+        _, first, number = np.unique(
+            np.stack([self._archive.astype(np.int64), self._offset.astype(np.int64)]), True, True, axis=1
+        )
+        return first[number.ravel()].tolist() if len(first) < len(self) else None
+
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays that `MemberPaths` takes, by name."""
         return {name: getattr(self, f"_{name}") for name in self.COLUMNS}
@@ -248,4 +257,4 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
             raise ValueError(f"{expected}, with neither a header nor its end at byte {end}. Copy it again.")
 
 
-__all__ = ["IMAGE_EXTENSIONS", "Member", "MemberPaths", "Reader", "members", "narrow", "read_bytes"]
+__all__ = ["IMAGE_EXTENSIONS", "MEMBER", "Member", "MemberPaths", "Reader", "members", "narrow", "read_bytes"]

@@ -95,6 +95,7 @@ class Engine:
         self.progress = progress and not rank()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.create_opt()
+        self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
         self.history, self.epoch = History(), 0
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
@@ -144,9 +145,13 @@ class Engine:
         for i, group in enumerate(self.groups):
             for parameter in group:
                 parameter.requires_grad_(i >= n % number)
-        for module in self.model.modules():
-            if self.train_bn and isinstance(module, _BatchNorm):
+        if self.train_bn:
+            self._still.clear()
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and self.train_bn:
                 module.requires_grad_(True)
+            elif isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                self._still.add(name)
 
     def freeze(self) -> None:
         """Freeze all groups but the last."""
@@ -162,10 +167,12 @@ class Engine:
         return self.compile(network) if self.compile else network
 
     def train_mode(self) -> None:
-        """The model in training mode, but for batch-norm that is frozen: that should not move at all."""
+        """The model in training mode, but for batch-norm that is frozen, or was with train_bn=False: the layers behind
+        it have learned from the statistics that it has."""
         self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+        for name, module in self.model.named_modules():
+            frozen = isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
+            if frozen or name in self._still:
                 module.eval()
 
     def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Learner(Engine):
         metrics: torchmetrics' by name, for `validate`. Default: error_rate and accuracy.
         splitter: model -> groups of parameters, first layers first, for `freeze_to` and for rates that grow.
         train_bn: batch-norm in frozen groups. True, fastai's default: it goes on learning, so the backward pass crosses
-            the body. False: frozen too, running statistics included; the backward pass ends where learning does.
+            the body. False: frozen too, running statistics included; the backward pass ends where learning does. When
+            these layers train later, it normalises by those statistics still, and its weight and bias learn.
         amp: "bf16" or "fp16": the model computes in it where that is safe; fp16 with scaled gradients. None: float32.
         clip_norm: the largest norm that all gradients together may have; longer ones are shortened to it.
         accumulate: batches per step of the optimizer, which gets the mean of their gradients. (Rates and momentum go on
@@ -240,6 +241,7 @@ class Learner(Engine):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
+        state["still"] = sorted(self._still)
         state |= {"random": ranks.gather(state["random"]), **self._place}
         if not rank():
             with whole_file(path) as unfinished:
@@ -270,6 +272,7 @@ class Learner(Engine):
         state = copy.deepcopy(state)
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
+        self._still.update(state.get("still", ()))
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
         LoaderAdapter(self.train_loader).go_to(state["loader"])
 

@@ -245,7 +245,31 @@ def test_frozen_without_learning_batch_norm() -> None:
     assert moved(learn.model, before) == {"7.weight", "7.bias"}
     assert crossed
     assert not any(crossed)  # no graph, so no backward pass through the body
+
+
+def test_batch_norm_that_was_frozen_keeps_its_statistics_when_its_layers_train(tmp_path: Path) -> None:
+    """What the head has learned belongs to them: with those of a batch, a frozen run's accuracy is lost again."""
+    learn, again = learner(train_bn=False, splitter=three_groups), learner(train_bn=False, splitter=three_groups)
+    before = copy.deepcopy(learn.model.state_dict())
+    learn.freeze_to(1)
+    learn.fit(1, 1e-2)
     learn.unfreeze()
+    learn.save(tmp_path / "learner.pth")
+    learn.fit(1, 1e-2)
+    assert {"1.running_mean", "1.running_var"} & moved(learn.model, before) == set()
+    assert {"0.weight", "1.weight", "1.bias", "4.running_mean"} <= moved(learn.model, before)  # 4 was never frozen
+    again.load(tmp_path / "learner.pth")
+    again.fit(1, 1e-2)
+    assert moved(again.model, learn.model.state_dict()) == set()
+    learn.train_bn = True
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert "1.running_mean" in moved(learn.model, before)
+
+
+def test_batch_norm_that_was_never_frozen_trains() -> None:
+    learn = learner(train_bn=False)
+    before = copy.deepcopy(learn.model.state_dict())
     learn.fit(1, 1e-2)
     assert "1.running_mean" in moved(learn.model, before)
 

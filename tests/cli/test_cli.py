@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import fastaug as fa
-import fastaug.cli
-from fastaug.cli import app
+from fastaug.cli.app import app
 from fastaug.training.learner import Learner
 from fastaug.training.models import model_statistics
 from tests.factories import run_command, torchrun, write_photos
@@ -290,7 +289,7 @@ def test_errors_of_any_kind_and_of_many_lines_become_one(monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise KeyError("one\n two")
 
-    monkeypatch.setattr(fastaug.cli, "run_demo", fail)
+    monkeypatch.setattr("fastaug.demo.run.run_demo", fail)
     assert error_line("demo", "--out", tmp_path) == "error: KeyError: 'one\\n two'\n"
 
 
