@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from fastaug.augment.augment import Augment
 from fastaug.augment.rng import SampleUniforms
+from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Draws, draw
@@ -79,7 +80,7 @@ class ImageLoader(IterableDataset[Any]):
         y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
         yielded, empty: ranks that take turns with each other would otherwise wait for ever.
     Raises:
-        ValueError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
+        ValueError, TypeError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
             without DALI.
     Attributes:
         decoder_choice: which decoder is taken, and why: (name, reason, advice or None).
@@ -121,39 +122,32 @@ class ImageLoader(IterableDataset[Any]):
         scale: ScaleName = "auto",
         max_pixels: int = MAX_PIXELS,
     ):
-        for name, number in (("batch_size", batch_size), ("presize", presize), ("prefetch_batches", prefetch_batches),
-            ("max_pixels", max_pixels)):  # fmt: skip
-            if number < 1:
-                raise ValueError(f"ImageLoader: expected {name} of at least 1, got {number}.")
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"ImageLoader: expected num_threads of at least 1, or None, got {num_threads}.")
-        if not 0 <= max_bad_share <= 1:
-            raise ValueError(f"ImageLoader: expected max_bad_share between 0 and 1, got {max_bad_share}.")
-        for name, choice, choices in (
-            ("mode", mode, get_args(ModeName)), ("on_error", on_error, get_args(OnError)),
-            ("decoder", decoder, get_args(DecoderName)), ("scale", scale, get_args(ScaleName)),
-        ):  # fmt: skip
-            if choice not in choices:
-                allowed = " or ".join(map(repr, choices))
-                raise ValueError(f"ImageLoader: expected {name} to be {allowed}, got {choice!r}.")
+        arguments.check_samples(samples)
+        arguments.check_augment(augment, schedule)
+        arguments.check_choices(mode, on_error, decoder, scale)
+        arguments.check_share("max_bad_share", max_bad_share)
         if mode == "direct" and augment is None:
             raise ValueError(
                 "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
             )
-        if schedule is not None and augment is None:
-            raise ValueError("ImageLoader: schedule needs an augment, whose size it sets. Pass augment too.")
-        self.samples, self.batch_size, self.presize, self.augment = samples, batch_size, presize, augment
+        self.samples, self.augment = samples, augment
+        self.batch_size, self.presize = arguments.whole("batch_size", batch_size), presize
         self.device = usable_device("ImageLoader", device)
         self.decoder_choice = choose_decoder(decoder, self.device, has_dali())
         if self.decoder_choice.advice:
             warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
-        self.scale, self.max_pixels = scale, max_pixels
-        self.training, self.seed, self.mode, self.on_error = training, seed, mode, on_error
-        self.shard = _checked_shard(shard or (rank(), world()))
+        self.scale, self.max_pixels = scale, arguments.whole("max_pixels", max_pixels)
+        self.training, self.seed, self.mode, self.on_error = (
+            training,
+            arguments.whole("seed", seed, None),
+            mode,
+            on_error,
+        )
+        self.shard = arguments.checked_shard(shard or (rank(), world()))
         self.drop_last = training if drop_last is None else drop_last
-        self.return_info, self.prefetch_batches, self.max_bad_share = return_info, prefetch_batches, max_bad_share
-        self.schedule = schedule
-        self.num_threads = num_threads or core_count()
+        self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
+        self.return_info, self.max_bad_share, self.schedule = return_info, max_bad_share, schedule
+        self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
         self._mode = MODES[mode]()
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
         self._position = Position()
@@ -165,6 +159,15 @@ class ImageLoader(IterableDataset[Any]):
                 f"ImageLoader: expected at least one batch of {batch_size}, got {len(samples)} samples for "
                 f"{self.shard[1]} rank(s). Lower batch_size or pass drop_last=False."
             )
+
+    @property
+    def presize(self) -> int:
+        """Side of the square that photos are resized to before the warp, pixels."""
+        return self._presize
+
+    @presize.setter
+    def presize(self, presize: int) -> None:
+        self._presize = arguments.whole("presize", presize)
 
     @property
     def quarantined(self) -> list[tuple[str, str]]:
@@ -319,7 +322,7 @@ class ImageLoader(IterableDataset[Any]):
         def draws_of(indices: np.ndarray) -> Draws:
             augment, presize = self.augment, self.presize  # either may be set to another one at any time
             if scheduled is not None and augment is not None:
-                augment, presize = augment.with_size(scheduled[0]), scheduled[1]
+                augment, presize = augment.with_size(scheduled[0]), arguments.whole("presize", scheduled[1])
             return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
         pinned = self.device.type == "cuda"
@@ -328,12 +331,6 @@ class ImageLoader(IterableDataset[Any]):
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)
         return (x, y, batch.info) if self.return_info else (x, y)
-
-
-def _checked_shard(shard: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= shard[0] < shard[1]:
-        raise ValueError(f"ImageLoader: expected shard=(rank, world) with 0 <= rank < world, got {shard}.")
-    return shard
 
 
 __all__ = ["BadFileError", "BatchInfo", "ImageLoader"]

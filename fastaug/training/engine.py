@@ -69,6 +69,10 @@ class Engine:
                 "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
                 f"got {amp!r}, {accumulate} and {clip_norm}."
             )
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"Learner: expected a model, a torch.nn.Module, got {model!r}. Make one: fa.classifier('resnet18', 37)."
+            )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
         self.device = usable_device("Learner", device)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
 from fastaug.augment.augment import Augment
+from fastaug.samples.samples import Samples
 
 
 class Loader(Protocol):
@@ -65,9 +69,11 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
     """The classes that the loaders' samples have, as far as they tell; warns of those with one image or none to train.
 
     Raises:
-        TypeError: a loader without a length. ValueError: one without batches, or two of different classes.
+        TypeError: no loader, or one without a length. ValueError: one without batches, or two of different classes.
     """
     for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
+        if loader is not None or name == "train_loader":
+            _check_loader(name, loader)
         if loader is not None and not hasattr(loader, "__len__"):
             raise TypeError(
                 f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
@@ -92,3 +98,20 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
         )
     return known or other
+
+
+def _check_loader(name: str, loader: object) -> None:
+    """Raise for what is often given instead of a loader."""
+    got, advice = type(loader).__name__, "Give a fa.ImageLoader, a DataLoader or a list of batches."
+    if isinstance(loader, str | os.PathLike):
+        got = f"the {'string' if isinstance(loader, str) else 'path'} {os.fspath(loader)!r}"
+        advice = "Load it: samples = fa.Samples.from_folder(path), fa.ImageLoader(samples, …)."
+    elif isinstance(loader, Samples):
+        advice = "Load them: fa.ImageLoader(samples, …)."
+    elif isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        advice = "It has images, not batches: DataLoader(dataset, batch_size=64)."
+    elif isinstance(loader, nn.Module):
+        got, advice = f"{got}, a model", "The order is Learner(train_loader, valid_loader, model)."
+    elif hasattr(loader, "__iter__"):
+        return
+    raise TypeError(f"Learner: expected {name} to be a loader of batches, got {got}. {advice}")

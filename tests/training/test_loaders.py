@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 import fastaug as fa
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.loaders import LoaderAdapter
-from tests.factories import Batches
+from tests.factories import Batches, tiny
 
 
 def test_an_image_loader_knows_its_samples_and_augment() -> None:
@@ -54,3 +58,30 @@ def test_generators_are_kept_and_missed() -> None:
     assert torch.equal(drawn, torch.rand(2, generator=generator))
     with pytest.raises(ValueError, match="expected a loader with a generator"):
         set_random_state(state)
+
+
+IMAGES = torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4).long())
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ("photos", "got the string 'photos'.*fa.Samples.from_folder.*fa.ImageLoader"),
+        (Path("photos"), r"got the path .*fa.ImageLoader"),
+        (fa.Samples(["a.jpg"] * 4, [0, 0, 1, 1], ["x", "y"]), r"got Samples. .*fa.ImageLoader\(samples, …\)"),
+        (IMAGES, r"got TensorDataset. .*DataLoader\(dataset, batch_size=64\)"),
+        (torch.utils.data.Subset(IMAGES, [0]), r"got Subset. .*DataLoader\(dataset, batch_size=64\)"),
+        (tiny(), r"got Sequential, a model. .*Learner\(train_loader, valid_loader, model\)"),
+        (3, "got int"),
+    ],
+)
+def test_what_is_no_loader_is_refused_where_it_is_given(loader: Any, message: str) -> None:
+    for loaders, name in (((loader, None), "train_loader"), ((Batches(), loader), "valid_loader")):
+        with pytest.raises(TypeError, match=f"Learner: expected {name} to be a loader of batches, {message}"):
+            fa.Learner(*loaders, tiny(), device="cpu")
+
+
+def test_what_is_no_model_is_refused_where_it_is_given() -> None:
+    for model in ("resnet18", nn.Linear, None):
+        with pytest.raises(TypeError, match=r"Learner: expected a model, .*fa.classifier\("):
+            fa.Learner(Batches(), None, model, device="cpu")
