@@ -26,7 +26,7 @@ from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Amp, mixed_precision
-from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
+from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
 from fastaug.training.losses import BinaryCrossEntropy
 from fastaug.training.models import parameter_groups
 
@@ -75,6 +75,7 @@ class Engine:
             )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
+        check_statistics(model, {"train_loader": train_loader, "valid_loader": valid_loader})
         self.device = usable_device("Learner", device)
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -275,20 +276,23 @@ class Engine:
             if place is not None and any(now[name] != place[name] for name in place.keys() - {"quarantined"}):
                 own.go_to(place)
 
-    def evaluate(self, loader: Loader | None) -> Iterator[Batch]:
-        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
+    def evaluate(self, loader: Loader) -> Iterator[Batch]:
+        """(activations, targets, rows) of every batch of `loader`, as it comes, in eval mode."""
         self.model.eval()
-        for x, y, rows in self.batches(self.or_valid(loader)):
+        for x, y, rows in self.batches(loader):
             with torch.no_grad(), self.limits_named("the forward pass"):
                 activations, y = self.activate(self.model, x, y)
             yield activations, y, rows
 
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
-        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
-        with self.limits_named("validation"):
-            return self._validate(loader)
+        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode.
 
-    def _validate(self, loader: Loader | None) -> dict[str, float]:
+        Of an ImageLoader, one for training too, every image counts once, in its order, without chance.
+        """
+        with self.limits_named("validation"):
+            return self._validate(LoaderAdapter(self.or_valid(loader)).in_order())
+
+    def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
         sums = torch.zeros(2, device=self.device)

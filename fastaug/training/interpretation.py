@@ -48,13 +48,13 @@ class Interpretation:
 
     @classmethod
     def from_learner(cls, learn: Engine, loader: Loader | None = None) -> Self:
-        """Of `loader`, default valid_loader.
+        """Of `loader`, default valid_loader; of an ImageLoader every sample once, not augmented, as `get_preds`.
 
         Raises:
             ValueError: several classes per image, of which there is no confusion matrix.
         """
         loader = learn.or_valid(loader)
-        activations, targets, rows = activations_of(learn, loader)
+        activations, targets, rows = activations_of(learn, LoaderAdapter(loader).in_order(rows=True))
         if targets.ndim != 1:
             raise ValueError(
                 f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
