@@ -308,7 +308,10 @@ class Engine:
         return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
 
     def end_epoch(self, row: dict[str, float], start: float) -> None:
-        """Validate, and note the epoch in the history. row: what training it gave. start: `perf_counter` at its start."""
+        """Validate, and note the epoch in the history.
+
+        row: what training gave. start: `perf_counter` when the epoch began.
+        """
         row = {"epoch": float(self.epoch), **row}
         if self.valid_loader is not None:
             LoaderAdapter(self.valid_loader).follow(self.epoch)

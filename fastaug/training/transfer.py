@@ -71,8 +71,8 @@ def linear_probe(learn: Engine, lr: float | None = None, steps: int = STEPS) -> 
 
 
 def batch_size_for(images: int) -> int:
-    """Of a data set for training: the largest of 64, 32, 16 and 8 with which an epoch has 12 batches, else 8."""
-    return next((size for size in (64, 32, 16) if images >= 12 * size), 8)
+    """Of a data set for training: the largest of 64, 32, 16 and 8 with which an epoch has 12 batches, else 8, or what there is."""
+    return next((size for size in (64, 32, 16) if images >= 12 * size), max(min(8, images), 1))
 
 
 class Judged(NamedTuple):
