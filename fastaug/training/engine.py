@@ -266,7 +266,7 @@ class Engine:
     def training_batches(self) -> Generator[Batch, None, None]:
         """Training batches without end, of a copy of the loader; its own position stays, or is put back."""
         own = LoaderAdapter(self.train_loader)
-        copied, place = LoaderAdapter(copy.copy(self.train_loader)), copy.deepcopy(own.position())
+        copied, place = own.copied(), copy.deepcopy(own.position())
         try:
             for epoch in itertools.count(self.epoch):
                 copied.set_epoch(epoch)

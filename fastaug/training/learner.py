@@ -32,6 +32,7 @@ from fastaug.training.transfer import Judged, judge
 
 _REFRESH_S = 0.5
 _LEAST_STEPS = 50
+_LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
 class Learner(Engine):
@@ -146,9 +147,9 @@ class Learner(Engine):
         """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
 
         The body is trained for an epoch, then for 2, and for 4: a cycle each, at slice(base_lr / 1000, base_lr / 10),
-        and the next one follows where the loss on the validation part fell by more than its standard error. If a cycle
-        did not lower it at all, the model is put back to where it was before. A model without a head of its own is
-        trained frozen instead of probed.
+        and the next one follows where the loss on the validation part fell by more than 1 % and its standard error. If
+        a cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
+        head is trained frozen instead of probed.
 
         Args:
             epochs: of the body, in one cycle. 0: the head alone. None: as above.
@@ -158,7 +159,8 @@ class Learner(Engine):
             ValueError: no valid_loader, which chooses; epochs < 0. Errors of `linear_probe` and `fit_one_cycle`.
         Source: Kumar et al. 2022 (head first), Loshchilov and Hutter 2017 (cycles of growing length).
         """
-        say = say or (print if self.progress else lambda line: None)
+        if say is None:
+            say = print if self.progress else lambda line: None
         self.or_valid(None)
         self.train_bn = False
         if self._resuming is None:
@@ -183,10 +185,10 @@ class Learner(Engine):
                 say(f"{what}. That is worse than before: the model is as it was then, and this is the end")
                 break
             self.chosen["best"] = tuple(now)
-            if gain <= error:
-                say(f"{what}. That is no more than chance does, ± {error:.4f}: the end")
+            if gain <= max(error, _LEAST_GAIN * before.mean):
+                say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
                 break
-            say(what)
+            say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
 
     def _choose_head(self, base_lr: float | None, say: Callable[[str], None]) -> None:
         """Train the head on features, or, of a model without one, choose how many frozen epochs it gets."""
@@ -194,11 +196,11 @@ class Learner(Engine):
         try:
             rate = self.linear_probe(base_lr)
             how = "on the features of the frozen body"
-        except NoHeadError as error:
+        except NoHeadError:
             self.freeze()
             rate = base_lr or self.lr_find().steep
             frozen_epochs = math.ceil(transfer.STEPS / len(self.train_loader))
-            how = f"for {frozen_epochs} frozen epochs, since there is no head to train on features ({error})"
+            how = f"for {frozen_epochs} frozen epochs, since the model does not end in one head"
         say(f"head: trained {how}, at a rate of {rate:.1e}, which was {'given' if base_lr else 'found by lr_find'}")
         self.chosen = {"base_lr": rate, "frozen_epochs": frozen_epochs}
 

@@ -61,6 +61,13 @@ class LoaderAdapter:
         if position is not None:
             getattr(self.loader, "load_state_dict", lambda position: None)(position)
 
+    def copied(self) -> LoaderAdapter:
+        """Of a copy of the loader, whose batches also tell the rows of the samples, where it can."""
+        loader = copy.copy(self.loader)
+        if isinstance(loader, ImageLoader):
+            loader.return_info = True
+        return LoaderAdapter(loader)
+
     def in_order(self, rows: bool = False) -> Loader:
         """The loader as predictions and validation need it: every sample once, in its order, nothing random.
 
