@@ -228,7 +228,7 @@ class Learner(Engine):
                 try:
                     row = self._train_epoch(network, scheduler, display)
                 finally:
-                    self._seen = []  # also where the epoch was interrupted: it is not continued here
+                    self._seen, self._weights = [], []  # also where the epoch was interrupted: it is not continued here
                 self.end_epoch(row, start)
                 self.done += 1
                 self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
@@ -250,12 +250,12 @@ class Learner(Engine):
         loader.set_epoch(self.epoch)
         every = self.checkpoint_batches if self.checkpoint and loader.position() is not None else None
         before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
-        waiting: list[Tensor] = []  # losses still on the device
+        waiting: list[tuple[Tensor, Tensor | float]] = []  # losses still on the device, and what each counts
         self.opt.zero_grad()
         start = fetched = time.perf_counter()
         for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
-            loss = self.forward(network, x, y)
-            waiting.append(loss.detach())
+            loss, weight = self.forward(network, x, y)
+            waiting.append((loss.detach(), weight))
             self._seen.append(len(y))
             self._record_rates()
             if self.device.type == "cpu" or time.perf_counter() - fetched > _REFRESH_S:
@@ -263,7 +263,7 @@ class Learner(Engine):
                 fetched = time.perf_counter()
                 speed, batches = (sum(self._seen) - before) / (fetched - start), len(self._seen)
                 display.batch(self.history.losses[-1], speed, self.done * len(self.train_loader) + batches)
-            self.backward(loss, len(y))
+            self.backward(loss, weight)
             pending = (pending + 1) % self.accumulate
             if not pending:
                 self.step(self.accumulate)
@@ -281,14 +281,20 @@ class Learner(Engine):
         self._fetch(waiting)
         ranks.same_buffers(self.model)
         seen, losses = sum(self._seen), self.history.losses[-len(self._seen) :]
-        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._seen, strict=True)))
-        whole, images, new = ranks.totals((total, seen, seen - before), self.device)
-        return {"train_loss": whole / images, "images_per_s": new / (time.perf_counter() - start)}
+        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._weights, strict=True)))
+        whole, weight, new = ranks.totals((total, sum(self._weights), seen - before), self.device)
+        return {
+            "train_loss": whole / weight if weight else math.nan,
+            "images_per_s": new / (time.perf_counter() - start),
+        }
 
-    def _fetch(self, waiting: list[Tensor]) -> None:
-        """Move losses from the device into the history, in one transfer."""
+    def _fetch(self, waiting: list[tuple[Tensor, Tensor | float]]) -> None:
+        """Move losses, and what they count, from the device into the history, in one transfer."""
         first = len(self.history.losses) + len(waiting) - len(self._seen)  # row of the epoch's first batch
-        losses: list[float] = torch.stack(waiting).tolist() if waiting else []
+        there = [loss for loss, _ in waiting] + [weight for _, weight in waiting if isinstance(weight, Tensor)]
+        numbers: list[float] = torch.stack(there).tolist() if there else []
+        losses, fetched = numbers[: len(waiting)], iter(numbers[len(waiting) :])
+        self._weights += [next(fetched) if isinstance(weight, Tensor) else weight for _, weight in waiting]
         waiting.clear()
         for batch, loss in enumerate(losses, len(self.history.losses)):
             self.history.losses.append(loss)
@@ -307,7 +313,7 @@ class Learner(Engine):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
-        state |= {"still": sorted(self._still), "chosen": self.chosen}
+        state |= {"weights": self._weights, "still": sorted(self._still), "chosen": self.chosen}
         state |= {"random": ranks.gather(state["random"]), **self._place}
         if not rank():
             with whole_file(path) as unfinished:
@@ -338,6 +344,7 @@ class Learner(Engine):
         state = copy.deepcopy(state)
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
+        self._weights = state.get("weights", [float(images) for images in self._seen])
         self._still.update(state.get("still", ()))
         self.chosen = state.get("chosen", {})
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}

@@ -20,6 +20,7 @@ CASES: dict[str, dict[str, Any]] = {
     "frozen": {"frozen": True},
     "accumulated": {"accumulate": 2, "clip_norm": 0.1},
     "chosen": {"chosen": True},
+    "weighted": {"loss_func": nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 20.0]), ignore_index=1), "sizes": [3, 2, 5]},
     "summed": {"loss_func": nn.CrossEntropyLoss(reduction="sum")},
 }
 
@@ -67,7 +68,7 @@ def gradients_of(learn: Learner, several: bool) -> dict[str, Tensor]:
     network = learn.network()
     learn.train_mode()
     for x, y, _ in learn.batches(learn.train_loader, keep_empty=several):
-        learn.backward(learn.forward(network, x, y), len(y))
+        learn.backward(*learn.forward(network, x, y))
     found = {name: p.grad.clone() for name, p in learn.model.named_parameters() if p.grad is not None}
     learn.opt.zero_grad()
     return found
