@@ -9,8 +9,7 @@ from typing import get_args
 from torch.utils.data import Dataset
 
 from fastaug.augment.augment import Augment, as_number
-from fastaug.loading.modes import ModeName
-from fastaug.loading.options import DecoderName, ScaleName
+from fastaug.loading.options import DecoderName, ModeName, ScaleName
 from fastaug.loading.quarantine import OnError
 from fastaug.samples.samples import Samples
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
@@ -36,6 +37,10 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch
 def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
     """AdamW as fastai sets it; groups come with weight_decay=0 where there should be none."""
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
+
+
+class NoImagesError(ValueError):
+    """A loader without images in a whole epoch."""
 
 
 class Engine:
@@ -255,7 +260,7 @@ class Engine:
             x = x.to(self.device, non_blocking=self.copies_ahead, memory_format=layout)
             yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
-            raise ValueError(
+            raise NoImagesError(
                 "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
                 "again (a generator is used up after one epoch) and that has images which can be read."
             )
@@ -289,8 +294,9 @@ class Engine:
     def _validate(self, loader: Loader | None) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(2, device=self.device)
-        for activations, y, _ in self.evaluate(loader):
+        sums = torch.zeros(3, device=self.device)  # losses, images, ranks that failed
+        failures: list[ValueError] = []
+        for activations, y, _ in _until_failure(self.evaluate(loader), failures):
             sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
             sums[1] += len(y)
             if isinstance(self.loss_func, BinaryCrossEntropy):
@@ -298,7 +304,10 @@ class Engine:
                 activations = self.loss_func.decodes(activations.sigmoid()).long()
             for metric in self.metrics.values():
                 metric.update(activations, y)
-        loss, total = ranks.total(sums).tolist()
+        sums[2] = sum(isinstance(failure, BadFileError) for failure in failures)
+        loss, total, failed = ranks.total(sums).tolist()
+        if failed or not total:  # all ranks know it now, and none waits for another
+            raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
         return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
 
     def or_valid(self, loader: Loader | None) -> Loader:
@@ -337,3 +346,11 @@ class Engine:
             self._set_state(state)
             for module, training in modes:
                 module.training = training
+
+
+def _until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
+    """The batches until the files are too bad to go on, or all there are; why there are no more is noted."""
+    try:
+        yield from batches
+    except (BadFileError, NoImagesError) as error:
+        failures.append(error)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fastaug.files import whole_file
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
 from fastaug.training import lr_finder, prediction, preview, ranks
 from fastaug.training.display import Display
-from fastaug.training.engine import Engine
+from fastaug.training.engine import Engine, NoImagesError
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.rates import slice_rates
@@ -161,7 +162,7 @@ class Learner(Engine):
                     self._seen = []  # also where the epoch was interrupted: it is not continued here
                 if self.valid_loader is not None:
                     LoaderAdapter(self.valid_loader).follow(self.epoch)
-                    row |= {"valid_loss" if name == "loss" else name: value for name, value in self.validate().items()}
+                    row |= self._validation()
                 row["seconds"] = time.perf_counter() - start
                 self.history.epochs.append(row)
                 self.epoch, self.done = self.epoch + 1, self.done + 1
@@ -172,6 +173,15 @@ class Learner(Engine):
                     self.done = self._place["done"] = epochs
                 if self.checkpoint is not None:
                     self.save(self.checkpoint)
+
+    def _validation(self) -> dict[str, float]:
+        """The figures of `validate`, for the history: nan, and a warning, where no images could be read."""
+        try:
+            figures = self.validate()
+        except (BadFileError, NoImagesError) as error:
+            warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
+            figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+        return {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
 
     def _note_place(self, scheduler: OneCycleLR | None, position: dict[str, Any] | None) -> None:
         """Remember for `save` where the training stands, and the loader in it."""
