@@ -42,7 +42,7 @@ KNOWN_BY = {
     "torchmetrics": {"training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
     "rich": {"cli/check.py", "training/display.py"},
-    "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "learner", "options", "printing")} | {"config.py"},
+    "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "options", "printing")} | {"config.py"},
     "PIL": {"loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
     "simplejpeg": {"loading/jpeg.py"},
 }

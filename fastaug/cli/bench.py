@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastaug.cli.options import Beside, Debug, Device, Folder, Json, Mode, Presize, Size
-from fastaug.cli.printing import print_figures
+from fastaug.cli.printing import importing_torch, print_figures
 
 if TYPE_CHECKING:
     import torch
@@ -36,22 +36,25 @@ def bench(
 
     The --model is trained on the batches; without one nothing is done with them.
     """
-    from fastaug.augment.fastai_names import aug_transforms
     from fastaug.cli.samples import find_samples
-    from fastaug.loading.loader import ImageLoader
-    from fastaug.loading.stats import merge_stats
 
     samples = find_samples(folder, None)
+    with importing_torch():
+        from fastaug.augment.fastai_names import aug_transforms
+        from fastaug.loading.loader import ImageLoader
+        from fastaug.loading.stats import merge_stats
+
     augment = aug_transforms(size=size, min_scale=0.75)
     batch_size = min(batch_size, len(samples))
     rows = max(len(samples), 8 * batch_size)  # a few photos come several times: one batch would tell nothing
     samples = samples.subset([row % len(samples) for row in range(rows)])
     loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)
     step = _training_step(model, samples, loader.device)
-    stats, end = [], math.inf
+    stats, after_first_batches, end = [], 0, math.inf
     while time.perf_counter() < end:
-        for x, y in loader:
+        for batch, (x, y) in enumerate(loader):
             step(x, y)
+            after_first_batches += len(y) if batch else 0
             end = min(end, time.perf_counter() + seconds)  # from the first batch on
             if time.perf_counter() > end:
                 break
@@ -59,7 +62,9 @@ def bench(
     total = merge_stats(stats)
     names = ("images", "images_per_s", "first_batch_s", "waited_s", "warp_s", "model_s", "limit")
     figures = {name: getattr(total, name) for name in names} | {"quarantined": len(loader.quarantined)}
-    print_figures(as_json, figures, [f"{total.images:,} images, mode {mode}", str(total)])
+    speed = after_first_batches / (total.model_s + total.waited_s + total.warp_s)
+    first = f"{speed:,.0f} images/s: {total.images:,} images, mode {mode}, {f'model {model}' if model else 'no model'}"
+    print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, str(total)])
 
 
 def _training_step(model: str | None, samples: Samples, device: torch.device) -> Callable[[Tensor, Tensor], None]:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 
 from fastaug.augment.fastai_names import aug_transforms
+from fastaug.cli.printing import say
 from fastaug.cli.samples import find_samples
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
-from fastaug.machine import rank, usable_device
+from fastaug.machine import rank, usable_device, world
 from fastaug.training.learner import Learner
 from fastaug.training.models import classifier, model_statistics
+from fastaug.training.transfer import batch_size_for
 
 
 def make_learner(
@@ -23,16 +24,15 @@ def make_learner(
     pattern: str | None,
     valid_fraction: float,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     size: int,
     presize: int,
     model: str,
     weights: str,
     device: str | None,
-    quiet: bool,
     settings: Mapping[str, Any],
 ) -> tuple[Learner, list[ImageLoader]]:
-    """The learner, with `settings` of it, and its loaders, to train and to validate. quiet: nothing is printed."""
+    """The learner, with `settings` of it, and its loaders, to train and to validate."""
     usable_device("train", device)  # before a model is downloaded
     samples = find_samples(folder, pattern)
     if len(samples.classes) < 2:
@@ -47,11 +47,13 @@ def make_learner(
     given = lite0_weights() if weights == "lite0" else None if weights.lower() == "none" else weights
     network = classifier(model, len(samples.classes), given)
     augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network))
+    batch_size = batch_size or batch_size_for(len(parts[0]) // world())
+    if not rank():
+        counted = f"{len(parts[0]):,} images to train, in batches of {batch_size}, {len(parts[1]):,} to validate"
+        say(f"{counted}: {samples}")
     train_loader, valid_loader = (
         ImageLoader(part, batch_size, presize, augment, device, training, seed)
         for part, training in zip(parts, (True, False), strict=True)
     )
-    if not (rank() or quiet):
-        typer.echo(f"{len(parts[0]):,} images to train, {len(parts[1]):,} to validate: {samples}")
-    learn = Learner(train_loader, valid_loader, network, device=device, progress=not quiet, **settings)
+    learn = Learner(train_loader, valid_loader, network, device=device, **settings)
     return learn, [train_loader, valid_loader]

@@ -43,7 +43,8 @@ Size = Annotated[int, typer.Option(min=1, help="Side of the images that the mode
 Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
 Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call has left there.")]
 Config = Annotated[
     Path | None,
     typer.Option(

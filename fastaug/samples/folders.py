@@ -16,6 +16,11 @@ from fastaug.text import printable
 # Folders of copies, of thumbnails and of what was deleted, which Synology, QNAP, macOS and Windows make.
 NO_DATA = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin"}
 _OF_THE_SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+# Of images that nothing here decodes.
+IMAGES_NOT_READ = (
+    ".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw",
+    ".orf", ".rw2", ".raf",
+)  # fmt: skip
 # What lies beside images and is none: no word about it, unless there is something else to say.
 _BESIDE_IMAGES = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".html", ".log", ".py",
@@ -36,11 +41,13 @@ class LeftOut:
     """What was not taken, counted by kind, with an example of each.
 
     Args:
-        root: folder that the examples are shown relative to.
+        where: the folder or archive.
+        below: what the paths of all examples begin with, which is not shown.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root, self.kinds = root, dict[str, tuple[int, str]]()
+    def __init__(self, where: str, below: str = "") -> None:
+        self.where, self.below = where, below
+        self.kinds: dict[str, tuple[int, str]] = {}
 
     def add(self, kind: str, example: str) -> None:
         count, first = self.kinds.get(kind, (0, example))
@@ -58,7 +65,7 @@ class LeftOut:
     def __str__(self) -> str:
         kinds = sorted(self.kinds.items(), key=lambda item: (-item[1][0], item[0]))
         named = [
-            f"{count:,} {printable(kind)} ({os.path.relpath(example, self.root)!r})"
+            f"{count:,} {printable(kind)} ({example[len(self.below) :] or os.curdir!r})"
             for kind, (count, example) in kinds[:_MOST_KINDS]
         ]
         rest = [count for _, (count, _) in kinds[_MOST_KINDS:]]
@@ -66,7 +73,7 @@ class LeftOut:
 
     def warning(self, caller: str) -> list[str]:
         """The line to say, or none."""
-        return [f"{caller}: left out in {self.root!r}: {self}. {WHAT_IS_TAKEN}"] if self.matters() else []
+        return [f"{caller}: left out in {self.where!r}: {self}. {WHAT_IS_TAKEN}"] if self.matters() else []
 
 
 WHAT_IS_TAKEN = f"Convert or rename what should be loaded; the endings are {' '.join(IMAGE_EXTENSIONS)}."
@@ -104,7 +111,7 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
             )
         raise FileNotFoundError(f"{caller}: expected a folder, got {root!r}, which does not exist. Check the path.")
     paths: list[str] = []
-    left_out, seen, waiting = LeftOut(root), {os.path.realpath(root)}, [root]
+    left_out, seen, waiting = LeftOut(root, os.path.join(root, "")), {os.path.realpath(root)}, [root]
     while waiting:
         folder = waiting.pop()
         try:
@@ -188,7 +195,7 @@ def named_by_file(images: Images, pattern: re.Pattern[str], caller: str) -> tupl
 
 def _split_advice(root: str, parts: Mapping[str, Parts], place: Parts, names: list[str]) -> str:
     where = os.path.join(root, *place)
-    found = f"what looks like a split into {' and '.join(map(repr, names))} in {where!r}"
+    found = f"what looks like a split into {', '.join(map(repr, names))} in {where!r}"
     if place and {(*place, name) for name in names} <= set(parts.values()):  # cat/train, cat/val, dog/train, …
         both = f"from_folder({root!r}, level={len(place)}).split(by=lambda path: {names[-1]!r} in path)"
     else:
@@ -197,7 +204,10 @@ def _split_advice(root: str, parts: Mapping[str, Parts], place: Parts, names: li
     return f"{found}. For both parts, {both}; for one, from_folder({one!r}); if these are the classes, level=-1."
 
 
-def mixed(folders: Iterable[Parts], caller: str) -> list[str]:
+LEVELS = "Say level=-1 if that is right, level=1 if the first folder below the root is the class."
+
+
+def mixed(folders: Iterable[Parts], caller: str, advice: str = LEVELS) -> list[str]:
     """What is to be said about classes of one name at several places, and about classes that lie in others."""
     by_name: dict[str, list[Parts]] = {}
     every = {parts for parts in folders if parts}
@@ -209,16 +219,28 @@ def mixed(folders: Iterable[Parts], caller: str) -> list[str]:
         first, second, *_ = ("/".join(parts) for parts in several[0])
         others = f" ({len(several)} such classes)" if len(several) > 1 else ""
         said.append(
-            f"{caller}: {first!r} and {second!r} together are the class {several[0][0][-1]!r}{others}. Say level=-1 if "
-            "that is right, level=1 if the first folder below the root is the class."
+            f"{caller}: {first!r} and {second!r} together are the class {several[0][0][-1]!r}{others}. {advice}"
         )
     inner = next((parts for parts in sorted(every) if len(parts) > 1 and parts[:-1] in every), None)
     if inner and not several:
         said.append(
-            f"{caller}: {'/'.join(inner)!r} lies in {'/'.join(inner[:-1])!r}, and both hold images: two classes. Say "
-            "level=-1 if that is right, level=1 if the first folder below the root is the class."
+            f"{caller}: {'/'.join(inner)!r} lies in {'/'.join(inner[:-1])!r}, and both hold images: two classes. "
+            f"{advice}"
         )
     return said
+
+
+def mixed_in_archives(folders: Iterable[str]) -> list[str]:
+    """What is to be said about the folders within archives; there is nothing else to choose from them."""
+    parts = {_parts(folder) for folder in folders}
+    found = find_split(parts)
+    if found:
+        names = found[1]
+        return [
+            f"from_tar: what looks like a split into {', '.join(map(repr, names))} is mixed. Divide it with "
+            f"split(by=lambda path: {f'/{names[-1]}/'!r} in path)."
+        ]
+    return mixed(parts, "from_tar", "If another folder is the class, say pattern=.")
 
 
 def find_split(folders: Iterable[Parts]) -> tuple[Parts, list[str]] | None:
@@ -277,10 +299,10 @@ def _at(parts: Parts, level: int) -> str:
 
 
 def _parts(path: str) -> Parts:
-    return tuple(part for part in path.replace(os.sep, "/").split("/") if part)
+    return tuple(part for part in path.replace(os.sep, "/").split("/") if part not in ("", "."))
 
 
 __all__ = [
-    "NO_DATA", "Images", "LeftOut", "find_images", "find_split", "mixed", "named_by_file", "named_by_folder",
-    "split_names", "subfolders", "the_one",
+    "IMAGES_NOT_READ", "NO_DATA", "WHAT_IS_TAKEN", "Images", "LeftOut", "find_images", "find_split", "mixed",
+    "mixed_in_archives", "named_by_file", "named_by_folder", "split_names", "subfolders", "the_one",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import posixpath
 import random
 import re
 import warnings
@@ -18,15 +19,17 @@ from typing import Any
 
 from fastaug.samples.archives import Layout, find_archives, index_archives
 from fastaug.samples.folders import (
+    WHAT_IS_TAKEN,
     find_images,
     find_split,
+    mixed_in_archives,
     named_by_file,
     named_by_folder,
     split_names,
     subfolders,
     the_one,
 )
-from fastaug.samples.sources import IMAGE_EXTENSIONS, MemberPaths
+from fastaug.samples.sources import MemberPaths
 from fastaug.samples.tables import read_table, write_table
 from fastaug.text import printable
 
@@ -180,7 +183,7 @@ class Samples:
         paths, names, said = named_by_file(images, regex, "from_filenames")
         split = find_split(images.parts().values())
         if split:
-            parts = " and ".join(map(repr, split[1]))
+            parts = ", ".join(map(repr, split[1]))
             said.append(
                 f"from_filenames: what looks like a split into {parts} in {os.path.join(images.root, *split[0])!r} is "
                 "mixed. from_split_folders(…, pattern=…) gives two halves."
@@ -230,8 +233,9 @@ class Samples:
     ) -> Samples:
         r"""The images in tar archives of WebDataset's layout.
 
-        There, members whose names agree up to the first dot belong together. Every archive is indexed once, by its
-        headers; the images are then read by their offsets, in any order. A sample's path is
+        There, members whose names agree up to the first dot belong together; up to the last one where several images
+        would, and each has its own class. Left out is what `from_folder` leaves out. Every archive is indexed once, by
+        its headers; the images are then read by their offsets, in any order. A sample's path is
         `archive.tar//name@offset+size`; `paths` makes them when they are asked for, so that in memory a sample takes at
         most 15 bytes, its name, and 8 bytes for its target.
 
@@ -256,11 +260,14 @@ class Samples:
             _regex(pattern, "from_tar")
         found = find_archives(archives)
         layout = Layout(target, pattern, image and image.lower().lstrip("."))
-        paths, labels = index_archives(found, layout, None if index is None else os.fspath(index))
+        paths, labels, left_out = index_archives(found, layout, None if index is None else os.fspath(index))
         if not len(paths):
-            raise ValueError(
-                f"from_tar: expected images in {archives!r}, got none. Looked for {', '.join(IMAGE_EXTENSIONS)}."
-            )
+            got = str(left_out) or "none"
+            raise ValueError(f"from_tar: expected images in {archives!r}, got {got}. {WHAT_IS_TAKEN}")
+        _warn(left_out.warning("from_tar"))
+        if pattern is None and target == "folder":
+            folders = {posixpath.dirname(paths.name(row)) for row in range(len(paths))}
+            _warn(mixed_in_archives(folders))
         if classes is None:
             distinct = set(labels)
             if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,7 +28,7 @@ from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Amp, mixed_precision
-from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
+from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
 from fastaug.training.losses import BinaryCrossEntropy
 from fastaug.training.models import parameter_groups
 
@@ -79,6 +81,7 @@ class Engine:
             )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
+        check_statistics(model, {"train_loader": train_loader, "valid_loader": valid_loader})
         self.device = usable_device("Learner", device)
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,6 +105,7 @@ class Engine:
         self.create_opt()
         self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
         self.history, self.epoch = History(), 0
+        self.chosen: dict[str, Any] = {}  # what auto_fine_tune found, for a run that is resumed
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
@@ -278,20 +282,23 @@ class Engine:
             if place is not None and any(now[name] != place[name] for name in place.keys() - {"quarantined"}):
                 own.go_to(place)
 
-    def evaluate(self, loader: Loader | None) -> Iterator[Batch]:
-        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
+    def evaluate(self, loader: Loader) -> Iterator[Batch]:
+        """(activations, targets, rows) of every batch of `loader`, as it comes, in eval mode."""
         self.model.eval()
-        for x, y, rows in self.batches(self.or_valid(loader)):
+        for x, y, rows in self.batches(loader):
             with torch.no_grad(), self.limits_named("the forward pass"):
                 activations, y = self.activate(self.model, x, y)
             yield activations, y, rows
 
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
-        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
-        with self.limits_named("validation"):
-            return self._validate(loader)
+        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode.
 
-    def _validate(self, loader: Loader | None) -> dict[str, float]:
+        Of an ImageLoader, one for training too, every image counts once, in its order, without chance.
+        """
+        with self.limits_named("validation"):
+            return self._validate(LoaderAdapter(self.or_valid(loader)).in_order())
+
+    def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
         sums = torch.zeros(3, device=self.device)  # losses, images, ranks that failed
@@ -309,6 +316,24 @@ class Engine:
         if failed or not total:  # all ranks know it now, and none waits for another
             raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
         return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
+
+    def end_epoch(self, row: dict[str, float], start: float) -> None:
+        """Validate, and note the epoch in the history: with nan, and a warning, where no images could be read.
+
+        row: what training gave. start: `perf_counter` when the epoch began.
+        """
+        row = {"epoch": float(self.epoch), **row}
+        if self.valid_loader is not None:
+            LoaderAdapter(self.valid_loader).follow(self.epoch)
+            try:
+                figures = self.validate()
+            except (BadFileError, NoImagesError) as error:  # what was trained is not lost for it
+                warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
+                figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+            row |= {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
+        self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
+        self.history.ends.append(len(self.history.losses))
+        self.epoch += 1
 
     def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader

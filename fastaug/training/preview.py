@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.summary import Summary, range_of
+from fastaug.text import printable
 from fastaug.training import plots
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.engine import Engine
@@ -43,7 +44,7 @@ def show_batch(learn: Engine, n: int = 9) -> plots.Figure:
     (x, y), loader = peek(learn, n), LoaderAdapter(learn.train_loader)
     names = loader.classes
     seen = [[i] if i >= 0 else [] for i in y.tolist()] if y.ndim == 1 else [row.nonzero()[:, 0].tolist() for row in y]
-    titles = [", ".join(names[i] if names else str(i) for i in some) or NONE for some in seen]
+    titles = [", ".join(printable(names[i]) if names else str(i) for i in some) or NONE for some in seen]
     return plots.show_images(plots.denormalized(x.float(), loader.normalize), titles)
 
 

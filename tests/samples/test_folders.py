@@ -199,7 +199,7 @@ def test_split_folders_by_names_of_files(tmp_path: Path) -> None:
     make(tmp_path, "train/cat_1.jpg", "train/dog_1.jpg", "valid/dog_2.jpg")
     train, valid = Samples.from_split_folders(tmp_path, pattern=r"([a-z]+)_")
     assert (train.classes, valid.targets) == (["cat", "dog"], [1])
-    with pytest.warns(UserWarning, match=r"a split into 'train' and 'valid'.*mixed.*from_split_folders"):
+    with pytest.warns(UserWarning, match=r"a split into 'train', 'valid'.*mixed.*from_split_folders"):
         assert len(Samples.from_filenames(tmp_path, r"([a-z]+)_")) == 3
 
 
