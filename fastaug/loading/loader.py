@@ -9,7 +9,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +26,7 @@ from fastaug.loading.draws import Draws, draw
 from fastaug.loading.modes import MODES
 from fastaug.loading.options import MAX_PIXELS, DecoderName, ModeName, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
-from fastaug.loading.position import Position
+from fastaug.loading.position import Position, names_crc32
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
@@ -45,7 +45,7 @@ class ImageLoader(IterableDataset[Any]):
 
     Args:
         samples: what to load.
-        batch_size: images per batch.
+        batch_size: images per batch; with drop_last at most as many as there are to train, with a warning.
         presize: side of the square that photos are resized to before the warp, pixels. Larger than the final size, to
             leave margin for rotation and crop. It may be set to another one at any time; batches that are on their way
             keep theirs.
@@ -62,7 +62,8 @@ class ImageLoader(IterableDataset[Any]):
         shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample
             and have the same number of batches. Training: the last n % world samples of an epoch's order are left out
             of that epoch. Otherwise every sample is in exactly one rank, whose last batch may be shorter, or empty.
-        drop_last: None: as `training`.
+        drop_last: leave out an incomplete last batch, and in training one that bad files left a single image, on which
+            batch-norm may fail. None: as `training`.
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
             BadFileError.
         return_info: yield (x, y, BatchInfo) instead of (x, y).
@@ -154,11 +155,19 @@ class ImageLoader(IterableDataset[Any]):
         self._quarantine = Quarantine(samples)
         self._clock = Clock()
         self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
-        if training and len(self) == 0:
+        share = len(samples) // self.shard[1]  # of each rank in training
+        if training and not share:
             raise ValueError(
-                f"ImageLoader: expected at least one batch of {batch_size}, got {len(samples)} samples for "
-                f"{self.shard[1]} rank(s). Lower batch_size or pass drop_last=False."
+                f"ImageLoader: expected at least one sample for each of {self.shard[1]} rank(s), got {len(samples)} "
+                "samples. Add some."
             )
+        if training and self.drop_last and share < self.batch_size:
+            warnings.warn(
+                f"ImageLoader: expected enough samples for batches of {self.batch_size}, got {share} for this rank, "
+                f"which are one batch now. To say so: batch_size={share}.",
+                stacklevel=2,
+            )
+            self.batch_size = share
 
     @property
     def presize(self) -> int:
@@ -194,7 +203,8 @@ class ImageLoader(IterableDataset[Any]):
         of one rank by all of them.
 
         Raises:
-            ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches.
+            ValueError: a state of other files, other targets or another seed, or, in the middle of an epoch, of other
+                batches. Files may have moved together: their names below their common folder count.
         """
         self._position.resume(state, self._identity())
         self._quarantine.restore(state["quarantined"])
@@ -205,11 +215,16 @@ class ImageLoader(IterableDataset[Any]):
             "seed": self.seed,
             "samples": len(self.samples),
             "targets_crc32": zlib.crc32(self._targets.numpy().tobytes()),
+            "names_crc32": self._names_crc32,
             "training": self.training,
             "batch_size": self.batch_size,
             "ranks": self.shard[1],
             "drop_last": self.drop_last,
         }
+
+    @cached_property
+    def _names_crc32(self) -> int:
+        return names_crc32(self.samples.paths)
 
     def stats(self) -> LoaderStats:
         """Where the time of the latest epoch went; `print` it. Its `limit` says whether the model or the loader is."""
@@ -283,7 +298,8 @@ class ImageLoader(IterableDataset[Any]):
         with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
             self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), workers.decoder.threads)})
-            make = partial(self._make, self._maker(epoch, workers, clock))
+            least = 2 if self.training and self.drop_last and self.batch_size > 1 else 1
+            make = partial(self._make, self._maker(epoch, workers, clock, least))
             batches = prefetch(make, (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
@@ -316,7 +332,7 @@ class ImageLoader(IterableDataset[Any]):
     def _make(self, maker: BatchMaker, indices: np.ndarray) -> Batch:
         return maker.make(np.array([row for row in indices.tolist() if row not in self._quarantine], np.int64))
 
-    def _maker(self, epoch: int, workers: Workers, observer: Observer) -> BatchMaker:
+    def _maker(self, epoch: int, workers: Workers, observer: Observer, least: int = 1) -> BatchMaker:
         scheduled = None if self.schedule is None else self.schedule(epoch)
 
         def draws_of(indices: np.ndarray) -> Draws:
@@ -326,7 +342,7 @@ class ImageLoader(IterableDataset[Any]):
             return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
         pinned = self.device.type == "cuda"
-        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer, pinned)
+        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer, pinned, least)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)

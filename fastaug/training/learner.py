@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fastaug.files import whole_file
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
 from fastaug.training import lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
-from fastaug.training.engine import Engine
+from fastaug.training.engine import Engine, NoImagesError
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.models import NoHeadError
@@ -170,7 +171,11 @@ class Learner(Engine):
             self.freeze()
             self.fit_one_cycle(frozen_epochs, slice(rate))
         if self._resuming is None:
-            self.chosen["best"] = tuple(judge(self))
+            try:
+                self.chosen["best"] = tuple(judge(self))
+            except (BadFileError, NoImagesError) as error:
+                say(f"There are no images that could tell whether training the body helps, so this is the end. {error}")
+                return
             say(f"head: {_figures(self.history.epochs[-1])}")
         self.unfreeze()
         for cycle in (1, 2, 4) if epochs is None else [_whole(epochs)] if epochs else []:

@@ -73,7 +73,7 @@ def linear_probe(learn: Engine, lr: float | None = None, steps: int = STEPS) -> 
 
 
 def batch_size_for(images: int) -> int:
-    """Of a data set for training: the largest of 64, 32 and 16 with which an epoch has 12 batches, else 8 at most."""
+    """Of a data set for training: the largest of 64, 32 and 16 with which an epoch has 12 batches, else 8, or all."""
     return next((size for size in (64, 32, 16) if images >= 12 * size), max(min(8, images), 1))
 
 
@@ -172,12 +172,12 @@ def _one_cycle(probe: Engine, lr: float, steps: int, learn: Engine) -> list[floa
     losses: list[Tensor] = []
     with closing(probe.training_batches()) as batches:
         for x, y, _ in islice(batches, steps):
-            loss = probe.forward(network, x, y)
+            loss, weight = probe.forward(network, x, y)
             losses.append(loss.detach())
             group = probe.opt.param_groups[0]
             learn.history.lrs.append((*[0.0] * (len(learn.groups) - 1), float(group["lr"])))
             learn.history.moms.append(momentum_of(group))
-            probe.backward(loss, len(y))
+            probe.backward(loss, weight)
             probe.step(1)
             if len(losses) < steps:
                 scheduler.step()

@@ -243,7 +243,7 @@ def test_a_batch_of_bad_files_only_is_left_out(tmp_path: Path) -> None:
         ({"mode": "direct"}, ValueError, "mode='direct' needs an augment"),
         ({"on_error": "ignore"}, ValueError, "expected on_error to be 'skip' or 'raise', got 'ignore'"),
         ({"shard": (2, 2)}, ValueError, r"expected shard=\(rank, world\) with 0 <= rank < world, got \(2, 2\)"),
-        ({"batch_size": 64}, ValueError, "expected at least one batch of 64, got 50 samples"),
+        ({"shard": (0, 51)}, ValueError, r"expected at least one sample for each of 51 rank\(s\), got 50 samples"),
         ({"batch_size": 2.5}, TypeError, "expected batch_size as a whole number, got 2.5"),
         ({"batch_size": "64"}, TypeError, "expected batch_size as a whole number, got '64'"),
         ({"presize": (128, 64)}, TypeError, r"expected presize as a whole number, got \(128, 64\). It is the side of"),
@@ -273,6 +273,16 @@ def test_a_batch_of_bad_files_only_is_left_out(tmp_path: Path) -> None:
 def test_refusals(samples: fa.Samples, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make_loader(samples, **arguments)
+
+
+@pytest.mark.parametrize(("world", "images"), [(1, 50), (3, 16)])
+def test_a_batch_shrinks_to_what_there_is(samples: fa.Samples, world: int, images: int) -> None:
+    with pytest.warns(UserWarning, match=f"batches of 64, got {images} for this rank.* batch_size={images}"):
+        loader = make_loader(samples, batch_size=64, shard=(0, world))
+    assert (len(loader), loader.batch_size) == (1, images)
+    assert [len(y) for _, y, _ in loader] == [images]
+    assert make_loader(samples, batch_size=64, drop_last=False).batch_size == 64
+    assert make_loader(samples, batch_size=64, training=False).batch_size == 64
 
 
 @pytest.mark.parametrize(
