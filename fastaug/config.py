@@ -11,9 +11,11 @@ from typing import Any
 import typer
 
 from fastaug import __version__
+from fastaug.files import whole_file
+from fastaug.text import printable
 
 # How a command is run rather than what it does: not in the file.
-NOT_KEPT = {"config", "resume", "as_json", "debug"}
+NOT_KEPT = {"config", "resume", "overwrite", "as_json", "debug"}
 
 
 def write_config(context: typer.Context, path: Path) -> None:
@@ -21,14 +23,14 @@ def write_config(context: typer.Context, path: Path) -> None:
 
     Options without a value are left out: they have none when the file is read either.
     """
-    lines = [f"# fastaug {__version__}. Again: fastaug {context.info_name} --config {path}"]
+    lines = [f"# fastaug {__version__}. Again: fastaug {context.info_name} --config {path} --out FOLDER"]
     for key, parameter in _options(context.command).items():
         value = context.params[parameter.name]
         if value is not None:
             text = json.dumps(value if isinstance(value, bool | int | float) else str(value), ensure_ascii=False)
             lines.append(f"{key} = {text}  # {getattr(parameter, 'help', None) or ''}".rstrip(" #"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def use_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -42,7 +44,8 @@ def use_config(context: typer.Context, path: Path | None) -> Path | None:
     try:
         context.default_map = _read(path, context.command)
     except (OSError, ValueError) as error:  # what TOML and UTF-8 have against a file are ValueErrors
-        typer.secho(f"error: --config {path}: {' '.join(str(error).split())}", fg="red", err=True)
+        line = f"error: --config {path}: {' '.join(str(error).split())}"
+        typer.secho(printable(line), fg="red", err=True)
         raise typer.Exit(2) from None
     return path
 

@@ -17,7 +17,7 @@ import pytest
 import typer.main
 from torch import nn
 
-from fastaug.cli import app
+from fastaug.cli.app import app
 from fastaug.training.models import classifier
 from tests.factories import write_photos
 

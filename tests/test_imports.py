@@ -14,18 +14,21 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fastaug"
 ROOMS = {
     "fastaug": set(),  # the public names, all lazy
     "__main__": {"cli"},
-    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "fastaug"},
-    "config": {"files", "fastaug"},
-    "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "fastaug"},
-    "training": {"loading", "augment", "warping", "samples", "machine", "files"},
-    "loading": {"augment", "warping", "samples", "machine", "memory"},
+    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "text", "fastaug"},
+    "config": {"files", "text", "fastaug"},
+    "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
+    "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},
+    "loading": {"augment", "warping", "samples", "machine", "memory", "text"},
     "augment": {"warping"},
-    "samples": {"files"},
+    "samples": {"files", "text"},
     "warping": {"memory"},
     "machine": set(),
     "files": set(),
     "memory": set(),
+    "text": set(),
 }
+
+COMMANDS = {"bench", "check", "demo", "lr_find", "predict", "show", "summary", "train"}
 
 # Libraries that are optional, heavy, or likely to be replaced: the files that know each.
 KNOWN_BY = {
@@ -38,8 +41,8 @@ KNOWN_BY = {
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
     "torchmetrics": {"training/callbacks.py", "training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
-    "rich": {"cli.py", "training/display.py"},
-    "typer": {"cli.py", "config.py"},
+    "rich": {"cli/check.py", "training/display.py"},
+    "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "options", "printing")} | {"config.py"},
     "PIL": {"loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
     "simplejpeg": {"loading/jpeg.py"},
 }

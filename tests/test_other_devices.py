@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import fastaug as fa
-from fastaug.cli import app
+from fastaug.cli.app import app
 from tests.compare import photo
 from tests.factories import learner, run_python, tiny, write_photos
 
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 import fastaug as fa
-from fastaug.cli import app
+from fastaug.cli.app import app
 from tests import other_device
 from tests.factories import Batches, learner, make_loader, tiny
 warnings.filterwarnings("ignore", "Overriding a previously registered")

@@ -103,7 +103,7 @@ def test_everything_works_without_dali_triton_and_posix(tmp_path: Path) -> None:
         from fastaug.loading.decode import has_dali
         from fastaug.warping import warp
         from typer.testing import CliRunner
-        from fastaug.cli import app
+        from fastaug.cli.app import app
 
         assert not has_dali() and not warp.HAS_TRITON
         folder, archive, out = sys.argv[1:]

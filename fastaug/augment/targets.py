@@ -148,12 +148,12 @@ def inverse_matrix(matrix: Tensor) -> Tensor:
 
 
 def _places(mask: Tensor) -> Tensor:
-    """An image [H, W, 3] that holds in each pixel its column, its row and 1: exact in float32 up to 2^24."""
+    """An image [3, H, W] that holds in each pixel its column, its row and 1: exact in float32 up to 2^24."""
     height, width = mask.shape
     places = torch.ones(height, width, 3, device=mask.device)
     places[..., 0] = torch.arange(width, device=mask.device)
     places[..., 1] = torch.arange(height, device=mask.device)[:, None]
-    return places
+    return places.permute(2, 0, 1)
 
 
 def _homogeneous(points: Tensor, matrix: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from fastaug.demo.photos import TRAIN_SHARE, cut_photos
 from fastaug.demo.report import environment, markdown
 from fastaug.demo.stepwise import step_by_step
 from fastaug.demo.weights import LITE0, lite0_weights
+from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
@@ -39,9 +40,7 @@ class Scale:
 
     train_per_class: int = 20
     valid_per_class: int = 8
-    freeze_epochs: int = 2
-    epochs: int = 2
-    base_lr: float = 8e-3
+    epochs: int = 2  # of the body
     batch_size: int = 16
     size: int = 224
     presize: int = 460
@@ -83,7 +82,7 @@ def run_demo(
     with phase("photos", "cutting photographs of scikit-image into a labelled set"):
         train, valid = cut_photos(out / "photos", scale.train_per_class, scale.valid_per_class, seed)
     with phase("training", f"fine-tuning {LITE0} on {len(train)} crops of {len(train.classes)} photographs"):
-        report |= _train(train, valid, out, seed, target, scale)
+        report |= _train(train, valid, out, seed, target, scale, say)
     say(f"    accuracy {100 * report['training']['accuracy']:.1f} % on {len(valid)} crops of parts it has not seen")
     with phase("sharpness", "comparing one warp with step by step: sharpness"):
         report["fidelity"] = _compare_sharpness(out, seed, scale)
@@ -92,12 +91,21 @@ def run_demo(
     say(f"    one warp is {report['speed']['ratio']['median']:.1f} times as fast")
     report["seconds"] = {**seconds, "total": time.perf_counter() - start}
     write_json(out / "report.json", report)
-    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    with whole_file(out / "report.md") as unfinished:
+        unfinished.write_text(markdown(report), encoding="utf-8")
     say(f"done in {report['seconds']['total']:.0f} s: open {out / 'report.md'}")
     return report
 
 
-def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
+def _train(
+    train: Samples,
+    valid: Samples,
+    out: Path,
+    seed: int,
+    device: torch.device,
+    scale: Scale,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Fine-tune and write the results; the report's sections "data" and "training"."""
     torch.manual_seed(seed)
     model = classifier(LITE0, len(train.classes), lite0_weights())
@@ -106,10 +114,10 @@ def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.d
         ImageLoader(samples, scale.batch_size, scale.presize, augment, device, training, seed)
         for samples, training in ((train, True), (valid, False))
     )
-    learn = Learner(train_loader, valid_loader, model, train_bn=False, device=device)
+    learn = Learner(train_loader, valid_loader, model, device=device)
     plots.save_figure(learn.show_batch(16), out / "batch.png")
-    learn.fine_tune(scale.epochs, scale.base_lr, scale.freeze_epochs)
-    matrix = save_results(learn, out)
+    learn.auto_fine_tune(scale.epochs, say=lambda line: say(f"    {line}"))
+    matrix = save_results(learn, out).confusion_matrix()
     right, total = int(matrix.trace()), int(matrix.sum())
     data = {"classes": len(train.classes), "train": len(train), "valid": len(valid), "train_share": TRAIN_SHARE}
     training = {"model": LITE0, "history": learn.history.epochs, "right": right, "accuracy": right / total}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
 from fastaug.loading.draws import Draws
+from fastaug.loading.options import ModeName
 from fastaug.loading.photo import Need, Photo, Resizing, Size
 from fastaug.warping.footprint import smallest_footprint
 
@@ -92,5 +93,4 @@ def _output_footprints(draws: Draws, sizes: Sequence[Size]) -> list[float]:
     return found
 
 
-ModeName = Literal["resize", "direct"]
 MODES: dict[ModeName, type[Resize | Direct]] = {"resize": Resize, "direct": Direct}

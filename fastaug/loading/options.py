@@ -1,4 +1,4 @@
-"""What may be asked of a decoder, and its limits."""
+"""What may be asked of a loader and a decoder, and their limits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 DecoderName = Literal["auto", "jpeg", "dali"]
 ScaleName = Literal["auto", "exact"]
+ModeName = Literal["resize", "direct"]
 # Larger images are refused: one of 60,000 × 60,000 pixels fits into a small file and takes 11 GB. As Pillow's limit.
 MAX_PIXELS = 178_956_970
 INSTALL_DALI = "pip install 'fastaug[dali]' (CUDA 13) or 'fastaug[dali-cuda12]'"

@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Display(Progress):
-    """One bar for a whole fit or sweep, and a line per epoch, on a terminal; elsewhere nothing."""
+    """A line per epoch; on a terminal also one bar for a whole fit or sweep."""
 
     def __init__(self, wanted: bool, batches: int) -> None:
         console = Console()
-        self.shown = wanted and (console.is_terminal or console.is_jupyter)
+        self.wanted, self.on_terminal = wanted, wanted and (console.is_terminal or console.is_jupyter)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        super().__init__(*columns, console=console, disable=not self.shown, transient=True)
+        super().__init__(*columns, console=console, disable=not self.on_terminal, transient=True)
         self.bar, self.metric = self.add_task("", total=batches), ""
 
     def batch(self, loss: float, images_per_s: float, done: int) -> None:
@@ -27,6 +27,11 @@ class Display(Progress):
         whole = ("epoch", "images_per_s", "seconds")
         metrics = [name for name in row if name not in (*whole, "train_loss", "valid_loss")]
         self.metric = f" · {metrics[0]} {row[metrics[0]]:.4f}" if metrics else ""
-        if self.shown:
-            line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
+        line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
+        if self.on_terminal:
             self.console.print(line, highlight=False)
+        elif self.wanted:
+            try:
+                print(line, flush=True)
+            except BrokenPipeError:  # nobody reads any more; what is trained is wanted all the same
+                self.wanted = False

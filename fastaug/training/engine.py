@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +22,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
@@ -36,6 +39,10 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch
 def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
     """AdamW as fastai sets it; groups come with weight_decay=0 where there should be none."""
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
+
+
+class NoImagesError(ValueError):
+    """A loader without images in a whole epoch."""
 
 
 class Engine:
@@ -69,6 +76,10 @@ class Engine:
                 "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
                 f"got {amp!r}, {accumulate} and {clip_norm}."
             )
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"Learner: expected a model, a torch.nn.Module, got {model!r}. Make one: fa.classifier('resnet18', 37)."
+            )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
         check_statistics(model, {"train_loader": train_loader, "valid_loader": valid_loader})
@@ -94,6 +105,7 @@ class Engine:
         self.create_opt()
         self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
         self.history, self.epoch = History(), 0
+        self.chosen: dict[str, Any] = {}  # what auto_fine_tune found, for a run that is resumed
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
@@ -285,7 +297,7 @@ class Engine:
             x = x.to(self.device, non_blocking=self.copies_ahead, memory_format=layout)
             yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
-            raise ValueError(
+            raise NoImagesError(
                 "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
                 "again (a generator is used up after one epoch) and that has images which can be read."
             )
@@ -293,7 +305,7 @@ class Engine:
     def training_batches(self) -> Generator[Batch, None, None]:
         """Training batches without end, of a copy of the loader; its own position stays, or is put back."""
         own = LoaderAdapter(self.train_loader)
-        copied, place = LoaderAdapter(copy.copy(self.train_loader)), copy.deepcopy(own.position())
+        copied, place = own.copied(), copy.deepcopy(own.position())
         try:
             for epoch in itertools.count(self.epoch):
                 copied.set_epoch(epoch)
@@ -322,17 +334,22 @@ class Engine:
     def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(2, device=self.device)
-        for activations, y, _ in self.evaluate(loader):
+        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
+        failures: list[ValueError] = []
+        for activations, y, _ in _until_failure(self.evaluate(loader), failures):
             loss, weight = self.loss_of(activations, y)
             part = loss if self.summed else loss * weight
             sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
             sums[1] += weight
+            sums[2] += len(y)
             judged = self._judged(activations, y)
             for metric in self.metrics.values():
                 metric.update(*judged)
-        loss, total = ranks.total(sums).tolist()
-        found = {"loss": loss / total}
+        sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
+        loss, total, images, failed = ranks.total(sums).tolist()
+        if failed or not images:  # all ranks know it now, and none waits for another
+            raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
+        found = {"loss": loss / total if total else math.nan}
         for name, metric in self.metrics.items():
             found |= self._figures(name, metric.compute())
         return found
@@ -368,6 +385,24 @@ class Engine:
         """The metric whose value, or one of whose values, is this column of the history; None if there is none."""
         owners = [name for name in self.metrics if column == name or column.startswith(f"{name}_")]
         return self.metrics[max(owners, key=len)] if owners else None
+
+    def end_epoch(self, row: dict[str, float], start: float) -> None:
+        """Validate, and note the epoch in the history: with nan, and a warning, where no images could be read.
+
+        row: what training gave. start: `perf_counter` when the epoch began.
+        """
+        row = {"epoch": float(self.epoch), **row}
+        if self.valid_loader is not None:
+            LoaderAdapter(self.valid_loader).follow(self.epoch)
+            try:
+                figures = self.validate()
+            except (BadFileError, NoImagesError) as error:  # what was trained is not lost for it
+                warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
+                figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+            row |= {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
+        self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
+        self.history.ends.append(len(self.history.losses))
+        self.epoch += 1
 
     def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader
@@ -405,3 +440,11 @@ class Engine:
             self._set_state(state)
             for module, training in modes:
                 module.training = training
+
+
+def _until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
+    """The batches until the files are too bad to go on, or all there are; why there are no more is noted."""
+    try:
+        yield from batches
+    except (BadFileError, NoImagesError) as error:
+        failures.append(error)

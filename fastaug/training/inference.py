@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastaug.augment.augment import Augment
 from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
-from fastaug.loading.modes import ModeName
+from fastaug.loading.options import ModeName
 from fastaug.machine import limits_named, usable_device
 from fastaug.samples.samples import Samples
 from fastaug.training.models import classifier

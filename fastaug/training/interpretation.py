@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from fastaug.text import printable
 from fastaug.training import plots
 from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE, most_probable
 from fastaug.training.loaders import Loader, LoaderAdapter
-from fastaug.training.losses import fit_targets
+from fastaug.training.losses import losses_of_each
 from fastaug.training.prediction import activations_of, loader_like, probabilities_of, threshold
 
 
@@ -62,13 +62,7 @@ class Interpretation:
                 "Interpretation: expected one class per image, targets int64 [N] and activations [N, classes], got "
                 f"{str(targets.dtype)[6:]} {list(targets.shape)} and {list(activations.shape)}. Use get_preds."
             )
-        wanted, targets = fit_targets(learn.loss_func, activations, targets), targets.long()
-        each = copy.copy(learn.loss_func)
-        if hasattr(each, "reduction"):
-            each.reduction = "none"
-            losses = each(activations, wanted).reshape(len(targets), -1).mean(1)
-        else:
-            losses = torch.stack([each(activations[i : i + 1], wanted[i : i + 1]) for i in range(len(targets))])
+        losses, targets = losses_of_each(learn.loss_func, activations, targets), targets.long()
         limit = threshold(learn)
         probabilities = probabilities_of(learn, activations)
         predicted = most_probable(probabilities, limit)
@@ -113,7 +107,10 @@ class Interpretation:
         loader = loader_like(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
         loader = loader_like(loader, loader.samples.subset([one.row for one in found]))
         images = [image for x, *_ in loader for image in x]
-        titles = [f"{one.predicted}\n{one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
+        titles = [
+            f"{printable(one.predicted)}\n{printable(one.actual)}\n{one.loss:.2f} / {one.probability:.2f}"
+            for one in found
+        ]
         return plots.show_images(images, titles, heading="predicted, actual, loss / probability")
 
     def per_class(self) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -10,11 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from fastaug.augment.augment import Augment
 from fastaug.augment.color import Statistics, model_statistics
 from fastaug.loading.loader import ImageLoader
+from fastaug.samples.samples import Samples
 
 SAME_STATISTICS = 5e-3  # mean and std that are closer are the same: the model sees no difference
 
@@ -59,6 +61,13 @@ class LoaderAdapter:
         if position is not None:
             getattr(self.loader, "load_state_dict", lambda position: None)(position)
 
+    def copied(self) -> LoaderAdapter:
+        """Of a copy of the loader, whose batches also tell the rows of the samples, where it can."""
+        loader = copy.copy(self.loader)
+        if isinstance(loader, ImageLoader):
+            loader.return_info = True
+        return LoaderAdapter(loader)
+
     def in_order(self, rows: bool = False) -> Loader:
         """The loader as predictions and validation need it: every sample once, in its order, nothing random.
 
@@ -94,9 +103,11 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
     """The classes that the loaders' samples have, as far as they tell; warns of those with one image or none to train.
 
     Raises:
-        TypeError: a loader without a length. ValueError: one without batches, or two of different classes.
+        TypeError: no loader, or one without a length. ValueError: one without batches, or two of different classes.
     """
     for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
+        if loader is not None or name == "train_loader":
+            _check_loader(name, loader)
         if loader is not None and not hasattr(loader, "__len__"):
             raise TypeError(
                 f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
@@ -127,6 +138,23 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
         )
     return known or other
+
+
+def _check_loader(name: str, loader: object) -> None:
+    """Raise for what is often given instead of a loader."""
+    got, advice = type(loader).__name__, "Give a fa.ImageLoader, a DataLoader or a list of batches."
+    if isinstance(loader, str | os.PathLike):
+        got = f"the {'string' if isinstance(loader, str) else 'path'} {os.fspath(loader)!r}"
+        advice = "Load it: samples = fa.Samples.from_folder(path), fa.ImageLoader(samples, …)."
+    elif isinstance(loader, Samples):
+        advice = "Load them: fa.ImageLoader(samples, …)."
+    elif isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        advice = "It has images, not batches: DataLoader(dataset, batch_size=64)."
+    elif isinstance(loader, nn.Module):
+        got, advice = f"{got}, a model", "The order is Learner(train_loader, valid_loader, model)."
+    elif hasattr(loader, "__iter__"):
+        return
+    raise TypeError(f"Learner: expected {name} to be a loader of batches, got {got}. {advice}")
 
 
 def check_statistics(model: nn.Module, loaders: Mapping[str, Loader | None]) -> None:

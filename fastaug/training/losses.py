@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Literal
@@ -138,3 +139,15 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     def decodes(self, probabilities: Tensor) -> Tensor:
         """Which classes are seen, bool [B, classes]."""
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
+
+
+def losses_of_each(loss_func: Callable[[Tensor, Tensor], Tensor], activations: Tensor, targets: Tensor) -> Tensor:
+    """float [B]: the loss of every image alone, on the activations' device."""
+    targets = fit_targets(loss_func, activations, targets)
+    each = copy.deepcopy(loss_func)
+    if isinstance(each, nn.Module):
+        each.to(activations.device)  # weights of classes
+    if hasattr(each, "reduction"):
+        each.reduction = "none"
+        return each(activations, targets).reshape(len(targets), -1).mean(1)
+    return torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])

@@ -23,6 +23,10 @@ Head = Literal["linear", "fastai"]
 _HEADS = ("fc", "classifier", "heads", "head")  # what torchvision's models call the module that ends in the last layer
 
 
+class NoHeadError(ValueError):
+    """The model does not end in one head behind a body."""
+
+
 def classifier(
     name: str,
     num_classes: int,
@@ -191,6 +195,20 @@ def _head(model: nn.Module) -> dict[str, nn.Module]:
     if not any(list(head.parameters()) for head in heads):
         heads = list[nn.Module](module for module in model.modules() if isinstance(module, nn.Linear))[-1:]
     return {path: module for path, module in model.named_modules() if any(module is head for head in heads)}
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The module that ends in the last layer.
+
+    Raises:
+        NoHeadError: a model with several heads, with none, or that is nothing but its head.
+    """
+    heads = [head for head in _head(model).values() if head is not model]
+    if len(heads) != 1:
+        raise NoHeadError(
+            f"head_of: expected a model with one head behind a body, got {len(heads)} heads. Use fine_tune."
+        )
+    return heads[0]
 
 
 def _last_layers(model: nn.Module) -> list[str]:

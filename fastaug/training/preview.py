@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.summary import Summary, range_of
+from fastaug.text import printable
 from fastaug.training import plots
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.engine import Engine
@@ -54,7 +55,7 @@ def target_name(target: Tensor, classes: Sequence[str]) -> str:
         return ", ".join(f"{number:.3g}" for number in target.flatten().tolist())
     else:
         seen = [number for number in target.flatten().tolist() if number >= 0]
-    return ", ".join(classes[i] if i < len(classes) else str(i) for i in seen) or NONE
+    return ", ".join(printable(classes[i]) if i < len(classes) else str(i) for i in seen) or NONE
 
 
 def summary(learn: Engine, row: int = 0) -> Summary:

@@ -67,6 +67,12 @@ def gather(thing: Any) -> list[Any]:
     return things
 
 
+def same_weights(model: nn.Module) -> None:
+    """Give every rank the first one's model."""
+    for value in model.state_dict().values() if world() > 1 else ():
+        dist.broadcast(value, 0)
+
+
 def same_buffers(model: nn.Module) -> None:
     """Give every rank the batch-norm statistics of the first."""
     for buffer in model.buffers() if world() > 1 else ():

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fastaug as fa
-from fastaug.cli import app
+from fastaug.cli.app import app
 from fastaug.loading.check import ENDS_THE_PROCESS, bad_files
 from tests.factories import make_loader, spoil, write_tar
 

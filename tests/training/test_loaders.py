@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastaug as fa
+from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.loaders import LoaderAdapter
 from tests import factories
-from tests.factories import Batches, write_photos
+from tests.factories import Batches, tiny, write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +65,86 @@ def test_generators_are_kept_and_missed() -> None:
     assert torch.equal(drawn, torch.rand(2, generator=generator))
     with pytest.raises(ValueError, match="expected a loader with a generator"):
         set_random_state(state)
+
+
+IMAGES = torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4).long())
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ("photos", "got the string 'photos'.*fa.Samples.from_folder.*fa.ImageLoader"),
+        (Path("photos"), r"got the path .*fa.ImageLoader"),
+        (fa.Samples(["a.jpg"] * 4, [0, 0, 1, 1], ["x", "y"]), r"got Samples. .*fa.ImageLoader\(samples, …\)"),
+        (IMAGES, r"got TensorDataset. .*DataLoader\(dataset, batch_size=64\)"),
+        (torch.utils.data.Subset(IMAGES, [0]), r"got Subset. .*DataLoader\(dataset, batch_size=64\)"),
+        (tiny(), r"got Sequential, a model. .*Learner\(train_loader, valid_loader, model\)"),
+        (3, "got int"),
+    ],
+)
+def test_what_is_no_loader_is_refused_where_it_is_given(loader: Any, message: str) -> None:
+    for loaders, name in (((loader, None), "train_loader"), ((Batches(), loader), "valid_loader")):
+        with pytest.raises(TypeError, match=f"Learner: expected {name} to be a loader of batches, {message}"):
+            fa.Learner(*loaders, tiny(), device="cpu")
+
+
+def test_what_is_no_model_is_refused_where_it_is_given() -> None:
+    for model in ("resnet18", nn.Linear, None):
+        with pytest.raises(TypeError, match=r"Learner: expected a model, .*fa.classifier\("):
+            fa.Learner(Batches(), None, model, device="cpu")
+
+
+class Unreadable:
+    """Batches for validation, of which so many come before the files are bad; with none, all are empty."""
+
+    def __init__(self, readable: int = 0, error: bool = True) -> None:
+        self.readable, self.error, self.asked = readable, error, 0
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.asked += 1
+        images = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+        yield from [images] * self.readable
+        if self.error:
+            raise fa.BadFileError("ImageLoader: expected at most 50% bad files, got 4 of 6.")
+        yield images[0][:0], images[1][:0]
+
+
+@pytest.mark.parametrize(("readable", "error"), [(0, True), (1, True), (0, False)])
+def test_a_training_does_not_end_in_its_validation(readable: int, error: bool) -> None:
+    """Its figures are nan then, in every column that there is else; a warning says why. `validate` itself raises."""
+    valid = Unreadable(readable, error)
+    learn = fa.Learner(Batches(), valid, tiny(), device="cpu", after_epoch=[fa.KeepBest(monitor="accuracy")])
+    reason = "at most 50% bad files" if error else "expected images from the loader, got none"
+    with pytest.warns(UserWarning, match=f"Learner: no validation in epoch [01]: .*{reason}"):
+        learn.fit(2, 1e-3)
+    assert valid.asked == 2
+    assert [row["train_loss"] > 0 for row in learn.history.epochs] == [True, True]
+    whole = factories.learner(valid=Batches())
+    whole.fit(1, 1e-3)
+    for row in learn.history.epochs:
+        assert list(row) == list(whole.history.epochs[0])
+        assert all(math.isnan(row[name]) for name in ("valid_loss", "error_rate", "accuracy"))
+    with pytest.raises(ValueError, match=reason):
+        learn.validate()
+    learn.valid_loader = Batches()
+    learn.fit(1, 1e-3)
+    assert learn.history.epochs[-1]["valid_loss"] > 0
+
+
+@pytest.mark.parametrize(("failed", "message"), [(0.0, None), (1.0, "another rank found too many bad files")])
+def test_a_rank_without_images_keeps_step(failed: float, message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for the sums over the ranks: another one has ten images, or too many bad files."""
+    learn = factories.learner(valid=Unreadable(0, False), metrics={})
+    monkeypatch.setattr(ranks, "total", lambda sums: sums + torch.tensor([5.0, 10.0, failed]))
+    if message is None:
+        assert learn.validate() == {"loss": 0.5}
+    else:
+        learn.valid_loader = Batches()
+        with pytest.raises(fa.BadFileError, match=message):
+            learn.validate()
 
 
 # Every sample once, in its order

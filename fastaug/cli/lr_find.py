@@ -1,0 +1,49 @@
+"""`fastaug lr-find`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastaug.cli.errors import refuse_to_overwrite
+from fastaug.cli.options import Debug, Device, Folder, Json, ModelName, Overwrite, Pattern, Presize, Seed, Size, Weights
+from fastaug.cli.printing import importing_torch, print_figures
+
+
+def lr_find(
+    folder: Folder,
+    pattern: Pattern = None,
+    seed: Seed = 42,
+    model: ModelName = "resnet34",
+    weights: Weights = "DEFAULT",
+    frozen: Annotated[bool, typer.Option(help="With only the head training, as fine-tuning begins.")] = True,
+    batches: Annotated[int, typer.Option(min=2, help="From the lowest rate to the highest.")] = 100,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, show_default="8 to 64, so that an epoch has 12 batches")
+    ] = None,
+    size: Size = 224,
+    presize: Presize = 460,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("lr-find.png"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find a good learning rate for a folder of images: try many, a batch each, and draw the losses."""
+    refuse_to_overwrite("--out", [out], overwrite)
+    with importing_torch():
+        from fastaug.cli.learner import make_learner
+        from fastaug.training import plots
+
+    plots.check_installed()
+    learn, _ = make_learner(folder, pattern, 0.2, seed, batch_size, size, presize, model, weights, device, {})
+    if frozen:
+        learn.freeze()
+    found = learn.lr_find(num_it=batches)
+    plots.save_figure(found.plot(), out)
+    rates = {name: getattr(found, name) for name in ("valley", "slide", "steep", "minimum")}
+    lines = [f"{name:<8}{rate:.2e}" for name, rate in rates.items()]
+    lines.append(f"{len(found.lrs)} batches, picture: {out}")
+    print_figures(as_json, {**rates, "batches": len(found.lrs), "picture": str(out)}, lines)

@@ -1,0 +1,56 @@
+"""What several commands take: their options and arguments. Knows no torch, so that --help comes at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastaug.config import use_config
+from fastaug.loading.options import ModeName
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu …", show_default="cuda where there is one")
+]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of images, at any depth; a .tar archive, or a pattern of such; or a .csv list as of check.",
+        show_default=False,
+    ),
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help=r"Regular expression for file names; its group 1 is the class, as in '(.+)_\d+\.jpg$'.",
+        show_default="the class is the parent folder",
+    ),
+]
+ModelName = Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")]
+Beside = Annotated[
+    str | None, typer.Option(help="Also this model of torchvision, or timm:NAME (random weights).", show_default="none")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="DEFAULT (downloaded once), none, lite0 (for timm:tf_efficientnet_lite0, from the installed package), "
+        "or a .pth or .safetensors file."
+    ),
+]
+Size = Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")]
+Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
+Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call has left there.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        is_eager=True,
+        callback=use_config,
+        help="Options from this file, such as the config.toml of a training; those on the command line win.",
+        show_default="none",
+    ),
+]

@@ -1,0 +1,93 @@
+"""`fastaug predict`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastaug.cli.options import Debug, Device, Json
+from fastaug.cli.printing import importing_torch, print_json, say_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastaug.training.inference import Predictor
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a training.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Photos, or folders with photos at any depth.", show_default=False)
+    ],
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    device: Device = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is on photos: a line each, with file, class and probability, between tabs.
+
+    A file that cannot be read is a line on standard error, the others go on, and the exit code is 1.
+    """
+    paths = list(_photos(files))
+    with importing_torch():
+        from fastaug.training.inference import load_classifier
+
+    predictor, bad, written = load_classifier(model, device), False, 0
+    for path, found in _predictions(predictor, paths, batch_size):
+        described: dict[str, Any] = {"file": path}
+        if isinstance(found, str):
+            bad = True
+            described["error"] = found
+        else:
+            index = int(predictor.decide(found[None])[0])
+            described["class"] = predictor.name(index)
+            described["probability"] = float(found[index] if index >= 0 else found.max())
+        if as_json:  # one array, an element a line, so that it can be read while it is written
+            print_json(f"{',' if written else '['}{json.dumps(described)}")
+            written += 1
+        elif not isinstance(found, str):
+            say_row(path, described["class"], f"{described['probability']:.4f}")
+    if as_json:
+        print_json("]")
+    raise typer.Exit(bad)
+
+
+def _photos(files: list[Path]) -> Iterator[str]:
+    from fastaug.samples.samples import Samples
+
+    for file in files:
+        if file.is_dir():
+            yield from Samples.from_folder(file).paths
+        else:
+            yield str(file)
+
+
+def _predictions(predictor: Predictor, paths: list[str], batch_size: int) -> Iterator[tuple[str, Tensor | str]]:
+    """(path, probabilities float32 [classes], or the reason why there are none) of each file, in their order."""
+    from fastaug.loading.loader import ImageLoader
+    from fastaug.samples.samples import Samples
+    from fastaug.training.inference import to_probabilities
+
+    samples = Samples(paths, [0] * len(paths), predictor.classes)
+    loader = ImageLoader(
+        *(samples, batch_size, predictor.presize, predictor.augment, predictor.device),
+        training=False, mode=predictor.mode, shard=(0, 1), return_info=True, max_bad_share=1,
+    )  # fmt: skip
+    row = 0
+
+    def bad_until(end: int) -> Iterator[tuple[str, str]]:
+        reasons = dict(loader.quarantined)
+        yield from ((path, reasons[path]) for path in paths[row:end])
+
+    with loader:
+        for x, _, info in loader:
+            probabilities = to_probabilities(predictor.activations(x).cpu(), predictor.threshold)
+            for index, found in zip(info.indices.tolist(), probabilities, strict=True):
+                yield from bad_until(index)
+                yield paths[index], found
+                row = index + 1
+    yield from bad_until(len(paths))

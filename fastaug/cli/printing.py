@@ -1,0 +1,93 @@
+"""What the commands print. Names and reasons come from files: nothing of them reaches a terminal as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+import typer
+
+from fastaug.text import printable
+
+_figures_to: list[IO[str]] = []  # where JSON goes while everything else is for people
+
+
+def say(text: str, err: bool = False) -> None:
+    """Lines for people, on standard output, or standard error."""
+    typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def say_row(*cells: str) -> None:
+    """A line of a table for programs too, with tabs between its cells."""
+    typer.echo("\t".join(map(printable, cells)))
+
+
+def say_error(text: str) -> None:
+    typer.secho(f"error: {printable(text)}", fg="red", err=True)
+
+
+def print_figures(as_json: bool, figures: Any, lines: Iterable[str]) -> None:
+    """What came of a command, as JSON or as lines."""
+    if as_json:
+        print_json(json.dumps(figures, indent=2))
+    else:
+        say("\n".join(lines))
+
+
+def print_json(text: str) -> None:
+    typer.echo(text, file=_figures_to[-1] if _figures_to else None)
+
+
+@contextlib.contextmanager
+def json_alone(wanted: bool) -> Iterator[None]:
+    """Within, if wanted, only `print_json` reaches standard output; whoever prints otherwise, standard error."""
+    if not wanted:
+        yield
+        return
+    _figures_to.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _figures_to.pop()
+
+
+@contextlib.contextmanager
+def notes_as_lines() -> Iterator[None]:
+    """Within, what the library logs and warns of is a line each on standard error, without the place in its code."""
+    handler, log, show = _Lines(), logging.getLogger("fastaug"), warnings.showwarning
+    log.addHandler(handler)
+    warnings.showwarning = _show_warning
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        warnings.showwarning = show
+
+
+@contextlib.contextmanager
+def importing_torch() -> Iterator[None]:
+    """Around imports that take seconds: a terminal says so meanwhile."""
+    told = "importing torch …"
+    shown = sys.stderr.isatty() and "torch" not in sys.modules
+    if shown:
+        typer.echo(told, nl=False, err=True)
+    try:
+        yield
+    finally:
+        if shown:
+            typer.echo(f"\r{' ' * len(told)}\r", nl=False, err=True)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(printable(record.getMessage()), err=True)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,45 @@
+"""`fastaug summary`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fastaug.cli.options import Beside, Debug, Device, Folder, Mode, Pattern, Presize, Seed, Size
+from fastaug.cli.printing import importing_torch, say
+
+
+def summary(
+    folder: Folder,
+    pattern: Pattern = None,
+    row: Annotated[int, typer.Option(min=0, help="Which photo, in the order of the paths.")] = 0,
+    seed: Seed = 42,
+    model: Beside = None,
+    size: Size = 224,
+    presize: Presize = 460,
+    mode: Mode = "resize",
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Walk one photo through every step of training and print what comes of it; where a step fails, which and why.
+
+    Exit code 1 if a step failed.
+    """
+    from fastaug.cli.samples import find_samples
+
+    samples = find_samples(folder, pattern)
+    with importing_torch():
+        from fastaug.augment.color import IMAGENET
+        from fastaug.augment.fastai_names import aug_transforms
+        from fastaug.loading.loader import ImageLoader
+        from fastaug.training.learner import Learner
+        from fastaug.training.models import classifier, model_statistics
+
+    network = classifier(model, len(samples.classes), None) if model else None
+    augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network) if network else IMAGENET)
+    loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=mode)
+    walk = Learner(loader, None, network, device=device).summary(row) if network else loader.summary(row)
+    say(str(walk))
+    if walk.failed:
+        raise typer.Exit(1)
