@@ -173,8 +173,10 @@ class Learner(Engine):
         if self._resuming is None:
             try:
                 self.chosen["best"] = tuple(judge(self))
-            except (BadFileError, NoImagesError) as error:
-                say(f"There are no images that could tell whether training the body helps, so this is the end. {error}")
+            except (BadFileError, NoImagesError) as reason:
+                say(
+                    f"There are no images that could tell whether training the body helps, so this is the end. {reason}"
+                )
                 return
             say(f"head: {_figures(self.history.epochs[-1])}")
         self.unfreeze()
