@@ -59,7 +59,7 @@ def test_train_prints_a_summary(trained: tuple[Result, Path]) -> None:
     result, out = trained
     first, *epochs, accuracy, last = result.stdout.splitlines()
     assert [line.split()[:2] for line in epochs] == [["epoch", "0"], ["epoch", "1"]]  # this is no terminal
-    assert first == "8 images to train, 4 to validate: Samples(12 images, 2 classes: dark, light)"
+    assert first == "8 images to train, 4 to validate, 2 classes: dark, light"
     row = json.loads((out / "history.json").read_text())["epochs"][-1]
     assert accuracy.startswith(f"accuracy {row['accuracy']:.4f} ({4 * row['accuracy']:.0f} of 4)")
     assert last == f"results: {out}"
@@ -159,7 +159,10 @@ def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path,
     ("text", "message"),
     [
         ("valid-fracton = 0.2", "got the unknown 'valid-fracton'. Did you mean 'valid-fraction'?"),
-        ("colour = 3", "got the unknown 'colour'. There are: folder, pattern, valid-fraction, seed,"),
+        (
+            "colour = 3",
+            "got the unknown 'colour'. There are: folder, pattern, level, path-column, target, root, encoding, valid-fraction,",
+        ),
         ("config = 'other.toml'", "got the unknown 'config'"),
         ("seed = [1, 2]", "expected a number, a string, true or false for 'seed', got [1, 2]."),
         ("seed = ", "Invalid value (at end of document)"),
