@@ -61,7 +61,7 @@ def test_train_prints_a_summary(trained: tuple[Result, Path]) -> None:
     first, *epochs, accuracy, last = result.stdout.splitlines()
     begins = ["epoch 0", "head: trained", "head: validation", "epoch 1", "body, 1"]  # this is no terminal
     assert [line.startswith(begin) for line, begin in zip(epochs, begins, strict=True)] == [True] * 5
-    assert first == "8 images to train, in batches of 4, 4 to validate: Samples(12 images, 2 classes: dark, light)"
+    assert first == "8 images to train, in batches of 4, 4 to validate, 2 classes: dark, light"
     rows = json.loads((out / "history.json").read_text())["epochs"]
     best = min(rows, key=lambda row: row["valid_loss"])
     right = 4 * best["accuracy"]
@@ -163,7 +163,10 @@ def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path,
     ("text", "message"),
     [
         ("valid-fracton = 0.2", "got the unknown 'valid-fracton'. Did you mean 'valid-fraction'?"),
-        ("colour = 3", "got the unknown 'colour'. There are: folder, pattern, valid-fraction, seed,"),
+        (
+            "colour = 3",
+            "got the unknown 'colour'. There are: folder, pattern, level, path-column, target, root, encoding, ",
+        ),
         ("config = 'other.toml'", "got the unknown 'config'"),
         ("seed = [1, 2]", "expected a number, a string, true or false for 'seed', got [1, 2]."),
         ("seed = ", "Invalid value (at end of document)"),
