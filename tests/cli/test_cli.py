@@ -275,9 +275,11 @@ def test_errors_of_any_kind_and_of_many_lines_become_one(monkeypatch: pytest.Mon
 
 def test_help_names_every_option_and_its_default() -> None:
     text = run("train", "--help").stdout
-    for option, default in (("--model", "resnet34"), ("--weights", "DEFAULT"), ("--epochs", "as long as it helps"), ("--size", "224"),
-                            ("--presize", "460"), ("--base-lr", "found; 2e-3 with --freeze-epochs"), ("--out", "fastaug-out"),
-                            ("--valid-fraction", "0.2"), ("--no-train-bn", "no; yes with --freeze-epochs")):  # fmt: skip
+    fastai = "with --freeze-epochs"
+    for option, default in (("--model", "resnet34"), ("--weights", "DEFAULT"), ("--epochs", "as long as it helps"),
+                            ("--size", "224"), ("--presize", "460"), ("--base-lr", f"found; 2e-3 {fastai}"),
+                            ("--out", "fastaug-out"), ("--valid-fraction", "0.2"),
+                            ("--no-train-bn", f"no; yes {fastai}")):  # fmt: skip
         assert option in text
         assert re.search(rf"\[default: \(?{re.escape(default)}\)?\]", text), option
     assert all(command in run("--help").stdout for command in ("train", "demo"))
