@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastaug.machine import world
+from fastaug.text import html_table
 from fastaug.training import plots, ranks
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine
@@ -18,7 +19,7 @@ DIVERGED_AT = 4.0  # the sweep ends where the smoothed loss is this many times t
 MIN_POINTS = 6  # points that must be left when the ends of the curve are cut off
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoundRates:
     """The curve of a sweep, and the rates that it suggests.
 
@@ -77,8 +78,19 @@ class FoundRates:
 
     def plot(self) -> plots.Figure:
         """The curve with the four suggestions."""
-        names = ("minimum", "steep", "valley", "slide")
-        return plots.plot_rates(self.lrs, self.losses, {name: getattr(self, name) for name in names})
+        return plots.plot_rates(self.lrs, self.losses, self._suggested())
+
+    def _suggested(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("minimum", "steep", "valley", "slide")}
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{name}={rate:.1e}" for name, rate in self._suggested().items())
+        return f"FoundRates({rates}, points={len(self.lrs)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [(name, f"{rate:.1e}") for name, rate in self._suggested().items()]
+        return html_table(f"{len(self.lrs)} rates tried", rows, ("suggested", "rate"))
 
 
 def lr_find(
