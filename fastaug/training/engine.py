@@ -29,7 +29,7 @@ from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Amp, mixed_precision
 from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
-from fastaug.training.losses import BinaryCrossEntropy
+from fastaug.training.losses import BinaryCrossEntropy, weight_of
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
@@ -109,6 +109,7 @@ class Engine:
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
+        self._weights: list[float] = []  # and what its loss counts
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
 
@@ -184,16 +185,17 @@ class Engine:
             if frozen or name in self._still:
                 module.eval()
 
-    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch in training."""
+    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The loss of a batch in training, and what it counts among others (see `weight_of`)."""
         if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
             self.model.eval()
             nothing: Tensor = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
             self.train_mode()
-            return nothing
+            return nothing, 0.0
         with self.limits_named("the forward pass"):
             mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
-            return self.loss_func(*self.activate(network, mixed, target))
+            activations, target = self.activate(network, mixed, target)
+            return self.loss_func(activations, target), weight_of(self.loss_func, activations, target)
 
     def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
@@ -219,10 +221,10 @@ class Engine:
             )
         return activations.float() if self.amp else activations, y.to(self.device, non_blocking=self.copies_ahead)
 
-    def backward(self, loss: Tensor, images: int) -> None:
-        """Add the gradients of a batch, so that over the ranks every image counts the same."""
+    def backward(self, loss: Tensor, weight: Tensor | float) -> None:
+        """Add the gradients of a batch, so that over the ranks they are those of all images together."""
         with self.limits_named("the backward pass"):
-            self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
+            self.scaler.scale(loss * ranks.share(weight, self.device, self.summed)).backward()
 
     def step(self, batches: int) -> None:
         """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
@@ -272,7 +274,7 @@ class Engine:
     def training_batches(self) -> Generator[Batch, None, None]:
         """Training batches without end, of a copy of the loader; its own position stays, or is put back."""
         own = LoaderAdapter(self.train_loader)
-        copied, place = LoaderAdapter(copy.copy(self.train_loader)), copy.deepcopy(own.position())
+        copied, place = own.copied(), copy.deepcopy(own.position())
         try:
             for epoch in itertools.count(self.epoch):
                 copied.set_epoch(epoch)
@@ -301,21 +303,48 @@ class Engine:
     def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(3, device=self.device)  # losses, images, ranks that failed
+        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
         failures: list[ValueError] = []
         for activations, y, _ in _until_failure(self.evaluate(loader), failures):
-            sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
-            sums[1] += len(y)
+            loss, weight = self.loss_func(activations, y), weight_of(self.loss_func, activations, y)
+            part = loss if self.summed else loss * weight
+            sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
+            sums[1] += weight
+            sums[2] += len(y)
             if isinstance(self.loss_func, BinaryCrossEntropy):
                 y = self.loss_func.one_hot(y, activations.shape[1]).long()
                 activations = self.loss_func.decodes(activations.sigmoid()).long()
             for metric in self.metrics.values():
                 metric.update(activations, y)
-        sums[2] = sum(isinstance(failure, BadFileError) for failure in failures)
-        loss, total, failed = ranks.total(sums).tolist()
-        if failed or not total:  # all ranks know it now, and none waits for another
+        sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
+        loss, total, images, failed = ranks.total(sums).tolist()
+        if failed or not images:  # all ranks know it now, and none waits for another
             raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
-        return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        found = {"loss": loss / total if total else math.nan}
+        for name, metric in self.metrics.items():
+            found |= self._figures(name, metric.compute())
+        return found
+
+    def _figures(self, name: str, value: Any) -> dict[str, float]:
+        """A metric's value by its name; of several values each by its own: its key, or its class."""
+        if isinstance(value, Mapping):
+            return {key: one for part in value for key, one in self._figures(f"{name}_{part}", value[part]).items()}
+        value = torch.as_tensor(value)
+        if value.numel() == 1:
+            return {name: float(value)}
+        if value.ndim != 1:
+            raise ValueError(
+                f"Learner: expected metrics of one number, or of one per class, got {name} of {list(value.shape)}. "
+                "Compute it of learn.get_preds()."
+            )
+        known = LoaderAdapter(self.train_loader).classes
+        classes = known if len(known) == len(value) else range(len(value))
+        return {f"{name}_{one}": number for one, number in zip(classes, value.tolist(), strict=True)}
+
+    def metric_of(self, column: str) -> Metric | None:
+        """The metric whose value, or one of whose values, is this column of the history; None if there is none."""
+        owners = [name for name in self.metrics if column == name or column.startswith(f"{name}_")]
+        return self.metrics[max(owners, key=len)] if owners else None
 
     def end_epoch(self, row: dict[str, float], start: float) -> None:
         """Validate, and note the epoch in the history: with nan, and a warning, where no images could be read.

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fastaug.files import whole_file
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
 from fastaug.text import described, html_table
 from fastaug.training import lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
-from fastaug.training.engine import Engine
+from fastaug.training.engine import Engine, NoImagesError
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.models import NoHeadError
@@ -33,6 +34,7 @@ from fastaug.training.transfer import Judged, judge
 
 _REFRESH_S = 0.5
 _LEAST_STEPS = 50
+_LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
 class Learner(Engine):
@@ -166,9 +168,9 @@ class Learner(Engine):
         """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
 
         The body is trained for an epoch, then for 2, and for 4: a cycle each, at slice(base_lr / 1000, base_lr / 10),
-        and the next one follows where the loss on the validation part fell by more than its standard error. If a cycle
-        did not lower it at all, the model is put back to where it was before. A model without a head of its own is
-        trained frozen instead of probed.
+        and the next one follows where the loss on the validation part fell by more than 1 % and its standard error. If
+        a cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
+        head is trained frozen instead of probed.
 
         Args:
             epochs: of the body, in one cycle. 0: the head alone. None: as above.
@@ -178,7 +180,8 @@ class Learner(Engine):
             ValueError: no valid_loader, which chooses; epochs < 0. Errors of `linear_probe` and `fit_one_cycle`.
         Source: Kumar et al. 2022 (head first), Loshchilov and Hutter 2017 (cycles of growing length).
         """
-        say = say or (print if self.progress else lambda line: None)
+        if say is None:
+            say = print if self.progress else lambda line: None
         self.or_valid(None)
         self.train_bn = False
         if self._resuming is None:
@@ -188,7 +191,11 @@ class Learner(Engine):
             self.freeze()
             self.fit_one_cycle(frozen_epochs, slice(rate))
         if self._resuming is None:
-            self.chosen["best"] = tuple(judge(self))
+            try:
+                self.chosen["best"] = tuple(judge(self))
+            except (BadFileError, NoImagesError) as bad:
+                say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
+                return
             say(f"head: {_figures(self.history.epochs[-1])}")
         self.unfreeze()
         for cycle in (1, 2, 4) if epochs is None else [_whole(epochs)] if epochs else []:
@@ -203,10 +210,10 @@ class Learner(Engine):
                 say(f"{what}. That is worse than before: the model is as it was then, and this is the end")
                 break
             self.chosen["best"] = tuple(now)
-            if gain <= error:
-                say(f"{what}. That is no more than chance does, ± {error:.4f}: the end")
+            if gain <= max(error, _LEAST_GAIN * before.mean):
+                say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
                 break
-            say(what)
+            say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
 
     def _choose_head(self, base_lr: float | None, say: Callable[[str], None]) -> None:
         """Train the head on features, or, of a model without one, choose how many frozen epochs it gets."""
@@ -214,11 +221,11 @@ class Learner(Engine):
         try:
             rate = self.linear_probe(base_lr)
             how = "on the features of the frozen body"
-        except NoHeadError as error:
+        except NoHeadError:
             self.freeze()
             rate = base_lr or self.lr_find().steep
             frozen_epochs = math.ceil(transfer.STEPS / len(self.train_loader))
-            how = f"for {frozen_epochs} frozen epochs, since there is no head to train on features ({error})"
+            how = f"for {frozen_epochs} frozen epochs, since the model does not end in one head"
         say(f"head: trained {how}, at a rate of {rate:.1e}, which was {'given' if base_lr else 'found by lr_find'}")
         self.chosen = {"base_lr": rate, "frozen_epochs": frozen_epochs}
 
@@ -246,7 +253,7 @@ class Learner(Engine):
                 try:
                     row = self._train_epoch(network, scheduler, display)
                 finally:
-                    self._seen = []  # also where the epoch was interrupted: it is not continued here
+                    self._seen, self._weights = [], []  # also where the epoch was interrupted: it is not continued here
                 self.end_epoch(row, start)
                 self.done += 1
                 self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
@@ -268,12 +275,12 @@ class Learner(Engine):
         loader.set_epoch(self.epoch)
         every = self.checkpoint_batches if self.checkpoint and loader.position() is not None else None
         before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
-        waiting: list[Tensor] = []  # losses still on the device
+        waiting: list[tuple[Tensor, Tensor | float]] = []  # losses still on the device, and what each counts
         self.opt.zero_grad()
         start = fetched = time.perf_counter()
         for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
-            loss = self.forward(network, x, y)
-            waiting.append(loss.detach())
+            loss, weight = self.forward(network, x, y)
+            waiting.append((loss.detach(), weight))
             self._seen.append(len(y))
             self._record_rates()
             if self.device.type == "cpu" or time.perf_counter() - fetched > _REFRESH_S:
@@ -281,7 +288,7 @@ class Learner(Engine):
                 fetched = time.perf_counter()
                 speed, batches = (sum(self._seen) - before) / (fetched - start), len(self._seen)
                 display.batch(self.history.losses[-1], speed, self.done * len(self.train_loader) + batches)
-            self.backward(loss, len(y))
+            self.backward(loss, weight)
             pending = (pending + 1) % self.accumulate
             if not pending:
                 self.step(self.accumulate)
@@ -299,14 +306,20 @@ class Learner(Engine):
         self._fetch(waiting)
         ranks.same_buffers(self.model)
         seen, losses = sum(self._seen), self.history.losses[-len(self._seen) :]
-        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._seen, strict=True)))
-        whole, images, new = ranks.totals((total, seen, seen - before), self.device)
-        return {"train_loss": whole / images, "images_per_s": new / (time.perf_counter() - start)}
+        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._weights, strict=True)))
+        whole, weight, new = ranks.totals((total, sum(self._weights), seen - before), self.device)
+        return {
+            "train_loss": whole / weight if weight else math.nan,
+            "images_per_s": new / (time.perf_counter() - start),
+        }
 
-    def _fetch(self, waiting: list[Tensor]) -> None:
-        """Move losses from the device into the history, in one transfer."""
+    def _fetch(self, waiting: list[tuple[Tensor, Tensor | float]]) -> None:
+        """Move losses, and what they count, from the device into the history, in one transfer."""
         first = len(self.history.losses) + len(waiting) - len(self._seen)  # row of the epoch's first batch
-        losses: list[float] = torch.stack(waiting).tolist() if waiting else []
+        there = [loss for loss, _ in waiting] + [weight for _, weight in waiting if isinstance(weight, Tensor)]
+        numbers: list[float] = torch.stack(there).tolist() if there else []
+        losses, fetched = numbers[: len(waiting)], iter(numbers[len(waiting) :])
+        self._weights += [next(fetched) if isinstance(weight, Tensor) else weight for _, weight in waiting]
         waiting.clear()
         for batch, loss in enumerate(losses, len(self.history.losses)):
             self.history.losses.append(loss)
@@ -325,7 +338,7 @@ class Learner(Engine):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
-        state |= {"still": sorted(self._still), "chosen": self.chosen}
+        state |= {"weights": self._weights, "still": sorted(self._still), "chosen": self.chosen}
         state |= {"random": ranks.gather(state["random"]), **self._place}
         if not rank():
             with whole_file(path) as unfinished:
@@ -356,6 +369,7 @@ class Learner(Engine):
         state = copy.deepcopy(state)
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
+        self._weights = state.get("weights", [float(images) for images in self._seen])
         self._still.update(state.get("still", ()))
         self.chosen = state.get("chosen", {})
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}

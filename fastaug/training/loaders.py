@@ -61,6 +61,13 @@ class LoaderAdapter:
         if position is not None:
             getattr(self.loader, "load_state_dict", lambda position: None)(position)
 
+    def copied(self) -> LoaderAdapter:
+        """Of a copy of the loader, whose batches also tell the rows of the samples, where it can."""
+        loader = copy.copy(self.loader)
+        if isinstance(loader, ImageLoader):
+            loader.return_info = True
+        return LoaderAdapter(loader)
+
     def in_order(self, rows: bool = False) -> Loader:
         """The loader as predictions and validation need it: every sample once, in its order, nothing random.
 
@@ -157,19 +164,19 @@ def check_statistics(model: nn.Module, loaders: Mapping[str, Loader | None]) -> 
     wanted = model_statistics(model)
     if len(wanted.mean) != 3:
         return
+    others: dict[Statistics, list[str]] = {}
     for name, loader in loaders.items():
         augment = LoaderAdapter(loader or []).augment
-        if not isinstance(augment, Augment):
-            continue
-        found = augment.normalize or Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        apart = (torch.tensor(found) - torch.tensor(wanted)).abs().max()
-        if apart > SAME_STATISTICS:
-            warnings.warn(
-                f"Learner: expected {name} to normalise as the model's weights want it, mean {wanted.mean} and std "
-                f"{wanted.std}, got mean {tuple(found[0])} and std {tuple(found[1])}. Give its augment "
-                "normalize=model.",
-                stacklevel=3,
-            )
+        if isinstance(augment, Augment):
+            found = augment.normalize or Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            if (torch.tensor(found) - torch.tensor(wanted)).abs().max() > SAME_STATISTICS:
+                others.setdefault(found, []).append(name)
+    for found, names in others.items():
+        warnings.warn(
+            f"Learner: expected {' and '.join(names)} to normalise as the model's weights want it, mean {wanted.mean} "
+            f"and std {wanted.std}, got mean {found.mean} and std {found.std}. Give the augment normalize=model.",
+            stacklevel=3,
+        )
 
 
 def _is_pretrained(model: nn.Module) -> bool:

@@ -205,7 +205,9 @@ def head_of(model: nn.Module) -> nn.Module:
     """
     heads = [head for head in _head(model).values() if head is not model]
     if len(heads) != 1:
-        raise NoHeadError(f"expected a model with one head behind a body, got {len(heads)} heads")
+        raise NoHeadError(
+            f"head_of: expected a model with one head behind a body, got {len(heads)} heads. Use fine_tune."
+        )
     return heads[0]
 
 

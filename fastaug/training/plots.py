@@ -105,7 +105,8 @@ def plot_curves(history: History) -> Figure:
     if "valid_loss" in rows[0]:
         left.plot(ends, [row["valid_loss"] for row in rows], "o-", color=ORANGE, label="validation")
     _label_curves(left, "loss", len(rows))
-    left.set_ylim(bottom=0)
+    if min(history.losses, default=0) >= 0:
+        left.set_ylim(bottom=0)
     for axes in right:
         for name, color in zip(names, [ORANGE, *(f"C{i}" for i in range(2, 2 + len(names)))], strict=False):
             axes.plot(ends, [row[name] for row in rows], "o-", color=color, label=f"validation: {name}")
@@ -118,7 +119,8 @@ def plot_curves(history: History) -> Figure:
 def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
     """The loss over the learning rate, on a logarithmic axis, with a dot and the rate for each of `marks`.
 
-    The axis ends at twice the loss of the first point, so that where the loss explodes does not flatten the rest.
+    The axis ends at twice the loss of the first point (of a negative one: at 0), so that where the loss explodes does
+    not flatten the rest.
     """
     figure = _figure(6.5, 3.8)
     axes = figure.subplots()
@@ -127,7 +129,8 @@ def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str
         loss = float(np.interp(np.log(rate), np.log(lrs), losses))
         axes.plot([rate], [loss], "o", color=f"C{i}", label=f"{name} {rate:.1e}")
     axes.set_xscale("log")
-    axes.set_ylim(top=min(max(losses), 2 * losses[0]) * 1.05)
+    top = min(max(losses), losses[0] + abs(losses[0]))
+    axes.set_ylim(top=top + 0.05 * abs(top))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss, smoothed")
     axes.grid(alpha=0.3)

@@ -22,9 +22,10 @@ from fastaug.training import lr_finder, ranks
 from fastaug.training.display import Display
 from fastaug.training.engine import Batch, Engine
 from fastaug.training.inference import mixed_precision
+from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.losses import losses_of_each
 from fastaug.training.models import NoHeadError, head_of
-from fastaug.training.prediction import activations_of, loader_like
+from fastaug.training.prediction import activations_of
 from fastaug.training.rates import momentum_of, one_cycle
 
 STEPS = 200  # of the head, in a cycle at the rate that lr_find calls steep
@@ -51,6 +52,7 @@ def linear_probe(learn: Engine, lr: float | None = None, steps: int = STEPS) -> 
     if steps < 1:
         raise ValueError(f"linear_probe: expected at least one step, got {steps}.")
     start, head = time.perf_counter(), head_of(learn.model)
+    ranks.same_weights(learn.model)
     learn.train_bn = False
     learn.freeze()
     with Display(learn.progress, len(learn.train_loader)) as display:
@@ -94,7 +96,7 @@ class Judged(NamedTuple):
 
 def judge(learn: Engine) -> Judged:
     """The learner's model as it is now."""
-    activations, targets, rows = activations_of(learn, learn.or_valid(None))
+    activations, targets, rows = activations_of(learn, LoaderAdapter(learn.or_valid(None)).in_order(rows=True))
     losses = losses_of_each(learn.loss_func, activations, targets).tolist()
     state = {name: value.detach().clone() for name, value in learn.model.state_dict().items()}
     return Judged(state, dict(zip(rows.tolist(), losses, strict=True)))
@@ -117,26 +119,30 @@ class _Batches:
 
 
 def _features(learn: Engine, head: nn.Module, display: Display) -> tuple[Tensor, Tensor]:
-    """What reaches the head, float32 [N, ...], and the targets, of all ranks' images, on the device."""
-    found: list[tuple[Tensor, Tensor]] = []
+    """What reaches the head, float32 [N, ...], and the targets, of all ranks' images, on the device; in the order of
+    their rows, as far as the loader tells them: whatever the number of ranks."""
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def take(images: Iterator[Batch], most: float) -> None:
-        for number, (x, y, _) in enumerate(images, 1):
-            if sum(inputs.nbytes for inputs, _ in found) > most:
+        for number, (x, y, rows) in enumerate(images, 1):
+            if sum(inputs.nbytes for inputs, *_ in found) > most:
                 break
             if len(y):
-                found.append((_input_of(learn, head, x), y.to(learn.device)))
+                known = torch.zeros(len(y), dtype=torch.int64) if rows is None else rows.cpu()
+                found.append((_input_of(learn, head, x), y.to(learn.device), known))
             display.update(display.bar, completed=number, description="features of the frozen body")
 
     with closing(learn.training_batches()) as augmented:
         take(islice(augmented, len(learn.train_loader)), _MOST_BYTES)
-    loader, used = learn.train_loader, sum(inputs.nbytes for inputs, _ in found)
+    loader, used = learn.train_loader, sum(inputs.nbytes for inputs, *_ in found)
     if isinstance(loader, ImageLoader) and 2 * used < _MOST_BYTES:  # they come in order: all of them, or none
-        take(learn.batches(loader_like(loader, training=False, shard=loader.shard), keep_empty=True), math.inf)
-    if not found:
+        take(learn.batches(LoaderAdapter(loader).in_order(rows=True), keep_empty=True), math.inf)
+    parts = [part for part in ranks.gather([torch.cat(each) for each in zip(*found, strict=True)]) if part]
+    if not parts:
         raise ValueError("linear_probe: expected images to train on, got none that can be read.")
-    parts = ranks.gather(tuple(torch.cat(each) for each in zip(*found, strict=True)))
-    return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
+    inputs, targets, rows = (torch.cat([each.to(learn.device) for each in of]) for of in zip(*parts, strict=True))
+    order = rows.argsort(stable=True)
+    return inputs[order], targets[order]
 
 
 def _input_of(learn: Engine, head: nn.Module, x: Tensor) -> Tensor:
@@ -166,12 +172,12 @@ def _one_cycle(probe: Engine, lr: float, steps: int, learn: Engine) -> list[floa
     losses: list[Tensor] = []
     with closing(probe.training_batches()) as batches:
         for x, y, _ in islice(batches, steps):
-            loss = probe.forward(network, x, y)
+            loss, weight = probe.forward(network, x, y)
             losses.append(loss.detach())
             group = probe.opt.param_groups[0]
             learn.history.lrs.append((*[0.0] * (len(learn.groups) - 1), float(group["lr"])))
             learn.history.moms.append(momentum_of(group))
-            probe.backward(loss, len(y))
+            probe.backward(loss, weight)
             probe.step(1)
             if len(losses) < steps:
                 scheduler.step()
