@@ -197,11 +197,12 @@ def _split_advice(root: str, parts: Mapping[str, Parts], place: Parts, names: li
     where = os.path.join(root, *place)
     found = f"what looks like a split into {', '.join(map(repr, names))} in {where!r}"
     if place and {(*place, name) for name in names} <= set(parts.values()):  # cat/train, cat/val, dog/train, …
-        both = f"from_folder({root!r}, level={len(place)}).split(by=lambda path: {names[-1]!r} in path)"
+        advice = f"Use from_folder({root!r}, level={len(place)}).split(by=lambda path: {names[-1]!r} in path)"
     else:
-        both = f"from_split_folders({where!r})"
-    one = os.path.join(where, names[0])
-    return f"{found}. For both parts, {both}; for one, from_folder({one!r}); if these are the classes, level=-1."
+        advice = (
+            f"Give {where!r} to from_split_folders or `fastaug train`, or take {os.path.join(where, names[0])!r} alone"
+        )
+    return f"{found}. {advice}; if these are the classes, say level=-1."
 
 
 LEVELS = "Say level=-1 if that is right, level=1 if the first folder below the root is the class."

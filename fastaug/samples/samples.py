@@ -31,9 +31,10 @@ from fastaug.samples.folders import (
 )
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.tables import read_table, write_table
-from fastaug.text import printable
+from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
+_MOST_ROWS = 20  # of a table in a notebook
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -402,7 +403,14 @@ class Samples:
         return self.paths[index], self.targets[index]
 
     def __repr__(self) -> str:
-        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {_shortened(self.classes)})"
+        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {shortened(self.classes)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: images per class."""
+        rows = [(name, f"{count:,}") for name, count in self.counts().items()]
+        more = [(f"… {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
+        heading = f"{len(self):,} images, {len(self.classes):,} classes"
+        return html_table(heading, rows[:_MOST_ROWS] + more, ("class", "images"))
 
 
 def _numbered(labels: list[str], classes: list[str]) -> list[int]:
@@ -414,7 +422,7 @@ def _numbered(labels: list[str], classes: list[str]) -> list[int]:
         if not _is_number(label) or int(label) >= len(classes):
             raise ValueError(
                 f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
-                f"names ({_shortened(classes)}). Give all classes, or leave out classes=."
+                f"names ({shortened(classes)}). Give all classes, or leave out classes=."
             )
         number[label] = int(label)
     return [number[label] for label in labels]
@@ -443,5 +451,6 @@ def _warn(said: Iterable[str]) -> None:
         warnings.warn(text, stacklevel=3)  # where the user calls
 
 
-def _shortened(names: Sequence[str], most: int = 5) -> str:
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first names, as can be printed."""
     return printable(", ".join(names[:most])) + (", …" if len(names) > most else "")

@@ -29,7 +29,7 @@ class Loss(NamedTuple):
     path: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Interpretation:
     """What a model says of images whose classes are known; make it with `from_learner`.
 
@@ -71,6 +71,10 @@ class Interpretation:
         known = LoaderAdapter(loader).classes
         classes = [*known, *map(str, range(len(known), probabilities.shape[1]))]
         return cls(probabilities, targets, losses, rows, predicted, classes, loader)
+
+    def __repr__(self) -> str:
+        right = int((self.predicted == self.targets).sum())
+        return f"Interpretation({len(self.targets):,} images, {right:,} right, {len(self.classes):,} classes)"
 
     def confusion_matrix(self) -> Tensor:
         """int64 [classes, classes], rows actual, columns predicted; without "none of these"."""

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from fastaug.files import whole_file
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
+from fastaug.text import described, html_table
 from fastaug.training import lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine, NoImagesError
@@ -82,6 +83,25 @@ class Learner(Engine):
     linear_probe = transfer.linear_probe
     show_batch, summary = preview.show_batch, preview.summary
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
+
+    def _settings(self) -> dict[str, object]:
+        """What is shown of it."""
+        parameters = list(self.model.parameters())
+        learning = sum(each.numel() for each in parameters if each.requires_grad)
+        settings: dict[str, object] = {"model": type(self.model).__name__}
+        settings |= {"parameters": sum(each.numel() for each in parameters), "learning": learning}
+        settings |= {"classes": self.classes} if self.classes else {}
+        settings |= {"device": str(self.device), "train_batches": len(self.train_loader)}
+        settings |= {} if self.valid_loader is None else {"valid_batches": len(self.valid_loader)}
+        last = self.history.epochs[-1] if self.history.epochs else {}
+        return settings | {"epochs": self.epoch} | {name: last[name] for name in self.metrics if name in last}
+
+    def __repr__(self) -> str:
+        return described("Learner", self._settings())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("Learner", self._settings().items())
 
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:
         """Train at a constant rate (a `slice`: one per parameter group, see `slice_rates`) and momentum."""
@@ -178,8 +198,8 @@ class Learner(Engine):
         if self._resuming is None:
             try:
                 self.chosen["best"] = tuple(judge(self))
-            except (BadFileError, NoImagesError) as error:
-                say(f"There are no images that could tell whether training the body helps, so this is the end. {error}")
+            except (BadFileError, NoImagesError) as bad:
+                say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
                 return
             say(f"head: {_figures(self.history.epochs[-1])}")
         self.unfreeze()

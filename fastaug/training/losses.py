@@ -143,8 +143,7 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
 
 def losses_of_each(loss_func: Callable[[Tensor, Tensor], Tensor], activations: Tensor, targets: Tensor) -> Tensor:
     """float [B]: the loss of every image alone, on the activations' device."""
-    targets = fit_targets(loss_func, activations, targets)
-    each = copy.deepcopy(loss_func)
+    each, targets = copy.deepcopy(loss_func), fit_targets(loss_func, activations, targets)
     if isinstance(each, nn.Module):
         each.to(activations.device)  # weights of classes
     if hasattr(each, "reduction"):
