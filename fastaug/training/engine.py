@@ -343,7 +343,8 @@ class Engine:
             left_out += 1
             if left_out >= len(self.train_loader):
                 raise ValueError(
-                    f"Learner: expected batches of two images or more, got nothing but {what}. Give a larger batch_size."
+                    f"Learner: expected batches of two images or more, got nothing but {what}. "
+                    "Give a larger batch_size."
                 )
             warnings.warn(
                 f"Learner: expected batches of two images or more, got {what}: it is left out. Give the loader "
@@ -477,7 +478,7 @@ class Engine:
         }
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
-        """That its state is of an optimizer of this kind. (Another version of torch may know a setting more or less.)"""
+        """That its state is of an optimizer of this kind. (Another version of torch may know a setting more.)"""
         groups, own = saved["param_groups"], self.opt.state_dict()["param_groups"]
         settings, known = (set(some[0]) - {"initial_lr", "max_lr", "min_lr"} for some in (groups, own))
         sizes, wanted = ([len(group["params"]) for group in some] for some in (groups, own))
