@@ -39,7 +39,7 @@ KNOWN_BY = {
     "matplotlib": {"training/plots.py"},
     "timm": {"training/models.py"},
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
-    "torchmetrics": {"training/engine.py", "training/interpretation.py"},
+    "torchmetrics": {"training/callbacks.py", "training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
     "rich": {"cli/check.py", "training/display.py"},
     "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "options", "printing")} | {"config.py"},

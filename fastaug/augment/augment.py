@@ -38,6 +38,7 @@ Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
 FAR_ABOVE_ONE = 8.0  # no float image in [0, 1] units reaches it, normalised or made brighter; one of 0 to 255 does
 Erasure = tuple[Tensor, Tensor | None]  # rectangle, colour: see Operator.erasure
+Normalize = tuple[Sequence[float], Sequence[float]] | nn.Module  # mean and std, or the model that wants them
 
 
 @dataclass
@@ -175,7 +176,8 @@ class Augment(nn.Module):
             may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
         interpolation: "antialias", "bilinear" or "nearest".
         padding: "reflection", "border" or "zeros", beyond the photo's edges.
-        normalize: (mean, std) in [0, 1] units, or None.
+        normalize: (mean, std) in [0, 1] units; or a model, for what its pretrained weights want (see
+            `fastaug.training.models.model_statistics`); or None.
         dtype: of the output: torch.float32, float16 or bfloat16.
         backend: "auto", or one by name, which then runs or raises.
         keep_inside: shrink each drawn window until no output pixel lies outside the photo.
@@ -189,7 +191,7 @@ class Augment(nn.Module):
         size: int | tuple[int, int],
         interpolation: Interpolation = "antialias",
         padding: Padding = "reflection",
-        normalize: tuple[Sequence[float], Sequence[float]] | None = colors.IMAGENET,
+        normalize: Normalize | None = colors.IMAGENET,
         dtype: torch.dtype = torch.float32,
         backend: Backend = "auto",
         keep_inside: bool = False,
@@ -417,7 +419,8 @@ def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
     return width, height
 
 
-def _statistics(normalize: tuple[Sequence[float], Sequence[float]]) -> colors.Statistics:
+def _statistics(normalize: Normalize) -> colors.Statistics:
+    normalize = colors.model_statistics(normalize) if isinstance(normalize, nn.Module) else normalize
     try:
         mean, std = ([as_number(value) for value in part] for part in normalize)
     except (TypeError, ValueError):  # not two, or not iterable

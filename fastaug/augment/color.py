@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -25,6 +25,16 @@ class Statistics(NamedTuple):
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def model_statistics(model: nn.Module) -> Statistics:
+    """(mean, std) per channel in [0, 1] units that the model's pretrained weights want their images normalised with.
+
+    Those of timm's configuration or of torchvision's preset for its default weights; for any other model ImageNet's.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean", IMAGENET.mean), config.get("std", IMAGENET.std)
+    return Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
 
 
 def identity_color(batch: int) -> Tensor:

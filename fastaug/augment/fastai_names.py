@@ -7,7 +7,7 @@ from typing import Literal, TypedDict, Unpack
 
 import torch
 
-from fastaug.augment.augment import Augment, Operator
+from fastaug.augment.augment import Augment, Normalize, Operator
 from fastaug.augment.operators import (
     ColorJitter,
     RandomDihedral,
@@ -25,7 +25,7 @@ class AugmentSettings(TypedDict, total=False):
 
     interpolation: Interpolation
     padding: Padding
-    normalize: tuple[Sequence[float], Sequence[float]] | None
+    normalize: Normalize | None
     dtype: torch.dtype
     backend: Backend
     keep_inside: bool

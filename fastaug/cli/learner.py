@@ -12,17 +12,18 @@ from fastaug.cli.printing import say
 from fastaug.cli.samples import Source, split_samples
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
-from fastaug.machine import rank, usable_device
+from fastaug.machine import rank, usable_device, world
 from fastaug.samples.samples import shortened
 from fastaug.training.learner import Learner
 from fastaug.training.models import classifier, model_statistics
+from fastaug.training.transfer import batch_size_for
 
 
 def make_learner(
     source: Source,
     valid_fraction: float,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     size: int,
     presize: int,
     model: str,
@@ -45,12 +46,13 @@ def make_learner(
     given = lite0_weights() if weights == "lite0" else None if weights.lower() == "none" else weights
     network = classifier(model, len(classes), given)
     augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network))
+    batch_size = batch_size or batch_size_for(len(parts[0]) // world())
+    if not rank():
+        counted = f"{len(parts[0]):,} images to train, in batches of {batch_size}, {len(parts[1]):,} to validate"
+        say(f"{counted}, {len(classes):,} classes: {shortened(classes)}")
     train_loader, valid_loader = (
         ImageLoader(part, batch_size, presize, augment, device, training, seed)
         for part, training in zip(parts, (True, False), strict=True)
     )
-    if not rank():
-        images = f"{len(parts[0]):,} images to train, {len(parts[1]):,} to validate"
-        say(f"{images}, {len(classes):,} classes: {shortened(classes)}")
     learn = Learner(train_loader, valid_loader, network, device=device, **settings)
     return learn, [train_loader, valid_loader]

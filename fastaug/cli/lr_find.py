@@ -42,7 +42,9 @@ def lr_find(
     weights: Weights = "DEFAULT",
     frozen: Annotated[bool, typer.Option(help="With only the head training, as fine-tuning begins.")] = True,
     batches: Annotated[int, typer.Option(min=2, help="From the lowest rate to the highest.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, show_default="8 to 64, so that an epoch has 12 batches")
+    ] = None,
     size: Size = 224,
     presize: Presize = 460,
     device: Device = None,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,13 +22,14 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Amp, mixed_precision
-from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
-from fastaug.training.losses import BinaryCrossEntropy
+from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
+from fastaug.training.losses import BinaryCrossEntropy, weight_of
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
@@ -36,6 +39,10 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch
 def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
     """AdamW as fastai sets it; groups come with weight_decay=0 where there should be none."""
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
+
+
+class NoImagesError(ValueError):
+    """A loader without images in a whole epoch."""
 
 
 class Engine:
@@ -68,8 +75,13 @@ class Engine:
                 "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
                 f"got {amp!r}, {accumulate} and {clip_norm}."
             )
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"Learner: expected a model, a torch.nn.Module, got {model!r}. Make one: fa.classifier('resnet18', 37)."
+            )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
+        check_statistics(model, {"train_loader": train_loader, "valid_loader": valid_loader})
         self.device = usable_device("Learner", device)
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -93,9 +105,11 @@ class Engine:
         self.create_opt()
         self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
         self.history, self.epoch = History(), 0
+        self.chosen: dict[str, Any] = {}  # what auto_fine_tune found, for a run that is resumed
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
+        self._weights: list[float] = []  # and what its loss counts
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
 
@@ -171,16 +185,17 @@ class Engine:
             if frozen or name in self._still:
                 module.eval()
 
-    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch in training."""
+    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The loss of a batch in training, and what it counts among others (see `weight_of`)."""
         if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
             self.model.eval()
             nothing: Tensor = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
             self.train_mode()
-            return nothing
+            return nothing, 0.0
         with self.limits_named("the forward pass"):
             mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
-            return self.loss_func(*self.activate(network, mixed, target))
+            activations, target = self.activate(network, mixed, target)
+            return self.loss_func(activations, target), weight_of(self.loss_func, activations, target)
 
     def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
@@ -206,10 +221,10 @@ class Engine:
             )
         return activations.float() if self.amp else activations, y.to(self.device, non_blocking=self.copies_ahead)
 
-    def backward(self, loss: Tensor, images: int) -> None:
-        """Add the gradients of a batch, so that over the ranks every image counts the same."""
+    def backward(self, loss: Tensor, weight: Tensor | float) -> None:
+        """Add the gradients of a batch, so that over the ranks they are those of all images together."""
         with self.limits_named("the backward pass"):
-            self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
+            self.scaler.scale(loss * ranks.share(weight, self.device, self.summed)).backward()
 
     def step(self, batches: int) -> None:
         """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
@@ -251,7 +266,7 @@ class Engine:
             x = x.to(self.device, non_blocking=self.copies_ahead, memory_format=layout)
             yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
-            raise ValueError(
+            raise NoImagesError(
                 "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
                 "again (a generator is used up after one epoch) and that has images which can be read."
             )
@@ -259,7 +274,7 @@ class Engine:
     def training_batches(self) -> Generator[Batch, None, None]:
         """Training batches without end, of a copy of the loader; its own position stays, or is put back."""
         own = LoaderAdapter(self.train_loader)
-        copied, place = LoaderAdapter(copy.copy(self.train_loader)), copy.deepcopy(own.position())
+        copied, place = own.copied(), copy.deepcopy(own.position())
         try:
             for epoch in itertools.count(self.epoch):
                 copied.set_epoch(epoch)
@@ -269,33 +284,85 @@ class Engine:
             if place is not None and any(now[name] != place[name] for name in place.keys() - {"quarantined"}):
                 own.go_to(place)
 
-    def evaluate(self, loader: Loader | None) -> Iterator[Batch]:
-        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
+    def evaluate(self, loader: Loader) -> Iterator[Batch]:
+        """(activations, targets, rows) of every batch of `loader`, as it comes, in eval mode."""
         self.model.eval()
-        for x, y, rows in self.batches(self.or_valid(loader)):
+        for x, y, rows in self.batches(loader):
             with torch.no_grad(), self.limits_named("the forward pass"):
                 activations, y = self.activate(self.model, x, y)
             yield activations, y, rows
 
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
-        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
-        with self.limits_named("validation"):
-            return self._validate(loader)
+        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode.
 
-    def _validate(self, loader: Loader | None) -> dict[str, float]:
+        Of an ImageLoader, one for training too, every image counts once, in its order, without chance.
+        """
+        with self.limits_named("validation"):
+            return self._validate(LoaderAdapter(self.or_valid(loader)).in_order())
+
+    def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(2, device=self.device)
-        for activations, y, _ in self.evaluate(loader):
-            sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
-            sums[1] += len(y)
+        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
+        failures: list[ValueError] = []
+        for activations, y, _ in _until_failure(self.evaluate(loader), failures):
+            loss, weight = self.loss_func(activations, y), weight_of(self.loss_func, activations, y)
+            part = loss if self.summed else loss * weight
+            sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
+            sums[1] += weight
+            sums[2] += len(y)
             if isinstance(self.loss_func, BinaryCrossEntropy):
                 y = self.loss_func.one_hot(y, activations.shape[1]).long()
                 activations = self.loss_func.decodes(activations.sigmoid()).long()
             for metric in self.metrics.values():
                 metric.update(activations, y)
-        loss, total = ranks.total(sums).tolist()
-        return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
+        loss, total, images, failed = ranks.total(sums).tolist()
+        if failed or not images:  # all ranks know it now, and none waits for another
+            raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
+        found = {"loss": loss / total if total else math.nan}
+        for name, metric in self.metrics.items():
+            found |= self._figures(name, metric.compute())
+        return found
+
+    def _figures(self, name: str, value: Any) -> dict[str, float]:
+        """A metric's value by its name; of several values each by its own: its key, or its class."""
+        if isinstance(value, Mapping):
+            return {key: one for part in value for key, one in self._figures(f"{name}_{part}", value[part]).items()}
+        value = torch.as_tensor(value)
+        if value.numel() == 1:
+            return {name: float(value)}
+        if value.ndim != 1:
+            raise ValueError(
+                f"Learner: expected metrics of one number, or of one per class, got {name} of {list(value.shape)}. "
+                "Compute it of learn.get_preds()."
+            )
+        known = LoaderAdapter(self.train_loader).classes
+        classes = known if len(known) == len(value) else range(len(value))
+        return {f"{name}_{one}": number for one, number in zip(classes, value.tolist(), strict=True)}
+
+    def metric_of(self, column: str) -> Metric | None:
+        """The metric whose value, or one of whose values, is this column of the history; None if there is none."""
+        owners = [name for name in self.metrics if column == name or column.startswith(f"{name}_")]
+        return self.metrics[max(owners, key=len)] if owners else None
+
+    def end_epoch(self, row: dict[str, float], start: float) -> None:
+        """Validate, and note the epoch in the history: with nan, and a warning, where no images could be read.
+
+        row: what training gave. start: `perf_counter` when the epoch began.
+        """
+        row = {"epoch": float(self.epoch), **row}
+        if self.valid_loader is not None:
+            LoaderAdapter(self.valid_loader).follow(self.epoch)
+            try:
+                figures = self.validate()
+            except (BadFileError, NoImagesError) as error:  # what was trained is not lost for it
+                warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
+                figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+            row |= {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
+        self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
+        self.history.ends.append(len(self.history.losses))
+        self.epoch += 1
 
     def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader
@@ -333,3 +400,11 @@ class Engine:
             self._set_state(state)
             for module, training in modes:
                 module.training = training
+
+
+def _until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
+    """The batches until the files are too bad to go on, or all there are; why there are no more is noted."""
+    try:
+        yield from batches
+    except (BadFileError, NoImagesError) as error:
+        failures.append(error)

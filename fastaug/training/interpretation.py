@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -15,6 +14,7 @@ from fastaug.training import plots
 from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE, most_probable, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
+from fastaug.training.losses import losses_of_each
 from fastaug.training.prediction import activations_of, loader_like, threshold
 
 
@@ -48,23 +48,18 @@ class Interpretation:
 
     @classmethod
     def from_learner(cls, learn: Engine, loader: Loader | None = None) -> Self:
-        """Of `loader`, default valid_loader.
+        """Of `loader`, default valid_loader; of an ImageLoader every sample once, not augmented, as `get_preds`.
 
         Raises:
             ValueError: several classes per image, of which there is no confusion matrix.
         """
         loader = learn.or_valid(loader)
-        activations, targets, rows = activations_of(learn, loader)
+        activations, targets, rows = activations_of(learn, LoaderAdapter(loader).in_order(rows=True))
         if targets.ndim != 1:
             raise ValueError(
                 f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
             )
-        each = copy.copy(learn.loss_func)
-        if hasattr(each, "reduction"):
-            each.reduction = "none"
-            losses = each(activations, targets).reshape(len(targets), -1).mean(1)
-        else:
-            losses = torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
+        losses = losses_of_each(learn.loss_func, activations, targets)
         limit = threshold(learn)
         probabilities = to_probabilities(activations, limit)
         predicted = most_probable(probabilities, limit)

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_OF_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+_OF_ELEMENTS = (*_OF_NUMBERS, nn.BCEWithLogitsLoss)
+
+
+def weight_of(loss_func: Callable[[Tensor, Tensor], Tensor], activations: Tensor, targets: Tensor) -> Tensor | float:
+    """What the mean over this batch counts in the mean over several, which so is torch's over all of them.
+
+    Images; with classes that are ignored or have weights, what torch divides the sum by. Of a sum: what the mean of the
+    same loss would be divided by.
+    """
+    if isinstance(loss_func, _OF_CLASSES) and not targets.is_floating_point():
+        known = targets != loss_func.ignore_index
+        if loss_func.weight is None:
+            return known.sum().float()
+        return (loss_func.weight[targets.where(known, 0)] * known).sum()
+    if isinstance(loss_func, _OF_ELEMENTS) and loss_func.reduction == "sum":
+        return float(activations.numel())
+    return float(len(targets))
 
 
 class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
@@ -32,3 +55,14 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     def decodes(self, probabilities: Tensor) -> Tensor:
         """Which classes are seen, bool [B, classes]."""
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
+
+
+def losses_of_each(loss_func: Callable[[Tensor, Tensor], Tensor], activations: Tensor, targets: Tensor) -> Tensor:
+    """float [B]: the loss of every image alone, on the activations' device."""
+    each = copy.deepcopy(loss_func)
+    if isinstance(each, nn.Module):
+        each.to(activations.device)  # weights of classes
+    if hasattr(each, "reduction"):
+        each.reduction = "none"
+        return each(activations, targets).reshape(len(targets), -1).mean(1)
+    return torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])

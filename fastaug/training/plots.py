@@ -96,13 +96,15 @@ def plot_curves(history: History) -> Figure:
     names = [name for name in names if name != "error_rate"] if "accuracy" in names else names
     figure = _figure(9 if names else 5, 3.6)
     left, *right = figure.subplots(1, 1 + bool(names), squeeze=False)[0]
-    batches = np.arange(1, len(history.losses) + 1) * len(rows) / max(len(history.losses), 1)
+    known = history.ends or np.linspace(0, len(history.losses), len(rows) + 1)[1:]  # of a history that lacks them
+    batches = np.interp(np.arange(1, len(history.losses) + 1), [0, *known], [0, *ends])
     left.plot(batches, history.losses, color=GREY, linewidth=0.8, label="training, each batch")
     left.plot(ends, [row["train_loss"] for row in rows], "o-", color=BLUE, label="training")
     if "valid_loss" in rows[0]:
         left.plot(ends, [row["valid_loss"] for row in rows], "o-", color=ORANGE, label="validation")
     _label_curves(left, "loss", len(rows))
-    left.set_ylim(bottom=0)
+    if min(history.losses, default=0) >= 0:
+        left.set_ylim(bottom=0)
     for axes in right:
         for name, color in zip(names, [ORANGE, *(f"C{i}" for i in range(2, 2 + len(names)))], strict=False):
             axes.plot(ends, [row[name] for row in rows], "o-", color=color, label=f"validation: {name}")
@@ -115,7 +117,8 @@ def plot_curves(history: History) -> Figure:
 def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
     """The loss over the learning rate, on a logarithmic axis, with a dot and the rate for each of `marks`.
 
-    The axis ends at twice the loss of the first point, so that where the loss explodes does not flatten the rest.
+    The axis ends at twice the loss of the first point (of a negative one: at 0), so that where the loss explodes does
+    not flatten the rest.
     """
     figure = _figure(6.5, 3.8)
     axes = figure.subplots()
@@ -124,7 +127,8 @@ def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str
         loss = float(np.interp(np.log(rate), np.log(lrs), losses))
         axes.plot([rate], [loss], "o", color=f"C{i}", label=f"{name} {rate:.1e}")
     axes.set_xscale("log")
-    axes.set_ylim(top=min(max(losses), 2 * losses[0]) * 1.05)
+    top = min(max(losses), losses[0] + abs(losses[0]))
+    axes.set_ylim(top=top + 0.05 * abs(top))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss, smoothed")
     axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -16,14 +17,16 @@ from fastaug.training.engine import Engine
 from fastaug.training.inference import Predictor, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
+_SETTINGS = inspect.signature(ImageLoader).parameters.keys() - {"samples", "schedule"}
+
 
 def activations_of(learn: Engine, loader: Loader, everywhere: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """(activations float32 [N, classes], targets, rows int64 [N]) on the CPU, in the order of the rows.
 
-    Rows are those of the loader's samples; of a loader that cannot tell them they are counted. Of all ranks' shares,
-    unless every rank has all images (everywhere=False).
+    Rows are those that the loader's batches tell, or else they are counted. Of all ranks' shares, unless every rank has
+    all images (everywhere=False).
     """
-    found = list(learn.evaluate(LoaderAdapter(loader).with_rows()))
+    found = list(learn.evaluate(loader))
     rows = [some for _, _, some in found if some is not None]
     activations = torch.cat([a.float() for a, _, _ in found]).cpu()
     targets = torch.cat([y for _, y, _ in found]).cpu()
@@ -46,19 +49,20 @@ def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) 
             f"Learner: expected an ImageLoader, whose files can be loaded again, got {type(loader).__name__}. "
             "Use get_preds with a loader of your own."
         )
-    same = ("batch_size", "presize", "augment", "device", "training", "seed", "mode", "on_error", "num_threads")
-    settings = {name: getattr(loader, name) for name in same}
-    settings |= {"shard": (0, 1), "drop_last": False, "return_info": True}
-    return ImageLoader(samples or loader.samples, **{**settings, **changes})
+    same = {name: getattr(loader, name) for name in _SETTINGS if hasattr(loader, name)}
+    same |= {"decoder": loader.decoder_choice.name, "shard": (0, 1), "drop_last": False, "return_info": True}
+    return ImageLoader(samples or loader.samples, **{**same, **changes})
 
 
 def get_preds(learn: Engine, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
     """(probabilities float32 [N, classes], targets [N]) on the CPU of `loader`, default valid_loader, of all ranks.
 
-    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one. They come in the
-    order of the samples, also from a loader that shuffles, without those of files that cannot be read.
+    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one. Of an
+    ImageLoader, one for training too, they are those of every sample once, not augmented, in the order of the samples,
+    without those of files that cannot be read. Any other loader is taken as it comes, which is warned of where one of
+    torch's shuffles or leaves out images.
     """
-    activations, targets, _ = activations_of(learn, learn.or_valid(loader))
+    activations, targets, _ = activations_of(learn, LoaderAdapter(learn.or_valid(loader)).in_order(rows=True))
     return to_probabilities(activations, threshold(learn)), targets
 
 

@@ -59,7 +59,7 @@ def test_train_prints_a_summary(trained: tuple[Result, Path]) -> None:
     result, out = trained
     first, *epochs, accuracy, last = result.stdout.splitlines()
     assert [line.split()[:2] for line in epochs] == [["epoch", "0"], ["epoch", "1"]]  # this is no terminal
-    assert first == "8 images to train, 4 to validate, 2 classes: dark, light"
+    assert first == "8 images to train, in batches of 4, 4 to validate, 2 classes: dark, light"
     row = json.loads((out / "history.json").read_text())["epochs"][-1]
     assert accuracy.startswith(f"accuracy {row['accuracy']:.4f} ({4 * row['accuracy']:.0f} of 4)")
     assert last == f"results: {out}"

@@ -32,7 +32,7 @@ def test_train_uses_the_folders_that_are_there_and_breaks_at_no_name(tmp_path: P
     )
     result = run("train", root, *TINY, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert r"8 images to train, 8 to validate, 2 classes: $10_to_$20, a\n\x1b[31mb" in result.stdout
+    assert r"8 images to train, in batches of 4, 8 to validate, 2 classes: $10_to_$20, a\n\x1b[31mb" in result.stdout
     assert f"train/, val/ of '{root}'; left aside: test/\n" in result.stderr
     assert "\x1b[31m" not in result.output
     assert (tmp_path / "out" / "confusion.png").exists()
