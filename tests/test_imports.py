@@ -19,7 +19,7 @@ ROOMS = {
     "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
     "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},
     "loading": {"augment", "warping", "samples", "machine", "memory", "text"},
-    "augment": {"warping"},
+    "augment": {"warping", "text"},
     "samples": {"files", "text"},
     "warping": {"memory"},
     "machine": set(),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fastaug.augment import color as colors
 from fastaug.augment import geometry
 from fastaug.augment.rng import GeneratorUniforms, Uniforms
+from fastaug.text import html_table
 from fastaug.warping.fill import fill_rectangles
 from fastaug.warping.warp import (
     Backend,
@@ -356,6 +357,11 @@ class Augment(nn.Module):
     def extra_repr(self) -> str:
         names = [name for name in inspect.signature(Augment).parameters if name != "ops"]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the operators, in order."""
+        rows = [(name, op.extra_repr()) for name, op in self.named_ops().items()]
+        return html_table(f"Augment({self.extra_repr()})", rows, ("operator", "settings"))
 
 
 def _step(name: str, op: Operator, parameters: Parameters, frame: Frame, batch: int, size: tuple[int, int]) -> Step:

@@ -116,8 +116,14 @@ def train(
     plots.check_installed()
     device = ranks.join(device)
     try:
-        source = Source(folder, pattern, level, path, target, root, encoding)
-        data = source, valid_fraction, seed, batch_size, size, presize
+        data = (
+            Source(folder, pattern, level, path, target, root, encoding),
+            valid_fraction,
+            seed,
+            batch_size,
+            size,
+            presize,
+        )
         settings = {
             "train_bn": train_bn is not False,
             "amp": amp,

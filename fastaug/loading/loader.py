@@ -33,6 +33,7 @@ from fastaug.loading.summary import Summary, summarize
 from fastaug.loading.workers import Workers, prefetch
 from fastaug.machine import core_count, rank, usable_device, world
 from fastaug.samples.samples import Samples
+from fastaug.text import described, html_table
 
 # Batches that are loaded or being loaded, beside the one that the consumer has; 64 images of 460 × 460 are 41 MB.
 PREFETCH_BATCHES = 3
@@ -262,6 +263,22 @@ class ImageLoader(IterableDataset[Any]):
             iteration.close()
         # DALI's results refer to each other in circles, which keep its threads until the garbage collector comes by
         gc.collect()
+
+    def _settings(self) -> dict[str, object]:
+        """What is shown of it."""
+        settings: dict[str, object] = {"images": len(self.samples), "batch_size": self.batch_size, "batches": len(self)}
+        settings |= {name: getattr(self, name) for name in ("training", "mode", "presize")}
+        settings |= {} if self.augment is None else {"size": self.augment.size}
+        settings |= {"device": str(self.device), "decoder": self.decoder_choice.name}
+        settings |= {"shard": self.shard} if self.shard[1] > 1 else {}
+        return settings | {"epoch": self._position.epoch, "quarantined": len(self.quarantined)}
+
+    def __repr__(self) -> str:
+        return described("ImageLoader", self._settings())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("ImageLoader", self._settings().items())
 
     def __enter__(self) -> Self:
         return self

@@ -31,9 +31,10 @@ from fastaug.samples.folders import (
 )
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.tables import read_table, write_table
-from fastaug.text import printable
+from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
+_MOST_ROWS = 20  # of a table in a notebook
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -403,6 +404,13 @@ class Samples:
 
     def __repr__(self) -> str:
         return f"Samples({len(self):,} images, {len(self.classes):,} classes: {shortened(self.classes)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: images per class."""
+        rows = [(name, f"{count:,}") for name, count in self.counts().items()]
+        more = [(f"… {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
+        heading = f"{len(self):,} images, {len(self.classes):,} classes"
+        return html_table(heading, rows[:_MOST_ROWS] + more, ("class", "images"))
 
 
 def _numbered(labels: list[str], classes: list[str]) -> list[int]:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from fastaug.files import whole_file
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
+from fastaug.text import described, html_table
 from fastaug.training import lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine, NoImagesError
@@ -37,7 +38,7 @@ _LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
 class Learner(Engine):
-    """Trains a classifier of images.
+    """Trains a classifier of images, or, with another loss, whatever gives activations for images.
 
     Args:
         train_loader: yields (images float [B, C, H, W], targets int [B], ...) and has a length; batches without images
@@ -47,7 +48,12 @@ class Learner(Engine):
         loss_func: (activations, targets) -> scalar. Default: cross-entropy, the mean over the batch. (With a sum, other
             learning rates are right.)
         opt_func: groups of parameters -> optimizer. Default: AdamW, momentum .9, .99, eps 1e-5, weight decay .01.
-        metrics: torchmetrics' by name, for `validate`. Default: error_rate and accuracy.
+        metrics: torchmetrics' by name, for `validate`; of several values each has a name of its own. Default:
+            error_rate and accuracy; accuracy_multi with a binary loss, mae with one of numbers (MSELoss, L1Loss, …),
+            none with a loss that is not torch's.
+        activation: "softmax", "sigmoid" or "none", what makes probabilities of activations for metrics, `get_preds` and
+            so on. Default: as the loss says; "none", and so the model's own numbers, with losses of numbers and with
+            those that are not torch's.
         splitter: model -> groups of parameters, first layers first, for `freeze_to` and for rates that grow.
         train_bn: batch-norm in frozen groups. True, fastai's default: it goes on learning, so the backward pass crosses
             the body. False: frozen too, running statistics included; the backward pass ends where learning does. When
@@ -77,6 +83,25 @@ class Learner(Engine):
     linear_probe = transfer.linear_probe
     show_batch, summary = preview.show_batch, preview.summary
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
+
+    def _settings(self) -> dict[str, object]:
+        """What is shown of it."""
+        parameters = list(self.model.parameters())
+        learning = sum(each.numel() for each in parameters if each.requires_grad)
+        settings: dict[str, object] = {"model": type(self.model).__name__}
+        settings |= {"parameters": sum(each.numel() for each in parameters), "learning": learning}
+        settings |= {"classes": self.classes} if self.classes else {}
+        settings |= {"device": str(self.device), "train_batches": len(self.train_loader)}
+        settings |= {} if self.valid_loader is None else {"valid_batches": len(self.valid_loader)}
+        last = self.history.epochs[-1] if self.history.epochs else {}
+        return settings | {"epochs": self.epoch} | {name: last[name] for name in self.metrics if name in last}
+
+    def __repr__(self) -> str:
+        return described("Learner", self._settings())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("Learner", self._settings().items())
 
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:
         """Train at a constant rate (a `slice`: one per parameter group, see `slice_rates`) and momentum."""
@@ -173,8 +198,8 @@ class Learner(Engine):
         if self._resuming is None:
             try:
                 self.chosen["best"] = tuple(judge(self))
-            except (BadFileError, NoImagesError) as none:
-                say(f"There are no images that could tell whether training the body helps, so this is the end. {none}")
+            except (BadFileError, NoImagesError) as bad:
+                say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
                 return
             say(f"head: {_figures(self.history.epochs[-1])}")
         self.unfreeze()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastaug.machine import world
+from fastaug.text import html_table
 from fastaug.training import plots, ranks
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine
@@ -19,7 +20,7 @@ DIVERGED_AT = 4.0  # the sweep ends where the smoothed loss is this many times t
 MIN_POINTS = 6  # points that must be left when the ends of the curve are cut off
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoundRates:
     """The curve of a sweep, and the rates that it suggests.
 
@@ -76,8 +77,20 @@ class FoundRates:
 
     def plot(self) -> plots.Figure:
         """The curve with the four suggestions."""
+        return plots.plot_rates(self.lrs, self.losses, self._suggestions())
+
+    def _suggestions(self) -> dict[str, float]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # who looks at the curve sees it
-            return plots.plot_rates(self.lrs, self.losses, {name: getattr(self, name) for name in SUGGESTIONS})
+            return {name: getattr(self, name) for name in SUGGESTIONS}
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{name}={rate:.1e}" for name, rate in self._suggestions().items())
+        return f"FoundRates({rates}, points={len(self.lrs)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [(name, f"{rate:.1e}") for name, rate in self._suggestions().items()]
+        return html_table(f"{len(self.lrs)} rates tried", rows, ("suggested", "rate"))
 
 
 def _minimum(lrs: np.ndarray, losses: np.ndarray) -> int:

@@ -7,9 +7,11 @@ writes them. Names are text, never formulas: a class may be called "$10".
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +228,16 @@ def _figure(width: float, height: float) -> Figure:
     check_installed()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    # For notebooks, which show by themselves only what pyplot made: the value of a cell, once.
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _cut(text: str, length: int) -> str:

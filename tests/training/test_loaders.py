@@ -138,7 +138,7 @@ def test_a_training_does_not_end_in_its_validation(readable: int, error: bool) -
 def test_a_rank_without_images_keeps_step(failed: float, message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in for the sums over the ranks: another one has ten images, or too many bad files."""
     learn = factories.learner(valid=Unreadable(0, False), metrics={})
-    monkeypatch.setattr(ranks, "total", lambda sums: sums + torch.tensor([5.0, 10.0, failed]))
+    monkeypatch.setattr(ranks, "total", lambda sums: sums + torch.tensor([5.0, 10.0, 10.0, failed]))
     if message is None:
         assert learn.validate() == {"loss": 0.5}
     else:
