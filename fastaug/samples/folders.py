@@ -73,10 +73,11 @@ class LeftOut:
 
     def warning(self, caller: str) -> list[str]:
         """The line to say, or none."""
-        return [f"{caller}: left out in {self.where!r}: {self}. {WHAT_IS_TAKEN}"] if self.matters() else []
+        return [f"{caller}: left out in {self.where!r}: {self}. {_TO_BE_TAKEN}."] if self.matters() else []
 
 
-WHAT_IS_TAKEN = f"Convert or rename what should be loaded; the endings are {' '.join(IMAGE_EXTENSIONS)}."
+_TO_BE_TAKEN = "Convert or rename what should be loaded"
+WHAT_IS_TAKEN = f"{_TO_BE_TAKEN}; the endings are {' '.join(IMAGE_EXTENSIONS)}."
 
 
 class Images(NamedTuple):
@@ -275,13 +276,11 @@ def the_one(kind: str, found: Mapping[str, list[str]], there: list[str], root: s
     names = found.get(kind, [])
     if len(names) == 1:
         return names[0]
-    argument = "train" if kind == "training" else "valid"
+    argument, got = "train" if kind == "training" else "valid", printable(", ".join(names or there))
     if names:
-        raise ValueError(
-            f"{caller}: expected one folder for {kind} in {root!r}, got {' and '.join(names)}. Name it, {argument}=."
-        )
+        raise ValueError(f"{caller}: expected one folder for {kind} in {root!r}, got {got}. Name it, {argument}=.")
     raise ValueError(
-        f"{caller}: expected a folder for {kind} in {root!r} ({_USUAL_NAMES[kind]}), got {', '.join(there) or 'none'}. "
+        f"{caller}: expected a folder for {kind} in {root!r} ({_USUAL_NAMES[kind]}), got {got or 'none'}. "
         f"Name it, {argument}=; or divide what there is with from_folder and split."
     )
 

@@ -34,6 +34,8 @@ from fastaug.training.transfer import Judged, judge
 
 _REFRESH_S = 0.5
 _LEAST_STEPS = 50
+_CYCLE_STEPS = 100  # at least; in fewer a body gets worse at every rate, and does not recover
+_FITTED = 0.1  # share of the validation loss below which the training loss has nothing left to teach
 _LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
@@ -173,10 +175,11 @@ class Learner(Engine):
     ) -> None:
         """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
 
-        The body is trained for an epoch, then for 2, and for 4: a cycle each, at slice(base_lr / 1000, base_lr / 10),
-        and the next one follows where the loss on the validation part fell by more than 1 % and its standard error. If
-        a cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
-        head is trained frozen instead of probed.
+        The body is not trained where the head alone fits the training images: their loss is below a tenth of that on
+        the validation part. Otherwise it is, at slice(base_lr / 100, base_lr / 10), for a cycle of 100 steps or an
+        epoch, then for one twice as long, and one four times; the next one follows where the validation loss fell by
+        more than 1 % and its standard error. If a cycle did not lower it at all, the model is put back to where it was
+        before. A model that does not end in one head is trained frozen instead of probed.
 
         Args:
             epochs: of the body, in one cycle. 0: the head alone. None: as above.
@@ -203,9 +206,10 @@ class Learner(Engine):
                 say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
                 return
             say(f"head: {_figures(self.history.epochs[-1])}")
+            self.chosen["cycles"] = self._choose_cycles(epochs, say)
         self.unfreeze()
-        for cycle in (1, 2, 4) if epochs is None else [_whole(epochs)] if epochs else []:
-            self.fit_one_cycle(cycle, slice(rate / 1000, rate / 10))
+        for cycle in self.chosen["cycles"]:
+            self.fit_one_cycle(cycle, slice(rate / 100, rate / 10))
             if self._resuming is not None:
                 continue  # the run that is resumed went on from here
             before, now = Judged(*self.chosen["best"]), judge(self)
@@ -220,6 +224,21 @@ class Learner(Engine):
                 say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
                 break
             say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
+
+    def _choose_cycles(self, epochs: int | None, say: Callable[[str], None]) -> list[int]:
+        """Epochs of each cycle in which the body may be trained."""
+        if epochs is not None:
+            return [_whole(epochs)] if epochs else []
+        losses, wanted = self.history.losses[-transfer.STEPS // 10 :], Judged(*self.chosen["best"]).mean
+        left = sum(losses) / len(losses)
+        if left < _FITTED * wanted:
+            say(
+                f"body: not trained. The head alone fits the training images, with a loss of {left:.4f}: they have "
+                "nothing left to teach. Give a number of epochs to train it all the same"
+            )
+            return []
+        first = math.ceil(_CYCLE_STEPS / len(self.train_loader))
+        return [first, 2 * first, 4 * first]
 
     def _choose_head(self, base_lr: float | None, say: Callable[[str], None]) -> None:
         """Train the head on features, or, of a model without one, choose how many frozen epochs it gets."""
