@@ -48,6 +48,17 @@ def test_a_folder_and_a_bad_file(model: Path, photos: Path, tmp_path: Path) -> N
     assert [f"{one['probability']:.4f}" for one in figures if "error" not in one] == [cell[2] for cell in cells]
 
 
+def test_a_page_of_the_photos(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    page = tmp_path / "made" / "page.html"
+    result = run("predict", model, photos, tmp_path / "bad.jpg", "--device", "cpu", "--page", page)
+    assert result.exit_code == 1
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<figure") == len(result.stdout.splitlines()) == len(list(photos.rglob("*.jpg")))
+    assert "bad.jpg: not an image format" in text
+    assert "already" in error_line("predict", model, photos, "--device", "cpu", "--page", page, code=2)
+
+
 def test_all_files_bad_and_no_photos(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     result = run("predict", model, tmp_path / "empty.jpg", "--device", "cpu")
