@@ -44,7 +44,8 @@ class Learner(Engine):
 
     Args:
         train_loader: yields (images float [B, C, H, W], targets int [B], ...) and has a length; batches without images
-            are passed over. Its `set_epoch(epoch)` is called before each epoch if it has one.
+            are passed over, and so are those of one where batch-norm would get a single value per channel. Its
+            `set_epoch(epoch)` is called before each epoch if it has one.
         valid_loader: the same, for `validate`; None trains without validation.
         model: images -> activations [B, classes]. Moved to the device, in channels_last memory.
         loss_func: (activations, targets) -> scalar. Default: cross-entropy, the mean over the batch. (With a sum, other
@@ -302,7 +303,7 @@ class Learner(Engine):
         waiting: list[tuple[Tensor, Tensor | float]] = []  # losses still on the device, and what each counts
         self.opt.zero_grad()
         start = fetched = time.perf_counter()
-        for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
+        for x, y, _ in self.trainable(self.batches(self.train_loader, keep_empty=world() > 1)):
             loss, weight = self.forward(network, x, y)
             waiting.append((loss.detach(), weight))
             self._seen.append(len(y))
@@ -378,7 +379,8 @@ class Learner(Engine):
             resume: for a run that was ended from outside. Make the same calls of fit again: those that the run had
                 finished are passed over, and the one that it was in goes on where the file was written.
         Raises:
-            FileNotFoundError: no such file. ValueError: not a file of `save`. RuntimeError: another model's.
+            FileNotFoundError: no such file. ValueError: not a file of `save`, or of another optimizer.
+            RuntimeError: another model's.
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not {"model", "optimizer", "scaler", "seen", "random", "fit"} <= set(state):
@@ -386,6 +388,8 @@ class Learner(Engine):
                 f"load: expected a file that Learner.save wrote, got another, '{os.fspath(path)}'. "
                 "A bare state dict goes into classifier(weights=path)."
             )
+        if state["model"].keys() == self.model.state_dict().keys():  # else torch says it of the model
+            self._check_optimizer(state["optimizer"])
         self._restore(state)
         self._resuming, self._fits = state if resume and state["fit"] >= 0 else None, 0
 
