@@ -23,7 +23,7 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     """The device that was asked for; None: "cuda" where there is one, else "cpu"."""
     import torch
 
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
 
 
 def usable_device(where: str, device: str | torch.device | None = None) -> torch.device:
@@ -32,11 +32,14 @@ def usable_device(where: str, device: str | torch.device | None = None) -> torch
     Args:
         where: who asks, for the error.
     Raises:
-        RuntimeError: torch finds no such device.
+        RuntimeError: torch finds no such device, or it is none.
     """
     import torch
 
-    found = default_device(device)
+    try:
+        found = default_device(device)
+    except (RuntimeError, TypeError):  # torch's own lists all there are
+        raise RuntimeError(f"{where}: expected a device such as 'cuda' or 'cpu', got {device!r}.") from None
     if found.type == "cuda":  # asked without waking it up: the process may want to fork
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (found.index or 0) >= count:

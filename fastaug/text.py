@@ -1,8 +1,10 @@
-"""Names and reasons as text that can be printed."""
+"""Names, reasons and settings as text that can be printed, and as tables that a notebook shows."""
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
 # Controls (C0, DEL, C1), the two separators that break lines, what turns the direction of text, and halves of surrogate
 # pairs, which stand for the bytes of names that are not UTF-8.
@@ -18,4 +20,21 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-__all__ = ["printable"]
+def described(name: str, settings: Mapping[str, object]) -> str:
+    """For `repr`: name(setting=value, …), in one line."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+
+
+def html_table(heading: str, rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """For `_repr_html_`: a table below a line of text; of names from files nothing becomes markup."""
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        texts = (html.escape(printable(str(cell))) for cell in cells)
+        return "<tr>" + "".join(f'<{tag} style="text-align: left">{text}</{tag}>' for text in texts) + "</tr>"
+
+    lines = [*([line(header, "th")] if header else []), *(line(row, "td") for row in rows)]
+    caption = f'<caption style="text-align: left">{html.escape(printable(heading))}</caption>'
+    return f"<table>{caption}{''.join(lines)}</table>"
+
+
+__all__ = ["described", "html_table", "printable"]

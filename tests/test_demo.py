@@ -28,7 +28,7 @@ from tests.compare import photo
 
 STD = torch.tensor(fa.IMAGENET.std)
 TINY = demo.Scale(
-    train_per_class=2, valid_per_class=1, freeze_epochs=1, epochs=1, batch_size=14, size=64, presize=96, draws=2,
+    train_per_class=2, valid_per_class=1, epochs=1, batch_size=14, size=64, presize=96, draws=2,
     detail=16, repeats=2, timed_batch=4,
 )  # fmt: skip
 

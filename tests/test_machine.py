@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,14 @@ def test_a_gpu_is_asked_for_without_waking_it(monkeypatch: pytest.MonkeyPatch) -
         assert machine.usable_device("here", device) == torch.device(device)
     with pytest.raises(RuntimeError, match=r"^here: expected a GPU for device='cuda:2', found 2\. Use device='cpu'\.$"):
         machine.usable_device("here", "cuda:2")
+
+
+@pytest.mark.parametrize("device", ["banana", "", "cuda:x", 3.5, ["cpu"]])
+def test_what_is_no_device_is_named(device: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"^here: expected a device such as 'cuda' or 'cpu', got ") as caught:
+        machine.usable_device("here", device)
+    assert repr(device) in str(caught.value)
+    assert len(str(caught.value)) < 150
 
 
 MPS = torch.device("mps")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,12 +21,25 @@ from torch import Tensor, nn
 from fastaug.augment import color as colors
 from fastaug.augment import geometry
 from fastaug.augment.rng import GeneratorUniforms, Uniforms
+from fastaug.text import html_table
 from fastaug.warping.fill import fill_rectangles
-from fastaug.warping.warp import Backend, Images, Interpolation, Padding, channels_first, output_size, warp
+from fastaug.warping.warp import (
+    Backend,
+    Images,
+    Interpolation,
+    Padding,
+    as_batch,
+    channels_first,
+    check_settings,
+    output_size,
+    warp,
+)
 
 Drawn = dict[str, Tensor]
 Frame = tuple[Tensor, Tensor]  # width, height: float64 [B] each
+FAR_ABOVE_ONE = 8.0  # no float image in [0, 1] units reaches it, normalised or made brighter; one of 0 to 255 does
 Erasure = tuple[Tensor, Tensor | None]  # rectangle, colour: see Operator.erasure
+Normalize = tuple[Sequence[float], Sequence[float]] | nn.Module  # mean and std, or the model that wants them
 
 
 @dataclass
@@ -85,9 +99,9 @@ class Operator(nn.Module):
 
     def __init__(self, p: float = 1.0):
         super().__init__()
-        if not 0 <= p <= 1:
+        self.p = as_number(p)
+        if not 0 <= self.p <= 1:
             raise ValueError(f"{type(self).__name__}: expected a probability p in [0, 1], got {p}.")
-        self.p = float(p)
 
     def parameters_from(self, u: Tensor) -> Drawn:
         """What is drawn for a batch.
@@ -129,8 +143,10 @@ class Operator(nn.Module):
         return None
 
     def forward(self, images: Images) -> Tensor:
+        where, one = type(self).__name__, isinstance(images, Tensor) and images.dim() == 3
+        as_batch(where, images[None] if one else images)  # type: ignore[call-overload]
         alone = Augment([self], self.size or _frame_size(images), normalize=None).train(self.training)
-        return alone.forward(images)
+        return alone.transform(images, where)
 
     def extra_repr(self) -> str:
         """The arguments of `__init__` that are kept under their names."""
@@ -161,7 +177,8 @@ class Augment(nn.Module):
             may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
         interpolation: "antialias", "bilinear" or "nearest".
         padding: "reflection", "border" or "zeros", beyond the photo's edges.
-        normalize: (mean, std) in [0, 1] units, or None.
+        normalize: (mean, std) in [0, 1] units; or a model, for what its pretrained weights want (see
+            `fastaug.training.models.model_statistics`); or None.
         dtype: of the output: torch.float32, float16 or bfloat16.
         backend: "auto", or one by name, which then runs or raises.
         keep_inside: shrink each drawn window until no output pixel lies outside the photo.
@@ -175,12 +192,14 @@ class Augment(nn.Module):
         size: int | tuple[int, int],
         interpolation: Interpolation = "antialias",
         padding: Padding = "reflection",
-        normalize: tuple[Sequence[float], Sequence[float]] | None = colors.IMAGENET,
+        normalize: Normalize | None = colors.IMAGENET,
         dtype: torch.dtype = torch.float32,
         backend: Backend = "auto",
         keep_inside: bool = False,
     ):
         super().__init__()
+        if isinstance(ops, Operator):
+            raise TypeError(f"Augment: expected a list of operators, got {type(ops).__name__}. Put it into a list.")
         for op in ops:
             if not isinstance(op, Operator):
                 raise TypeError(
@@ -193,6 +212,7 @@ class Augment(nn.Module):
                 f"Augment: expected {names[erasing.index(True)]} after all other operators, since it works on the "
                 f"output, got {', '.join(names)}."
             )
+        check_settings("Augment", interpolation, padding, dtype, backend)
         self.ops = nn.ModuleList(ops)
         self.size = size
         self.interpolation, self.padding, self.dtype, self.backend = interpolation, padding, dtype, backend
@@ -314,9 +334,21 @@ class Augment(nn.Module):
         return fill_rectangles(out, params.erase, params.erase_color)
 
     def forward(self, images: Images) -> Tensor:
-        """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width]."""
+        """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width].
+
+        Raises:
+            TypeError, ValueError: images that are none; on a CPU floats of 0 to 255, where colours are counted in
+                [0, 1]: with a normalisation, or an operator of colour.
+        """
+        return self.transform(images, "Augment")
+
+    def transform(self, images: Images, where: str) -> Tensor:
+        """`forward`, under the name that its errors begin with."""
         if isinstance(images, Tensor) and images.dim() == 3:
-            return self.forward(images[None])[0]
+            return self.transform(images[None], where)[0]
+        as_batch(where, images)
+        if self.normalize is not None or any(type(op).color is not Operator.color for op in self.named_ops().values()):
+            _check_unit(where, images)
         sizes = image_sizes(images)
         batch = sizes.shape[0]  # not len(): that would fix the batch size of an exported graph
         params = self.draw(batch, sizes) if self.training else self.without_chance(batch, sizes)
@@ -325,6 +357,11 @@ class Augment(nn.Module):
     def extra_repr(self) -> str:
         names = [name for name in inspect.signature(Augment).parameters if name != "ops"]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the operators, in order."""
+        rows = [(name, op.extra_repr()) for name, op in self.named_ops().items()]
+        return html_table(f"Augment({self.extra_repr()})", rows, ("operator", "settings"))
 
 
 def _step(name: str, op: Operator, parameters: Parameters, frame: Frame, batch: int, size: tuple[int, int]) -> Step:
@@ -356,7 +393,7 @@ def image_sizes(images: Images) -> Tensor:
     """(height, width) of each image, int64 [B, 2], for anything that `fastaug.warp` takes."""
     if isinstance(images, Tensor):
         return torch.tensor(_frame_size(images)).expand(images.shape[0], 2)
-    return torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(-1, 2)
+    return torch.tensor([_frame_size(image) for image in images], dtype=torch.int64).reshape(-1, 2)
 
 
 def _frame_size(images: Images) -> tuple[int, int]:
@@ -369,15 +406,44 @@ def _frame_size(images: Images) -> tuple[int, int]:
     return height, width
 
 
+def _check_unit(where: str, images: Images) -> None:
+    """Raise where floats on a CPU are 0 to 255. Every 16th row and column is looked at; a GPU would have to wait."""
+    if torch.compiler.is_compiling():
+        return
+    for part in [images] if isinstance(images, Tensor) else images:
+        if part.is_floating_point() and part.device.type == "cpu" and part.numel():
+            largest = float(part.detach()[..., ::16, ::16].amax())
+            if largest > FAR_ABOVE_ONE:
+                raise ValueError(
+                    f"{where}: expected floats in [0, 1], got up to {largest:.0f}. Divide by 255, or give bytes: "
+                    "images.to(torch.uint8)."
+                )
+
+
 def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
-    height, width = torch.as_tensor(size, dtype=torch.float64).expand(batch, 2).unbind(1)
+    size = size if isinstance(size, Tensor) else torch.tensor(output_size("draw", size))
+    height, width = size.double().expand(batch, 2).unbind(1)
     return width, height
 
 
-def _statistics(normalize: tuple[Sequence[float], Sequence[float]]) -> colors.Statistics:
-    mean, std = normalize
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+def _statistics(normalize: Normalize) -> colors.Statistics:
+    normalize = colors.model_statistics(normalize) if isinstance(normalize, nn.Module) else normalize
+    try:
+        mean, std = ([as_number(value) for value in part] for part in normalize)
+    except (TypeError, ValueError):  # not two, or not iterable
+        mean, std = [], []
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0 or max(mean) > 1:
+        hint = " Divide by 255." if len(mean) == 3 and max(mean) > 1 else ""
         raise ValueError(
-            f"normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got {normalize}."
+            "normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got "
+            f"{normalize}.{hint}"
         )
-    return colors.Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+    return colors.Statistics(tuple(mean), tuple(std))  # type: ignore[arg-type]
+
+
+def as_number(value: object) -> float:
+    """A number of any library's as a float; nan for what is none."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # numpy and torch have their own for arrays
+        return math.nan

@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -25,6 +25,16 @@ class Statistics(NamedTuple):
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def model_statistics(model: nn.Module) -> Statistics:
+    """(mean, std) per channel in [0, 1] units that the model's pretrained weights want their images normalised with.
+
+    Those of timm's configuration or of torchvision's preset for its default weights; for any other model ImageNet's.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean", IMAGENET.mean), config.get("std", IMAGENET.std)
+    return Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
 
 
 def identity_color(batch: int) -> Tensor:
@@ -66,10 +76,10 @@ def saturation_matrix(factor: Tensor) -> Tensor:
 
 
 def hue_matrix(turns: Tensor) -> Tensor:
-    """Turn the chroma plane of YIQ. turns: [B], 1 = a full turn; luma stays as it is.
+    """Turn the chroma plane of YIQ. turns: [B], 1 = a full turn, positive from red over yellow to green; luma stays.
 
-    Differs from: torchvision's `adjust_hue`, which shifts the hue angle of HSV: not linear, and it keeps HSV's value
-    instead of luma. Same as DALI's `hue`.
+    Differs from: torchvision's `adjust_hue`, which shifts the hue angle of HSV, the same way round: not linear, and it
+    keeps HSV's value instead of luma. Same as DALI's `hue`.
     """
     rgb_to_yiq = torch.tensor(
         [LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]], dtype=torch.float64
@@ -77,7 +87,7 @@ def hue_matrix(turns: Tensor) -> Tensor:
     angle = turns.double() * (2 * math.pi)
     turn = torch.eye(3, dtype=torch.float64).repeat(len(turns), 1, 1)
     turn[:, 1, 1] = turn[:, 2, 2] = torch.cos(angle)
-    turn[:, 1, 2], turn[:, 2, 1] = -torch.sin(angle), torch.sin(angle)
+    turn[:, 1, 2], turn[:, 2, 1] = torch.sin(angle), -torch.sin(angle)  # yellow lies clockwise of red in (I, Q)
     matrix = identity_color(len(turns))
     matrix[:, :, :3] = torch.linalg.inv(rgb_to_yiq) @ turn @ rgb_to_yiq
     return matrix

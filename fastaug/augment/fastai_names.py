@@ -7,7 +7,7 @@ from typing import Literal, TypedDict, Unpack
 
 import torch
 
-from fastaug.augment.augment import Augment, Operator
+from fastaug.augment.augment import Augment, Normalize, Operator
 from fastaug.augment.operators import (
     ColorJitter,
     RandomDihedral,
@@ -25,7 +25,7 @@ class AugmentSettings(TypedDict, total=False):
 
     interpolation: Interpolation
     padding: Padding
-    normalize: tuple[Sequence[float], Sequence[float]] | None
+    normalize: Normalize | None
     dtype: torch.dtype
     backend: Backend
     keep_inside: bool
@@ -69,7 +69,8 @@ def aug_transforms(
         augment: normalize, dtype, interpolation, padding, backend, keep_inside; see `Augment`.
     Raises:
         ValueError: align_corners=True, since pixels are squares with edges here; batch=True, since every image has its
-            own draw; a mode that `fastaug.warp` does not have, such as "bicubic"; both names of one setting.
+            own draw; a mode that `fastaug.warp` does not have, such as "bicubic"; both names of one setting;
+            max_lighting × mult of 1 or more.
     Differs from: fastai by a crop per image instead of one per batch, one interpolation instead of two, and lighting
         that is linear in the pixel instead of in its logit; both agree at mid-grey, in value and slope.
     Source: fastai 2.8.12, fastai/vision/augment.py.
@@ -80,6 +81,10 @@ def aug_transforms(
     if pad_mode is not None:
         augment["padding"] = pad_mode
     max_rotate, max_lighting, max_warp = max_rotate * mult, max_lighting * mult, max_warp * mult
+    if not 0 <= max_lighting < 1:
+        raise ValueError(
+            f"aug_transforms: expected max_lighting times mult in [0, 1), got {max_lighting:g}. At 1 photos are black."
+        )
     ops: list[Operator] = []
     if do_flip:
         ops.append(RandomDihedral(p=0.5) if flip_vert else RandomHorizontalFlip())

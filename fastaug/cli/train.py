@@ -3,52 +3,83 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastaug.cli.errors import refuse_to_overwrite, results_in
+from fastaug.cli.errors import WrongOption, refuse_to_overwrite, results_in
 from fastaug.cli.options import (
     Config,
     Debug,
     Device,
+    Encoding,
     Folder,
     Json,
+    Level,
     ModelName,
     Overwrite,
+    PathColumn,
     Pattern,
     Presize,
+    Root,
     Seed,
     Size,
+    Target,
     Weights,
 )
-from fastaug.cli.printing import importing_torch, print_figures
+from fastaug.cli.printing import importing_torch, print_figures, say
 from fastaug.config import write_config
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fastaug.training.learner import Learner
+    from fastaug.training.interpretation import Interpretation
 
 
 def train(
     context: typer.Context,
     folder: Folder,
     pattern: Pattern = None,
+    level: Level = None,
+    path: PathColumn = None,
+    target: Target = None,
+    root: Root = None,
+    encoding: Encoding = None,
     valid_fraction: Annotated[float, typer.Option(help="Share of each class that is kept for validation.")] = 0.2,
     seed: Seed = 42,
     model: ModelName = "resnet34",
     weights: Weights = "DEFAULT",
-    epochs: Annotated[int, typer.Option(min=1, help="With the whole model training.")] = 4,
-    freeze_epochs: Annotated[int, typer.Option(min=0, help="Before that, with only the head training.")] = 1,
-    base_lr: Annotated[float, typer.Option(help="Learning rate of the head while the rest is frozen.")] = 2e-3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Of each process.")] = 64,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="With the whole model training; 0: the head alone.", show_default="as long as it helps"
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="fastai's fine_tune instead: so many epochs with only the head training, then --epochs (default: 1).",
+            show_default="none; the head is trained on features",
+        ),
+    ] = None,
+    base_lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the head.", show_default="found; 2e-3 with --freeze-epochs"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each process.", show_default="8 to 64, so that an epoch has 12 batches"),
+    ] = None,
     size: Size = 224,
     presize: Presize = 460,
     device: Device = None,
     train_bn: Annotated[
-        bool, typer.Option(help="Batch-norm goes on learning in frozen layers; without it they train faster.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--train-bn/--no-train-bn",
+            help="With --freeze-epochs: batch-norm goes on learning in frozen layers, as fastai's does.",
+            show_default="no; yes with --freeze-epochs",
+        ),
+    ] = None,
     amp: Annotated[str | None, typer.Option(help="bf16 or fp16: mixed precision.", show_default="float32")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from checkpoint.pth in the output folder, with the same options.")
@@ -59,16 +90,22 @@ def train(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune a model on a folder of images.
+    """Fine-tune a model on a folder of images, and say what was chosen and why.
+
+    The head is trained on the features of the frozen body, at a rate that is found on them; then everything, for 1, 2
+    and 4 epochs, as long as the loss on the validation part falls.
 
     Writes config.toml (for --config), model.safetensors (for `fastaug predict`), history.csv, history.json, curves.png
     and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
     torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
+    if train_bn and freeze_epochs is None:
+        raise WrongOption("--train-bn: expected --freeze-epochs beside it: a head on features needs them to stay.")
     if not resume:
         refuse_to_overwrite("--out", results_in(out), overwrite, ", --resume")
     with importing_torch():
         from fastaug.cli.learner import make_learner
+        from fastaug.cli.samples import Source
         from fastaug.machine import rank
         from fastaug.training import plots, ranks
         from fastaug.training.results import RunLog, save_results
@@ -79,30 +116,60 @@ def train(
     plots.check_installed()
     device = ranks.join(device)
     try:
-        data = folder, pattern, valid_fraction, seed, batch_size, size, presize
-        settings = {"train_bn": train_bn, "amp": amp, "checkpoint": checkpoint, "after_epoch": [RunLog(out)]}
+        data = (
+            Source(folder, pattern, level, path, target, root, encoding),
+            valid_fraction,
+            seed,
+            batch_size,
+            size,
+            presize,
+        )
+        settings = {
+            "train_bn": train_bn is not False,
+            "amp": amp,
+            "checkpoint": checkpoint,
+            "after_epoch": [RunLog(out)],
+        }
         learn, loaders = make_learner(*data, model, weights, device, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:
             learn.load(checkpoint, resume=True)
-        learn.fine_tune(epochs, base_lr, freeze_epochs)
-        matrix = save_results(learn, out)
+        chosen: list[str] = []
+
+        def choose(line: str) -> None:
+            chosen.append(line)
+            if not rank():
+                say(line)
+
+        if freeze_epochs is None:
+            learn.auto_fine_tune(epochs, base_lr, choose)
+        else:
+            learn.fine_tune(1 if epochs is None else epochs, base_lr or 2e-3, freeze_epochs)
+        report = save_results(learn, out)
         if not rank():
-            _print_results(learn, [bad for loader in loaders for bad in loader.quarantined], matrix, out, as_json)
+            bad = [bad for loader in loaders for bad in loader.quarantined]
+            _print_results(report, learn.history.epochs, chosen, bad, out, as_json)
     finally:
         ranks.leave()
 
 
 def _print_results(
-    learn: Learner, quarantined: list[tuple[str, str]], matrix: Tensor, out: Path, as_json: bool
+    report: Interpretation,
+    epochs: list[dict[str, float]],
+    chosen: list[str],
+    quarantined: list[tuple[str, str]],
+    out: Path,
+    as_json: bool,
 ) -> None:
-    right, total, last = int(matrix.trace()), int(matrix.sum()), learn.history.epochs[-1]
+    matrix = report.confusion_matrix()
+    right, total, loss = int(matrix.trace()), int(matrix.sum()), float(report.losses.mean())
     lines = [
-        f"accuracy {right / total:.4f} ({right:,} of {total:,}), validation loss {last['valid_loss']:.4f}, "
-        f"{last['images_per_s']:,.0f} images/s in the last epoch"
+        f"accuracy {right / total:.4f} ({right:,} of {total:,}), validation loss {loss:.4f}, "
+        f"{epochs[-1]['images_per_s']:,.0f} images/s in the last epoch"
     ]
     for path, reason in quarantined[:1]:
         lines.append(f"skipped {len(quarantined):,} files that could not be read, the first '{path}': {reason}")
-    figures = {"accuracy": right / total, "right": right, "validated": total, "epochs": learn.history.epochs}
-    print_figures(as_json, {**figures, "quarantined": quarantined, "out": str(out)}, [*lines, f"results: {out}"])
+    figures: dict[str, Any] = {"accuracy": right / total, "right": right, "validated": total, "validation_loss": loss}
+    figures |= {"chosen": chosen, "epochs": epochs, "quarantined": quarantined, "out": str(out)}
+    print_figures(as_json, figures, [*lines, f"results: {out}"])

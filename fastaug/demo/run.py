@@ -40,9 +40,7 @@ class Scale:
 
     train_per_class: int = 20
     valid_per_class: int = 8
-    freeze_epochs: int = 2
-    epochs: int = 2
-    base_lr: float = 8e-3
+    epochs: int = 2  # of the body
     batch_size: int = 16
     size: int = 224
     presize: int = 460
@@ -84,7 +82,7 @@ def run_demo(
     with phase("photos", "cutting photographs of scikit-image into a labelled set"):
         train, valid = cut_photos(out / "photos", scale.train_per_class, scale.valid_per_class, seed)
     with phase("training", f"fine-tuning {LITE0} on {len(train)} crops of {len(train.classes)} photographs"):
-        report |= _train(train, valid, out, seed, target, scale)
+        report |= _train(train, valid, out, seed, target, scale, say)
     say(f"    accuracy {100 * report['training']['accuracy']:.1f} % on {len(valid)} crops of parts it has not seen")
     with phase("sharpness", "comparing one warp with step by step: sharpness"):
         report["fidelity"] = _compare_sharpness(out, seed, scale)
@@ -99,7 +97,15 @@ def run_demo(
     return report
 
 
-def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.device, scale: Scale) -> dict[str, Any]:
+def _train(
+    train: Samples,
+    valid: Samples,
+    out: Path,
+    seed: int,
+    device: torch.device,
+    scale: Scale,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Fine-tune and write the results; the report's sections "data" and "training"."""
     torch.manual_seed(seed)
     model = classifier(LITE0, len(train.classes), lite0_weights())
@@ -108,10 +114,10 @@ def _train(train: Samples, valid: Samples, out: Path, seed: int, device: torch.d
         ImageLoader(samples, scale.batch_size, scale.presize, augment, device, training, seed)
         for samples, training in ((train, True), (valid, False))
     )
-    learn = Learner(train_loader, valid_loader, model, train_bn=False, device=device)
+    learn = Learner(train_loader, valid_loader, model, device=device)
     plots.save_figure(learn.show_batch(16), out / "batch.png")
-    learn.fine_tune(scale.epochs, scale.base_lr, scale.freeze_epochs)
-    matrix = save_results(learn, out)
+    learn.auto_fine_tune(scale.epochs, say=lambda line: say(f"    {line}"))
+    matrix = save_results(learn, out).confusion_matrix()
     right, total = int(matrix.trace()), int(matrix.sum())
     data = {"classes": len(train.classes), "train": len(train), "valid": len(valid), "train_share": TRAIN_SHARE}
     training = {"model": LITE0, "history": learn.history.epochs, "right": right, "accuracy": right / total}

@@ -70,6 +70,7 @@ class BatchMaker:
     Attributes:
         draw: rows of the samples -> what is decided about them.
         pinned: whether targets are wanted in memory that a GPU reads by itself.
+        least: images that a batch must have; with fewer it has none.
     """
 
     samples: Samples
@@ -79,6 +80,7 @@ class BatchMaker:
     workers: Workers
     observer: Observer
     pinned: bool
+    least: int = 1
 
     def make(self, indices: np.ndarray) -> Batch:
         """The batch of some rows of the samples."""
@@ -149,8 +151,9 @@ class BatchMaker:
         self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: np.ndarray | None
     ) -> Batch:
         """One batch of what is good."""
-        rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)]
-        photos = [outcome for outcome in outcomes if isinstance(outcome, Photo)]
+        good = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)}
+        good = good if len(good) >= self.least else {}
+        rows, photos = list(good), list(good.values())
         bad = {int(indices[row]): reason for row, reason in enumerate(outcomes) if isinstance(reason, str)}
         params, draws = None if draws.params is None else draws.params[rows], draws[rows]
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)

@@ -9,8 +9,8 @@ import weakref
 import zlib
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from functools import partial
-from typing import Any, Self, get_args
+from functools import cached_property, partial
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,19 +19,21 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from fastaug.augment.augment import Augment
 from fastaug.augment.rng import SampleUniforms
+from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Draws, draw
 from fastaug.loading.modes import MODES
 from fastaug.loading.options import MAX_PIXELS, DecoderName, ModeName, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
-from fastaug.loading.position import Position
+from fastaug.loading.position import Position, names_crc32
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
 from fastaug.loading.workers import Workers, prefetch
 from fastaug.machine import core_count, rank, usable_device, world
 from fastaug.samples.samples import Samples
+from fastaug.text import described, html_table
 
 # Batches that are loaded or being loaded, beside the one that the consumer has; 64 images of 460 × 460 are 41 MB.
 PREFETCH_BATCHES = 3
@@ -44,7 +46,7 @@ class ImageLoader(IterableDataset[Any]):
 
     Args:
         samples: what to load.
-        batch_size: images per batch.
+        batch_size: images per batch; with drop_last at most as many as there are to train, with a warning.
         presize: side of the square that photos are resized to before the warp, pixels. Larger than the final size, to
             leave margin for rotation and crop. It may be set to another one at any time; batches that are on their way
             keep theirs.
@@ -61,7 +63,8 @@ class ImageLoader(IterableDataset[Any]):
         shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample
             and have the same number of batches. Training: the last n % world samples of an epoch's order are left out
             of that epoch. Otherwise every sample is in exactly one rank, whose last batch may be shorter, or empty.
-        drop_last: None: as `training`.
+        drop_last: leave out an incomplete last batch, and in training one that bad files left a single image, on which
+            batch-norm may fail. None: as `training`.
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
             BadFileError.
         return_info: yield (x, y, BatchInfo) instead of (x, y).
@@ -79,7 +82,7 @@ class ImageLoader(IterableDataset[Any]):
         y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
         yielded, empty: ranks that take turns with each other would otherwise wait for ever.
     Raises:
-        ValueError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
+        ValueError, TypeError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
             without DALI.
     Attributes:
         decoder_choice: which decoder is taken, and why: (name, reason, advice or None).
@@ -121,50 +124,60 @@ class ImageLoader(IterableDataset[Any]):
         scale: ScaleName = "auto",
         max_pixels: int = MAX_PIXELS,
     ):
-        for name, number in (("batch_size", batch_size), ("presize", presize), ("prefetch_batches", prefetch_batches),
-            ("max_pixels", max_pixels)):  # fmt: skip
-            if number < 1:
-                raise ValueError(f"ImageLoader: expected {name} of at least 1, got {number}.")
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"ImageLoader: expected num_threads of at least 1, or None, got {num_threads}.")
-        if not 0 <= max_bad_share <= 1:
-            raise ValueError(f"ImageLoader: expected max_bad_share between 0 and 1, got {max_bad_share}.")
-        for name, choice, choices in (
-            ("mode", mode, get_args(ModeName)), ("on_error", on_error, get_args(OnError)),
-            ("decoder", decoder, get_args(DecoderName)), ("scale", scale, get_args(ScaleName)),
-        ):  # fmt: skip
-            if choice not in choices:
-                allowed = " or ".join(map(repr, choices))
-                raise ValueError(f"ImageLoader: expected {name} to be {allowed}, got {choice!r}.")
+        arguments.check_samples(samples)
+        arguments.check_augment(augment, schedule)
+        arguments.check_choices(mode, on_error, decoder, scale)
+        arguments.check_share("max_bad_share", max_bad_share)
         if mode == "direct" and augment is None:
             raise ValueError(
                 "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
             )
-        if schedule is not None and augment is None:
-            raise ValueError("ImageLoader: schedule needs an augment, whose size it sets. Pass augment too.")
-        self.samples, self.batch_size, self.presize, self.augment = samples, batch_size, presize, augment
+        self.samples, self.augment = samples, augment
+        self.batch_size, self.presize = arguments.whole("batch_size", batch_size), presize
         self.device = usable_device("ImageLoader", device)
         self.decoder_choice = choose_decoder(decoder, self.device, has_dali())
         if self.decoder_choice.advice:
             warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
-        self.scale, self.max_pixels = scale, max_pixels
-        self.training, self.seed, self.mode, self.on_error = training, seed, mode, on_error
-        self.shard = _checked_shard(shard or (rank(), world()))
+        self.scale, self.max_pixels = scale, arguments.whole("max_pixels", max_pixels)
+        self.training, self.seed, self.mode, self.on_error = (
+            training,
+            arguments.whole("seed", seed, None),
+            mode,
+            on_error,
+        )
+        self.shard = arguments.checked_shard(shard or (rank(), world()))
         self.drop_last = training if drop_last is None else drop_last
-        self.return_info, self.prefetch_batches, self.max_bad_share = return_info, prefetch_batches, max_bad_share
-        self.schedule = schedule
-        self.num_threads = num_threads or core_count()
+        self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
+        self.return_info, self.max_bad_share, self.schedule = return_info, max_bad_share, schedule
+        self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
         self._mode = MODES[mode]()
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
         self._position = Position()
         self._quarantine = Quarantine(samples)
         self._clock = Clock()
         self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
-        if training and len(self) == 0:
+        share = len(samples) // self.shard[1]  # of each rank in training
+        if training and not share:
             raise ValueError(
-                f"ImageLoader: expected at least one batch of {batch_size}, got {len(samples)} samples for "
-                f"{self.shard[1]} rank(s). Lower batch_size or pass drop_last=False."
+                f"ImageLoader: expected at least one sample for each of {self.shard[1]} rank(s), got {len(samples)} "
+                "samples. Add some."
             )
+        if training and self.drop_last and share < self.batch_size:
+            warnings.warn(
+                f"ImageLoader: expected enough samples for batches of {self.batch_size}, got {share} for this rank, "
+                f"which are one batch now. To say so: batch_size={share}.",
+                stacklevel=2,
+            )
+            self.batch_size = share
+
+    @property
+    def presize(self) -> int:
+        """Side of the square that photos are resized to before the warp, pixels."""
+        return self._presize
+
+    @presize.setter
+    def presize(self, presize: int) -> None:
+        self._presize = arguments.whole("presize", presize)
 
     @property
     def quarantined(self) -> list[tuple[str, str]]:
@@ -191,7 +204,8 @@ class ImageLoader(IterableDataset[Any]):
         of one rank by all of them.
 
         Raises:
-            ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches.
+            ValueError: a state of other files, other targets or another seed, or, in the middle of an epoch, of other
+                batches. Files may have moved together: their names below their common folder count.
         """
         self._position.resume(state, self._identity())
         self._quarantine.restore(state["quarantined"])
@@ -202,11 +216,16 @@ class ImageLoader(IterableDataset[Any]):
             "seed": self.seed,
             "samples": len(self.samples),
             "targets_crc32": zlib.crc32(self._targets.numpy().tobytes()),
+            "names_crc32": self._names_crc32,
             "training": self.training,
             "batch_size": self.batch_size,
             "ranks": self.shard[1],
             "drop_last": self.drop_last,
         }
+
+    @cached_property
+    def _names_crc32(self) -> int:
+        return names_crc32(self.samples.paths)
 
     def stats(self) -> LoaderStats:
         """Where the time of the latest epoch went; `print` it. Its `limit` says whether the model or the loader is."""
@@ -245,6 +264,22 @@ class ImageLoader(IterableDataset[Any]):
         # DALI's results refer to each other in circles, which keep its threads until the garbage collector comes by
         gc.collect()
 
+    def _settings(self) -> dict[str, object]:
+        """What is shown of it."""
+        settings: dict[str, object] = {"images": len(self.samples), "batch_size": self.batch_size, "batches": len(self)}
+        settings |= {name: getattr(self, name) for name in ("training", "mode", "presize")}
+        settings |= {} if self.augment is None else {"size": self.augment.size}
+        settings |= {"device": str(self.device), "decoder": self.decoder_choice.name}
+        settings |= {"shard": self.shard} if self.shard[1] > 1 else {}
+        return settings | {"epoch": self._position.epoch, "quarantined": len(self.quarantined)}
+
+    def __repr__(self) -> str:
+        return described("ImageLoader", self._settings())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("ImageLoader", self._settings().items())
+
     def __enter__(self) -> Self:
         return self
 
@@ -280,7 +315,8 @@ class ImageLoader(IterableDataset[Any]):
         with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
             self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), workers.decoder.threads)})
-            make = partial(self._make, self._maker(epoch, workers, clock))
+            least = 2 if self.training and self.drop_last and self.batch_size > 1 else 1
+            make = partial(self._make, self._maker(epoch, workers, clock, least))
             batches = prefetch(make, (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
@@ -313,27 +349,21 @@ class ImageLoader(IterableDataset[Any]):
     def _make(self, maker: BatchMaker, indices: np.ndarray) -> Batch:
         return maker.make(np.array([row for row in indices.tolist() if row not in self._quarantine], np.int64))
 
-    def _maker(self, epoch: int, workers: Workers, observer: Observer) -> BatchMaker:
+    def _maker(self, epoch: int, workers: Workers, observer: Observer, least: int = 1) -> BatchMaker:
         scheduled = None if self.schedule is None else self.schedule(epoch)
 
         def draws_of(indices: np.ndarray) -> Draws:
             augment, presize = self.augment, self.presize  # either may be set to another one at any time
             if scheduled is not None and augment is not None:
-                augment, presize = augment.with_size(scheduled[0]), scheduled[1]
+                augment, presize = augment.with_size(scheduled[0]), arguments.whole("presize", scheduled[1])
             return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
         pinned = self.device.type == "cuda"
-        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer, pinned)
+        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer, pinned, least)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)
         return (x, y, batch.info) if self.return_info else (x, y)
-
-
-def _checked_shard(shard: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= shard[0] < shard[1]:
-        raise ValueError(f"ImageLoader: expected shard=(rank, world) with 0 <= rank < world, got {shard}.")
-    return shard
 
 
 __all__ = ["BadFileError", "BatchInfo", "ImageLoader"]

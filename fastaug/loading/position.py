@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from fastaug.samples.sources import MemberPaths
+
 # What must be the same for a state to be used at all; the rest of a loader's identity only in the middle of an epoch.
-ALWAYS = ("seed", "samples", "targets_crc32")
+ALWAYS = ("seed", "samples", "targets_crc32", "names_crc32")
+LATER = ("names_crc32",)  # what states of earlier versions lack: they are looked at without
+_BLOCK = 1 << 16  # names that are joined at a time
 
 
 @dataclass
@@ -51,13 +59,53 @@ class Position:
         """Continue where `state` was taken.
 
         Raises:
-            ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches.
+            ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches; no
+                state.
         """
+        needed = {"epoch", "delivered", "quarantined", *identity} - {*LATER}
+        if not isinstance(state, Mapping) or not needed <= set(state):
+            raise ValueError(
+                f"ImageLoader: expected a state that state_dict() returned, got {type(state).__name__} "
+                f"{list(state) if isinstance(state, Mapping) else state!r:.60}. Give the loader's own."
+            )
         for name in identity if state["delivered"] else ALWAYS:
-            if state[name] != identity[name]:
+            if name in LATER and state.get(name, identity[name]) != identity[name]:
+                raise ValueError(
+                    "ImageLoader: expected a state of these files in this order, got one of others: their names below "
+                    "the folder that holds them all differ. Make the loader of the same files, wherever they lie."
+                )
+            if name not in LATER and state[name] != identity[name]:
                 raise ValueError(
                     f"ImageLoader: expected a state of {name} {identity[name]}, got one of {state[name]}. Make the "
                     f"loader as it was then{'' if name in ALWAYS else ', or go on from the start of an epoch'}."
                 )
         self.epoch, self.delivered = int(state["epoch"]), int(state["delivered"])
         self.resuming, self.named = True, False
+
+
+def names_crc32(paths: Sequence[str]) -> int:
+    """A checksum of the files' names in their order, below the folder that holds them all: they may move together.
+
+    Of members of archives, the archives' and their own; where in the archive they lie does not count.
+    """
+    if not isinstance(paths, MemberPaths):
+        return _text_crc32(paths)
+    columns = paths.columns()
+    used, first, number = np.unique(columns["archive"], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # archives in the order in which they are met
+    crc = _text_crc32([paths.archives[i] for i in used[order]])
+    for column in (np.argsort(order)[number], columns["ends"]):
+        crc = zlib.crc32(column.astype("<i8").data, crc)
+    return zlib.crc32(columns["names"].data, crc)
+
+
+def _text_crc32(paths: Sequence[str]) -> int:
+    if not paths:
+        return 0
+    same = os.path.commonprefix([min(paths), max(paths)])  # noqa: RUF071 (which is cut at a separator)
+    start = same.rfind(os.sep) + 1
+    crc = 0
+    for block in range(0, len(paths), _BLOCK):
+        names = "\0".join([path[start:] for path in paths[block : block + _BLOCK]]) + "\0"
+        crc = zlib.crc32(names.replace(os.sep, "/").encode("utf-8", "surrogatepass"), crc)
+    return crc

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from fastaug.samples.samples import Samples
+from fastaug.text import printable
 
 log = logging.getLogger("fastaug")
 
@@ -42,7 +43,7 @@ class Quarantine:
             max_share: of `files`; more bad ones are an error after all.
         """
         for row, reason in bad.items():
-            path = self._samples.paths[row]
+            path, reason = printable(self._samples.paths[row]), printable(reason)
             if on_error == "raise":
                 raise BadFileError(f"ImageLoader: could not load {path}: {reason}. Remove it, or use on_error='skip'.")
             if row not in self._reasons:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastaug.augment.augment import Observe
+from fastaug.text import html_table
 
 STAGES = {"read": "reading", "decode": "decoding", "presize": "presizing", "draw": "drawing", "warp": "warping"}
 LOADER_IS_THE_LIMIT = 0.1  # share of the time, from which on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoaderStats:
     """One epoch of an `ImageLoader`, or as much of it as has been delivered.
 
@@ -69,6 +70,13 @@ class LoaderStats:
     def __str__(self) -> str:
         lines = [f"{STAGES[name]:<10}{speed:>10,.0f} images/s" for name, speed in self.images_per_s.items()]
         return "\n".join([*lines, f"first batch after {self.first_batch_s:.2f} s", self.limit])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [(STAGES[name], f"{speed:,.0f}") for name, speed in self.images_per_s.items()]
+        return html_table(self.limit, rows, ("step", "images/s"))
 
 
 def merge_stats(parts: Sequence[LoaderStats]) -> LoaderStats:

@@ -17,6 +17,7 @@ from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Photo
 from fastaug.loading.stats import Observer
 from fastaug.samples.samples import Samples
+from fastaug.text import printable
 
 
 class Summary:
@@ -89,7 +90,7 @@ class Walk:
 
     def _note(self, name: str, result: Any) -> None:
         if name == "read" and isinstance(result[0], str):
-            raise OSError(f"{self.path}: {result[0]}")
+            raise OSError(f"{printable(self.path)}: {result[0]}")
         if name == "decode" and isinstance(result[0], str):
             raise ValueError(result[0])
         self.found[name] = result
@@ -116,7 +117,7 @@ def summarize(
         raise ValueError(f"summary: expected a row 0..{len(samples) - 1} of the samples, got {row}.")
     path, target = samples.paths[row], samples.targets[row]
     walk, summary = Walk(path), Summary()
-    summary.steps.append(("sample", f"row {row} of {len(samples):,}, epoch {epoch}: {path}"))
+    summary.steps.append(("sample", f"row {row} of {len(samples):,}, epoch {epoch}: {printable(path)}"))
     try:
         batch = make(walk)
     except Exception as error:  # of any kind: to say which step raises what is the purpose here

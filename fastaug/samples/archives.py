@@ -7,15 +7,19 @@ import json
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastaug.files import whole_file
+from fastaug.samples.folders import IMAGES_NOT_READ, NO_DATA, LeftOut
 from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_HIDDEN = re.compile(r"(?:^|/)\.(?!/|\./)")
+_NO_DATA = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, sorted(NO_DATA)))})/", re.IGNORECASE)
 _FOLDER = r"([^/]*)/+[^/]*\Z"  # that a member lies in
 
 
@@ -56,23 +60,24 @@ def _without_ranges(pattern: str) -> list[str]:
     return [path for part in parts for path in _without_ranges(part)]
 
 
-def index_archives(archives: list[str], layout: Layout, index: str | None) -> tuple[MemberPaths, list[str]]:
-    """The images of the archives, in order, and what each shows, as it is written there.
+def index_archives(archives: list[str], layout: Layout, index: str | None) -> tuple[MemberPaths, list[str], LeftOut]:
+    """The images of the archives, in order, what each shows, as it is written there, and what is left out.
 
     Args:
         index: a file to keep this in, and to read it from as long as archives and layout are the same.
     """
     facts = [(archive, os.stat(archive).st_size, os.stat(archive).st_mtime_ns) for archive in archives]
-    signature = json.dumps([1, facts, layout])
-    kept = _read_index(index, signature) if index is not None else None
+    signature = json.dumps([2, facts, layout])
+    left_out = LeftOut(archives[0] + (f" … {archives[-1]}" if len(archives) > 1 else ""))
+    kept = _read_index(index, signature, left_out) if index is not None else None
     if kept is not None:
-        return kept
+        return *kept, left_out
     labels: list[str] = []
 
     def images() -> Iterator[Member]:
         with Reader() as reader:
             for archive in archives:
-                for member, label in _labelled(archive, layout, reader):
+                for member, label in _labelled(archive, layout, reader, left_out):
                     labels.append(label)
                     yield member
 
@@ -81,45 +86,77 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
         distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
         columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
         with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
-            np.savez(file, signature=signature, archives=np.array(paths.archives, dtype=np.str_), **columns)
-    return paths, labels
+            np.savez(
+                file,
+                signature=signature,
+                archives=np.array(paths.archives, dtype=np.str_),
+                left_out=json.dumps(left_out.kinds),
+                **columns,
+            )
+    return paths, labels, left_out
 
 
-def _labelled(archive: str, layout: Layout, reader: Reader) -> Iterator[tuple[Member, str]]:
-    """The images of one archive, in its order, each with its label."""
+def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -> Iterator[tuple[Member, str]]:
+    """The images of one archive, in its order, each with its label.
+
+    A sample is what agrees up to the first dot. Where several images do, or no label does, each image has its own
+    label, which agrees up to the last one: "22.00.jpg" and "22.00.cls".
+    """
     extension, _, field = layout.target.partition(":")
     of_name = layout.pattern is not None or layout.target == "folder"
-    images: list[tuple[str, Member]] = []
+    images: list[tuple[str, str, Member]] = []  # what is before the first dot, and after it
     labels: dict[str, Member] = {}
-    seen: dict[str, str] = {}
     for member in members(archive):
+        if _HIDDEN.search(member.name):
+            continue
+        no_data = _NO_DATA.search(member.name)
+        if no_data:
+            left_out.add(f"{no_data[1]}/", member.name)
+            continue
         folder, name = posixpath.split(member.name)  # within an archive, on every system
         stem, _, ending = name.partition(".")
-        key, ending = posixpath.join(folder, stem), ending.lower()
-        if not stem:
-            continue  # a hidden file
-        if ending == layout.image or (layout.image is None and f".{ending}".endswith(IMAGE_EXTENSIONS)):
-            if not of_name and key in seen:
-                raise ValueError(
-                    f"from_tar: expected one image per sample, got {seen[key]!r} and {member.name!r} in {archive!r}. "
-                    "Name the ending of the one to load, image='jpg', or write one of them under another name."
-                )
-            seen[key] = member.name
-            images.append((key, member))
-        elif ending == extension and not of_name:
-            labels[key] = member
-    for key, image in images:
+        ending = ending.lower()
+        if f".{ending}".endswith(f".{layout.image}" if layout.image else IMAGE_EXTENSIONS):
+            images.append((posixpath.join(folder, stem), ending, member))
+        elif not of_name and f".{ending}".endswith(f".{extension}"):
+            labels[posixpath.join(folder, name[: -len(extension) - 1])] = member
+        elif of_name or f".{ending}".endswith(IMAGES_NOT_READ):
+            left_out.add_file(name, member.name)
+    whole = {key for key, ending, _ in images if ending == layout.image}
+    images = [one for one in images if one[0] not in whole or one[1] == layout.image]
+    number = Counter(key for key, _, _ in images)
+    taken: dict[str, str] = {}
+    for key, _, image in images:
         if of_name:
             found = re.search(layout.pattern or _FOLDER, image.name)
             label = found[1] if found and found[1] != "." else ""
         else:
-            label = _label_beside(image, labels.get(key), field, reader)
+            stem = key if number[key] == 1 and key in labels else _stem(image.name)
+            if stem in taken or (number[key] > 1 and stem not in labels):
+                both = [taken[stem], image.name] if stem in taken else [m.name for k, _, m in images if k == key][:2]
+                own = (
+                    ""
+                    if stem in taken
+                    else f", or write the class of each beside it, {f'{_stem(both[1])}.{extension}'!r}"
+                )
+                raise ValueError(
+                    f"from_tar: expected one image per sample, got {both[0]!r} and {both[1]!r} in {archive!r}. "
+                    f"Name the ending of the one to load, image={posixpath.basename(both[0]).partition('.')[2]!r}{own}."
+                )
+            taken[stem] = image.name
+            label = _label_beside(image, labels.get(stem), field, reader)
         if not label:
             raise ValueError(
                 f"from_tar: expected a class for every image, got none for {image.name!r} in {image.archive!r}. Say "
                 'where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
             )
         yield image, label
+
+
+def _stem(name: str) -> str:
+    """A member's name up to the last dot."""
+    folder, name = posixpath.split(name)
+    return posixpath.join(folder, posixpath.splitext(name)[0])
 
 
 def _label_beside(image: Member, label: Member | None, field: str, reader: Reader) -> str:
@@ -141,7 +178,7 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
     return str(value)
 
 
-def _read_index(index: str, signature: str) -> tuple[MemberPaths, list[str]] | None:
+def _read_index(index: str, signature: str, left_out: LeftOut) -> tuple[MemberPaths, list[str]] | None:
     """None where there is none, or one of other archives."""
     if not os.path.exists(index):
         return None
@@ -149,6 +186,7 @@ def _read_index(index: str, signature: str) -> tuple[MemberPaths, list[str]] | N
         with np.load(index, allow_pickle=False) as kept:
             if str(kept["signature"]) != signature:
                 return None
+            left_out.kinds = {kind: (count, name) for kind, (count, name) in json.loads(str(kept["left_out"])).items()}
             columns = (kept[name] for name in MemberPaths.COLUMNS)
             paths, distinct = MemberPaths(kept["archives"].tolist(), *columns), kept["labels"].tolist()
             return paths, [distinct[code] for code in kept["codes"].tolist()]

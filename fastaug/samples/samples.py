@@ -5,22 +5,37 @@ No image is opened here, so a million samples cost a path string and an int each
 
 from __future__ import annotations
 
-import csv as csv_module
 import math
 import operator
 import os
+import posixpath
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastaug.files import whole_file
 from fastaug.samples.archives import Layout, find_archives, index_archives
-from fastaug.samples.sources import IMAGE_EXTENSIONS, MemberPaths
+from fastaug.samples.folders import (
+    WHAT_IS_TAKEN,
+    find_images,
+    find_split,
+    mixed_in_archives,
+    named_by_file,
+    named_by_folder,
+    split_names,
+    subfolders,
+    the_one,
+)
+from fastaug.samples.sources import MemberPaths
+from fastaug.samples.tables import read_table, write_table
+from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
+_MOST_ROWS = 20  # of a table in a notebook
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -75,19 +90,82 @@ class Samples:
         object.__setattr__(self, "classes", names)
 
     @classmethod
-    def from_folder(cls, root: str | os.PathLike[str]) -> Samples:
+    def from_folder(cls, root: str | os.PathLike[str], level: int | None = None) -> Samples:
         """All images under `root`, at any depth, sorted by path; the class is the name of the folder a file lies in.
 
-        Hidden files and folders (a leading dot) and files without an image's extension are left out.
+        Classes are sorted as text, as ImageFolder's and fastai's: "10" before "2".
 
+        Left out are hidden files and folders (a leading dot), thumbnails and trash ("@eaDir", "__MACOSX", "#recycle"),
+        images outside the class folders, and files without an image's extension; a warning counts all that may have
+        been an image.
+
+        Args:
+            root: the folder.
+            level: which folder is the class: 1 the first below the root, 2 the one in it …; -1 the one that the file
+                lies in, -2 the one above that … None is -1, and refuses what looks like a split, such as train/ and
+                val/ (see `from_split_folders`), and warns where folders of one name at several places are one class,
+                or where one class lies in another.
         Raises:
             FileNotFoundError, NotADirectoryError: no such folder.
-            ValueError: no image in it.
+            ValueError: no image in it, none at that level, or what looks like a split.
         """
-        paths = _image_files(root, "from_folder")
-        folders = [os.path.dirname(path) for path in paths]
-        name_of = {folder: os.path.basename(os.path.abspath(folder)) for folder in set(folders)}
-        return cls._from_names(paths, [name_of[folder] for folder in folders])
+        paths, names, said = named_by_folder(find_images(root, "from_folder"), level, "from_folder")
+        _warn(said)
+        return cls._from_names(paths, names)
+
+    @classmethod
+    def from_split_folders(
+        cls,
+        root: str | os.PathLike[str],
+        train: str | None = None,
+        valid: str | None = None,
+        level: int | None = None,
+        pattern: str | None = None,
+    ) -> tuple[Samples, Samples]:
+        """(train, valid) from two folders in `root`, each with a folder for each class; both have the same classes.
+
+        Args:
+            root: the folder above both. What else lies in it is left aside, a folder "test" too.
+            train, valid: their names. None: the one that has a usual name, such as "train"; "val", "valid",
+                "validation" or "dev".
+            level: as of `from_folder`, counted within each of them.
+            pattern: as of `from_filenames`, where the names of files tell the class.
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: no such folders in it, several, or a class that only validation has.
+        """
+        caller, root = "from_split_folders", os.fspath(root)
+        there = subfolders(root)
+        found = split_names(there)
+        chosen = [train or the_one("training", found, there, root, caller)]
+        chosen.append(valid or the_one("validation", found, there, root, caller))
+        halves = []
+        for name in chosen:
+            images = find_images(os.path.join(root, name), caller)
+            if pattern is not None:
+                paths, names, said = named_by_file(images, _regex(pattern, caller), caller)
+            elif level is None and images.are_direct():
+                raise ValueError(
+                    f"{caller}: expected class folders in {images.root!r}, got images. Say pattern= if the names of "
+                    "files tell the class."
+                )
+            else:
+                paths, names, said = named_by_folder(images, level, caller)
+            _warn(said)
+            halves.append((paths, names))
+        (train_paths, train_names), (valid_paths, valid_names) = halves
+        missing = Counter(valid_names)
+        for name in set(train_names):
+            del missing[name]
+        if missing:
+            listed = ", ".join(f"{name} ({count:,} images)" for name, count in sorted(missing.items())[:5])
+            raise ValueError(
+                f"{caller}: expected every class of {chosen[1]!r} in {chosen[0]!r} too, got {printable(listed)} in "
+                f"{chosen[1]!r} alone. Add images to train with, or move the folder away."
+            )
+        both = cls._from_names(train_paths, train_names)
+        number = {name: i for i, name in enumerate(both.classes)}
+        return both, cls(valid_paths, [number[name] for name in valid_names], both.classes)
 
     @classmethod
     def from_filenames(cls, root: str | os.PathLike[str], pattern: str, ignore_case: bool = False) -> Samples:
@@ -102,17 +180,17 @@ class Samples:
             ValueError: no image, no valid pattern with a group, or a file name that does not match.
         """
         regex = _regex(pattern, "from_filenames", re.IGNORECASE if ignore_case else 0)
-        paths = _image_files(root, "from_filenames")
-        found = [regex.search(os.path.basename(path)) for path in paths]
-        names = [match.group(1) if match else None for match in found]
-        unmatched = [path for path, name in zip(paths, names, strict=True) if not name]
-        if unmatched:
-            raise ValueError(
-                f"from_filenames: expected every file name to match {pattern!r}, got {len(unmatched)} of "
-                f"{len(paths)} that do not, the first {unmatched[0]!r}. "
-                "Correct the pattern, try ignore_case=True, or move the files away."
+        images = find_images(root, "from_filenames")
+        paths, names, said = named_by_file(images, regex, "from_filenames")
+        split = find_split(images.parts().values())
+        if split:
+            parts = ", ".join(map(repr, split[1]))
+            said.append(
+                f"from_filenames: what looks like a split into {parts} in {os.path.join(images.root, *split[0])!r} is "
+                "mixed. from_split_folders(…, pattern=…) gives two halves."
             )
-        return cls._from_names(paths, [name for name in names if name])
+        _warn(said)
+        return cls._from_names(paths, names)
 
     @classmethod
     def from_csv(
@@ -121,48 +199,28 @@ class Samples:
         root: str | os.PathLike[str] | None = None,
         path: str = "file",
         target: str = "label",
+        sep: str | None = None,
+        encoding: str | None = None,
     ) -> Samples:
-        """The rows of a CSV file with a header line, in the file's order.
+        """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
         Args:
-            csv: the file, UTF-8, separated by commas.
-            root: folder that the paths in the file are relative to; None leaves them as they are written.
+            csv: the file.
+            root: folder that the paths in the file are relative to. None: the working directory or the folder of the
+                list, decided for the whole list by where the first files are; it is an error if some are in each.
+                Where none is found, paths stay as they are written.
             path: name of the column with the image's path.
             target: name of the column with the class. Classes are sorted, as numbers if all of them are numbers.
+            sep: what separates the values. None: a comma, semicolon, tab or "|", whichever the header has.
+            encoding: such as "latin-1". None: UTF-8, or UTF-16 where the file begins as such; other bytes are an
+                error, unless they are the name of a file that there is.
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a column that is missing, a row with an empty or missing value, no rows at all.
+            ValueError: a column that is missing, a row with an empty or missing value, no rows at all, a file in two
+                rows with different classes, an address instead of a file, another encoding.
         """
-        paths, names = [], []
-        with open(csv, newline="", encoding="utf-8-sig") as file:
-            reader = csv_module.reader(file)
-            header = next(reader, [])
-            for column in (path, target):
-                if column not in header:
-                    raise ValueError(
-                        f"from_csv: expected a column {column!r} in {os.fspath(csv)!r}, got {header}. "
-                        "Name the columns with path= and target=."
-                    )
-            path_column, target_column = header.index(path), header.index(target)
-            for row in reader:
-                if not row:
-                    continue
-                where = f"line {reader.line_num} of {os.fspath(csv)!r}"
-                if len(row) != len(header):
-                    raise ValueError(
-                        f"from_csv: expected {len(header)} values in {where}, got {len(row)}: {row}. "
-                        "Correct the line; quote values that hold a comma."
-                    )
-                if not row[path_column].strip() or not row[target_column].strip():
-                    raise ValueError(
-                        f"from_csv: expected a {path!r} and a {target!r} in {where}, got {row}. "
-                        "Fill in or delete the line."
-                    )
-                paths.append(row[path_column] if root is None else os.path.join(root, row[path_column]))
-                names.append(row[target_column])
-        if not paths:
-            raise ValueError(f"from_csv: expected at least one row below the header of {os.fspath(csv)!r}, got none.")
-        return cls._from_names(paths, names)
+        paths, names = read_table(csv, root, path, target, sep, encoding)
+        return cls._from_names(paths, names, numbers=True)
 
     @classmethod
     def from_tar(
@@ -176,8 +234,9 @@ class Samples:
     ) -> Samples:
         r"""The images in tar archives of WebDataset's layout.
 
-        There, members whose names agree up to the first dot belong together. Every archive is indexed once, by its
-        headers; the images are then read by their offsets, in any order. A sample's path is
+        There, members whose names agree up to the first dot belong together; up to the last one where several images
+        would, and each has its own class. Left out is what `from_folder` leaves out. Every archive is indexed once, by
+        its headers; the images are then read by their offsets, in any order. A sample's path is
         `archive.tar//name@offset+size`; `paths` makes them when they are asked for, so that in memory a sample takes at
         most 15 bytes, its name, and 8 bytes for its target.
 
@@ -202,11 +261,14 @@ class Samples:
             _regex(pattern, "from_tar")
         found = find_archives(archives)
         layout = Layout(target, pattern, image and image.lower().lstrip("."))
-        paths, labels = index_archives(found, layout, None if index is None else os.fspath(index))
+        paths, labels, left_out = index_archives(found, layout, None if index is None else os.fspath(index))
         if not len(paths):
-            raise ValueError(
-                f"from_tar: expected images in {archives!r}, got none. Looked for {', '.join(IMAGE_EXTENSIONS)}."
-            )
+            got = str(left_out) or "none"
+            raise ValueError(f"from_tar: expected images in {archives!r}, got {got}. {WHAT_IS_TAKEN}")
+        _warn(left_out.warning("from_tar"))
+        if pattern is None and target == "folder":
+            folders = {posixpath.dirname(paths.name(row)) for row in range(len(paths))}
+            _warn(mixed_in_archives(folders))
         if classes is None:
             distinct = set(labels)
             if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):
@@ -218,11 +280,12 @@ class Samples:
         return cls(paths, _numbered(labels, list(classes)), classes)
 
     def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
-        """Write a file that `from_csv` reads: a row per image, its path and the name of its class."""
-        with whole_file(csv) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as table:
-            writer = csv_module.writer(table)
-            writer.writerow([path, target])
-            writer.writerows((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
+        """Write a file that `from_csv` reads: a row per image, its path and the name of its class.
+
+        It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are.
+        """
+        rows = ((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
+        write_table(csv, (path, target), rows)
 
     @classmethod
     def from_dataset(cls, ds: Any) -> Samples:
@@ -240,11 +303,11 @@ class Samples:
         return cls([path for path, _ in ds.samples], [target for _, target in ds.samples], ds.classes)
 
     @classmethod
-    def _from_names(cls, paths: Sequence[str], names: list[str]) -> Samples:
-        """One class name per path -> targets; classes sorted, as numbers if all of them are (so "10" follows "9")."""
+    def _from_names(cls, paths: Sequence[str], names: list[str], numbers: bool = False) -> Samples:
+        """One class name per path -> targets; classes sorted as text. numbers: as numbers if all of them are."""
         distinct = set(names)
-        numeric = all(map(_is_number, distinct))
-        classes = sorted(distinct, key=(lambda name: (int(name), name)) if numeric else None)
+        numbers = numbers and all(map(_NUMBER.fullmatch, distinct))
+        classes = sorted(distinct, key=(lambda name: (float(name), name)) if numbers else None)
         index = {name: i for i, name in enumerate(classes)}
         return cls(paths, [index[name] for name in names], classes)
 
@@ -258,10 +321,11 @@ class Samples:
         """Divide into (train, valid). Both keep the full list of classes and the order of the rows.
 
         The same rows and seed give the same halves in every process and Python version: the rows are ranked by the
-        numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change.
+        numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change. Rows with the
+        same path are on the same side, where the first of them is.
 
         Args:
-            valid_fraction: share of validation, between 0 and 1; rounded to whole images.
+            valid_fraction: share of validation, between 0 and 1, of the files; rounded to whole ones.
             seed: another seed, another split.
             by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing.
             stratify: the same share of every class, as near as whole images allow. A class of two or more images
@@ -278,9 +342,11 @@ class Samples:
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
-            order = sorted(range(len(self)), key=rank.__getitem__)
-            total = math.floor(len(self) * valid_fraction + 0.5)
-            chosen = sorted(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            first = self._first_rows()
+            order = sorted(range(len(self)) if first is None else sorted(set(first)), key=rank.__getitem__)
+            total = math.floor(len(order) * valid_fraction + 0.5)
+            files = set(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            chosen = sorted(files) if first is None else [row for row, its in enumerate(first) if its in files]
         train, valid = self.subset(sorted(set(range(len(self))).difference(chosen))), self.subset(chosen)
         if not len(train) or not len(valid):
             side = "validation" if len(train) else "training"
@@ -290,6 +356,14 @@ class Samples:
                 f"for validation. Change {why} so that {side} gets some of the {len(self)}."
             )
         return train, valid
+
+    def _first_rows(self) -> list[int] | None:
+        """For each row the first one with the same path; None: every row is its own."""
+        if isinstance(self.paths, MemberPaths):
+            return self.paths.first_rows()
+        first: dict[str, int] = {}
+        rows = [first.setdefault(path, row) for row, path in enumerate(self.paths)]
+        return rows if len(first) < len(rows) else None
 
     def _stratified(self, order: list[int], fraction: float, total: int) -> list[int]:
         """The validation rows: each class's share rounded down (1..n-1 of n), then up where most was lost."""
@@ -317,8 +391,10 @@ class Samples:
 
     def describe(self) -> str:
         """A line with the totals and a line per class: how many images it has."""
-        width = max(map(len, self.classes), default=0)
-        return "\n".join([repr(self), *(f"{name:<{width}}  {count:>7,}" for name, count in self.counts().items())])
+        names = list(map(printable, self.classes))
+        width = max(map(len, names), default=0)
+        rows = zip(names, self.counts().values(), strict=True)
+        return "\n".join([repr(self), *(f"{name:<{width}}  {count:>7,}" for name, count in rows)])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -327,7 +403,14 @@ class Samples:
         return self.paths[index], self.targets[index]
 
     def __repr__(self) -> str:
-        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {_shortened(self.classes)})"
+        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {shortened(self.classes)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: images per class."""
+        rows = [(name, f"{count:,}") for name, count in self.counts().items()]
+        more = [(f"… {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
+        heading = f"{len(self):,} images, {len(self.classes):,} classes"
+        return html_table(heading, rows[:_MOST_ROWS] + more, ("class", "images"))
 
 
 def _numbered(labels: list[str], classes: list[str]) -> list[int]:
@@ -339,7 +422,7 @@ def _numbered(labels: list[str], classes: list[str]) -> list[int]:
         if not _is_number(label) or int(label) >= len(classes):
             raise ValueError(
                 f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
-                f"names ({_shortened(classes)}). Give all classes, or leave out classes=."
+                f"names ({shortened(classes)}). Give all classes, or leave out classes=."
             )
         number[label] = int(label)
     return [number[label] for label in labels]
@@ -363,34 +446,11 @@ def _regex(pattern: str, caller: str, flags: int = 0) -> re.Pattern[str]:
     return regex
 
 
-def _image_files(root: str | os.PathLike[str], caller: str) -> list[str]:
-    """Paths of all images under `root`, sorted by code points; linked folders are followed, each folder once."""
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        if os.path.exists(root):
-            raise NotADirectoryError(f"{caller}: expected a folder, got the file {root!r}. Give the folder above it.")
-        raise FileNotFoundError(f"{caller}: expected a folder, got {root!r}, which does not exist. Check the path.")
-    paths, seen = [], {os.path.realpath(root)}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        kept = []
-        for name in sorted(subfolders):
-            real = os.path.realpath(os.path.join(folder, name))
-            if not name.startswith(".") and real not in seen:
-                seen.add(real)
-                kept.append(name)
-        subfolders[:] = kept
-        paths += [
-            os.path.join(folder, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
-        ]
-    if not paths:
-        raise ValueError(
-            f"{caller}: expected images under {root!r}, got none. "
-            f"Looked at any depth for {', '.join(IMAGE_EXTENSIONS)}, hidden files left out."
-        )
-    return sorted(paths)
+def _warn(said: Iterable[str]) -> None:
+    for text in said:
+        warnings.warn(text, stacklevel=3)  # where the user calls
 
 
-def _shortened(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first names, as can be printed."""
+    return printable(", ".join(names[:most])) + (", …" if len(names) > most else "")

@@ -13,16 +13,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Self, overload
+from typing import BinaryIO, NamedTuple, Self, overload
 
 import numpy as np
 
-# The last two are not decoded, but named: a data set should not become smaller in silence.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".gif", ".avif")
+IMAGE_EXTENSIONS = (  # of what is decoded
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
+    ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga", ".ico", ".sgi", ".pcx",
+)  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
 
 _BLOCK = tarfile.BLOCKSIZE
-_MEMBER = re.compile(r"(?P<archive>.+)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+_ZEROS_AT_ONCE = 1 << 20
+_SLASHES = re.compile(r"(?<=.)//+")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -59,7 +63,7 @@ class Reader:
 
     def read_bytes(self, path: str) -> bytes | str:
         """The content, or the reason why there is none."""
-        member = _MEMBER.fullmatch(path)
+        member = MEMBER.fullmatch(path)
         try:
             if member is None or os.path.exists(path):
                 with open(path, "rb", buffering=0) as file:
@@ -170,9 +174,20 @@ class MemberPaths(Sequence[str]):
         archive, offset, size = self._archive[chosen], self._offset[chosen], self._size[chosen]
         return MemberPaths(self.archives, archive, offset, size, ends, np.frombuffer(b"".join(names), np.uint8))
 
+    def first_rows(self) -> list[int] | None:
+        """For each row the first one of the same member; None: every row is its own."""
+        _, first, number = np.unique(
+            np.stack([self._archive.astype(np.int64), self._offset.astype(np.int64)]), True, True, axis=1
+        )
+        return first[number.ravel()].tolist() if len(first) < len(self) else None
+
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays that `MemberPaths` takes, by name."""
         return {name: getattr(self, f"_{name}") for name in self.COLUMNS}
+
+    def name(self, row: int) -> str:
+        """Of a member within its archive."""
+        return self._name(row).decode("utf-8", "surrogateescape")
 
     def _name(self, row: int) -> bytes:
         start = int(self._ends[row - 1]) if row else 0
@@ -189,7 +204,7 @@ class MemberPaths(Sequence[str]):
         row = range(len(self))[index]
         if isinstance(row, range):
             return self.take(row)
-        name = self._name(row).decode("utf-8", "surrogateescape")
+        name = self.name(row)
         return Member(self.archives[self._archive[row]], name, self._offset[row], self._size[row]).path
 
     def __eq__(self, other: object) -> bool:
@@ -218,7 +233,7 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
         FileNotFoundError: no such archive. ValueError: not a tar archive, a compressed one, or one that is cut off or
             damaged; an image in it that is a link.
     """
-    name = os.fspath(archive)
+    name = _SLASHES.sub("/", os.fspath(archive))  # the first "//" of a member's path is where its name begins
     expected = f"from_tar: expected a whole tar archive that is not compressed, got {name!r}"
     with open(name, "rb") as file:
         start = file.read(8)
@@ -228,24 +243,40 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
                 f"{expected}, compressed with {kind}: nothing within it can be read by itself. Unpack it once; photos "
                 "are hardly larger without it."
             )
-        file.seek(0)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (info := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header
-                    if info.isreg() and not info.issparse():
-                        yield Member(name, info.name, info.offset_data, info.size)
-                    elif not info.isdir() and info.name.lower().endswith(IMAGE_EXTENSIONS):
-                        raise ValueError(
-                            f"from_tar: expected plain files in {name!r}, got {info.name!r}, a link or a sparse file. "
-                            "Write the archive with `tar --dereference --hard-dereference`."
-                        )
-                end = tar.offset
-        except tarfile.TarError as error:
-            raise ValueError(f"{expected}: {error}. Copy it again.") from None
-        file.seek(end)  # where tarfile found no header, it stops in silence
-        if file.read(_BLOCK) != bytes(_BLOCK):
-            raise ValueError(f"{expected}, with neither a header nor its end at byte {end}. Copy it again.")
+        begin: int | None = 0
+        while begin is not None:  # archives one after the other, as `cat` leaves them
+            file.seek(begin)
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    while (info := tar.next()) is not None:
+                        tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header
+                        if info.isreg() and not info.issparse():
+                            yield Member(name, info.name, info.offset_data, info.size)
+                        elif not info.isdir() and info.name.lower().endswith(IMAGE_EXTENSIONS):
+                            raise ValueError(
+                                f"from_tar: expected plain files in {name!r}, got {info.name!r}, a link or a sparse "
+                                "file. Write the archive with `tar --dereference --hard-dereference`."
+                            )
+                    end = tar.offset
+            except tarfile.TarError as error:
+                raise ValueError(f"{expected}: {error}. Copy it again.") from None
+            file.seek(end)  # where tarfile found no header, it stops in silence
+            if file.read(_BLOCK) != bytes(_BLOCK):
+                if begin and end == begin:
+                    raise ValueError(
+                        f"{expected}, with something after its end at byte {end} that is no archive. Cut it off there."
+                    )
+                raise ValueError(f"{expected}, with neither a header nor its end at byte {end}. Copy it again.")
+            begin = _end_of_zeros(file)
 
 
-__all__ = ["IMAGE_EXTENSIONS", "Member", "MemberPaths", "Reader", "members", "narrow", "read_bytes"]
+def _end_of_zeros(file: BinaryIO) -> int | None:
+    """The block in which there is something again; None: zeros up to the end."""
+    while chunk := file.read(_ZEROS_AT_ONCE):
+        rest = chunk.lstrip(b"\0")
+        if rest:
+            return (file.tell() - len(rest)) // _BLOCK * _BLOCK
+    return None
+
+
+__all__ = ["IMAGE_EXTENSIONS", "MEMBER", "Member", "MemberPaths", "Reader", "members", "narrow", "read_bytes"]

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Mapping
+from functools import cache
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+@cache
+def can_show_a_bar() -> bool:
+    """Whether a notebook can; if not, one warning says why, where rich would say it at every step."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        warnings.warn(
+            "Learner: expected ipywidgets, which a bar in a notebook needs, found none. Run: pip install ipywidgets; "
+            "or pass progress=False.",
+            stacklevel=6,
+        )
+        return False
+    return True
+
+
 class Display(Progress):
-    """A line per epoch; on a terminal also one bar for a whole fit or sweep."""
+    """A line per epoch; on a terminal and in a notebook also one bar for a whole fit or sweep."""
 
     def __init__(self, wanted: bool, batches: int) -> None:
         console = Console()
-        self.wanted, self.on_terminal = wanted, wanted and (console.is_terminal or console.is_jupyter)
+        shown = console.is_terminal or (wanted and console.is_jupyter and can_show_a_bar())
+        self.wanted, self.on_terminal = wanted, wanted and shown
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         super().__init__(*columns, console=console, disable=not self.on_terminal, transient=True)
         self.bar, self.metric = self.add_task("", total=batches), ""

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
-from torchmetrics import Metric
+from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
-from fastaug.training.inference import AMP, Amp, mixed_precision
-from fastaug.training.loaders import Loader, LoaderAdapter, checked_classes
-from fastaug.training.losses import BinaryCrossEntropy
+from fastaug.training.inference import AMP, Activation, Amp, mixed_precision
+from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
+from fastaug.training.losses import ACTIVATIONS, BinaryCrossEntropy, fit_targets, kind_of, one_hot, weight_of
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
@@ -36,6 +39,10 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch
 def adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
     """AdamW as fastai sets it; groups come with weight_decay=0 where there should be none."""
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
+
+
+class NoImagesError(ValueError):
+    """A loader without images in a whole epoch."""
 
 
 class Engine:
@@ -50,6 +57,7 @@ class Engine:
         loss_func: Callable[[Tensor, Tensor], Tensor] | None = None,
         opt_func: Callable[[list[dict[str, Any]]], Optimizer] = adamw,
         metrics: Mapping[str, Metric] | None = None,
+        activation: Activation | None = None,
         splitter: Callable[[nn.Module], list[list[nn.Parameter]]] = parameter_groups,
         train_bn: bool = True,
         amp: Amp | None = None,
@@ -68,19 +76,23 @@ class Engine:
                 "Learner: expected amp 'bf16', 'fp16' or None, accumulate of at least 1 and clip_norm above 0 or None, "
                 f"got {amp!r}, {accumulate} and {clip_norm}."
             )
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"Learner: expected a model, a torch.nn.Module, got {model!r}. Make one: fa.classifier('resnet18', 37)."
+            )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
+        check_statistics(model, {"train_loader": train_loader, "valid_loader": valid_loader})
         self.device = usable_device("Learner", device)
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss_func = loss_func or nn.CrossEntropyLoss()
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
-        if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
-            metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
-        elif metrics is None:
-            one, same = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
-            metrics = {"error_rate": 1 - one, "accuracy": same}
+        if activation not in (None, *get_args(Activation)):
+            raise ValueError(f"Learner: expected activation 'softmax', 'sigmoid', 'none' or None, got {activation!r}.")
+        self._activation = activation
+        metrics = self._default_metrics() if metrics is None else metrics
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
@@ -91,12 +103,33 @@ class Engine:
         self.progress = progress and not rank()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.create_opt()
+        self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
         self.history, self.epoch = History(), 0
+        self.chosen: dict[str, Any] = {}  # what auto_fine_tune found, for a run that is resumed
         self.done = 0  # epochs of the latest fit
         self._fits = 0  # calls of fit, also those passed over
         self._seen: list[int] = []  # images of each batch of an epoch that is not over
+        self._weights: list[float] = []  # and what its loss counts
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of activations; "none": nothing."""
+        return self._activation or ACTIVATIONS.get(kind_of(self.loss_func), "none")
+
+    def _default_metrics(self) -> dict[str, Metric]:
+        """Those that fit the loss; none for one that is not known. Validating their arguments waits for the GPU."""
+        if self.activation == "softmax":
+            ignored = getattr(self.loss_func, "ignore_index", -1)
+            ignored = ignored if ignored >= 0 else None
+            one, same = (
+                MulticlassAccuracy(average="micro", validate_args=False, ignore_index=ignored) for _ in range(2)
+            )
+            return {"error_rate": 1 - one, "accuracy": same}
+        if self.activation == "sigmoid":
+            return {"accuracy_multi": BinaryAccuracy(validate_args=False)}
+        return {"mae": MeanAbsoluteError()} if kind_of(self.loss_func) == "numbers" else {}
 
     @property
     def copies_ahead(self) -> bool:
@@ -140,9 +173,13 @@ class Engine:
         for i, group in enumerate(self.groups):
             for parameter in group:
                 parameter.requires_grad_(i >= n % number)
-        for module in self.model.modules():
-            if self.train_bn and isinstance(module, _BatchNorm):
+        if self.train_bn:
+            self._still.clear()
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and self.train_bn:
                 module.requires_grad_(True)
+            elif isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                self._still.add(name)
 
     def freeze(self) -> None:
         """Freeze all groups but the last."""
@@ -158,22 +195,29 @@ class Engine:
         return self.compile(network) if self.compile else network
 
     def train_mode(self) -> None:
-        """The model in training mode, but for batch-norm that is frozen: that should not move at all."""
+        """The model in training mode, but for batch-norm that is frozen, or was with train_bn=False: the layers behind
+        it have learned from the statistics that it has."""
         self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+        for name, module in self.model.named_modules():
+            frozen = isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
+            if frozen or name in self._still:
                 module.eval()
 
-    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch in training."""
+    def forward(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The loss of a batch in training, and what it counts among others (see `weight_of`)."""
         if not len(y):  # the other ranks have images, and wait for gradients: give them zeros
             self.model.eval()
             nothing: Tensor = network(x.new_zeros(1, *x.shape[1:])).sum() * 0
             self.train_mode()
-            return nothing
+            return nothing, 0.0
         with self.limits_named("the forward pass"):
             mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
-            return self.loss_func(*self.activate(network, mixed, target))
+            return self.loss_of(*self.activate(network, mixed, target))
+
+    def loss_of(self, activations: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The loss of a batch, and what it counts."""
+        y = fit_targets(self.loss_func, activations, y)
+        return self.loss_func(activations, y), weight_of(self.loss_func, activations, y)
 
     def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
@@ -184,25 +228,34 @@ class Engine:
                 f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
                 "Build the model without auxiliary outputs."
             )
-        known = y.device.type == "cpu" and not y.is_floating_point() and len(y)  # else one would wait for the GPU
-        highest = max(int(y.max()) if known else -1, self.classes - 1)
-        if activations.ndim > 1 and highest >= activations.shape[1]:
-            raise ValueError(
-                f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
-                f"{highest}. Build the model with num_classes={highest + 1}."
-            )
-        if activations.ndim > 1 and 0 < self.classes < activations.shape[1]:
-            warnings.warn(
-                f"Learner: expected as many outputs as the samples have classes, {self.classes}, got "
-                f"{activations.shape[1]}. Build the model with num_classes={self.classes}: the others never are right.",
-                stacklevel=2,
-            )
+        if self.activation != "none":
+            self._check_classes(activations, y)
         return activations.float() if self.amp else activations, y.to(self.device, non_blocking=self.copies_ahead)
 
-    def backward(self, loss: Tensor, images: int) -> None:
-        """Add the gradients of a batch, so that over the ranks every image counts the same."""
+    def _check_classes(self, activations: Tensor, y: Tensor) -> None:
+        """That there is an output for each class; one output with a sigmoid is for two."""
+        if activations.ndim < 2:
+            return
+        outputs = 2 if self.activation == "sigmoid" and activations.shape[1] == 1 else activations.shape[1]
+        known = y.device.type == "cpu" and not y.is_floating_point()  # else one would wait for the GPU
+        there = y[y != getattr(self.loss_func, "ignore_index", -1)] if known else y[:0]
+        highest = max(int(there.max()) if len(there) else -1, self.classes - 1)
+        if highest >= outputs:
+            raise ValueError(
+                f"Learner: expected targets 0..{outputs - 1} for {activations.shape[1]} outputs, got "
+                f"{highest}. Build the model with num_classes={highest + 1}."
+            )
+        if 0 < self.classes < outputs:
+            warnings.warn(
+                f"Learner: expected as many outputs as the samples have classes, {self.classes}, got "
+                f"{outputs}. Build the model with num_classes={self.classes}: the others never are right.",
+                stacklevel=2,
+            )
+
+    def backward(self, loss: Tensor, weight: Tensor | float) -> None:
+        """Add the gradients of a batch, so that over the ranks they are those of all images together."""
         with self.limits_named("the backward pass"):
-            self.scaler.scale(loss * ranks.share(images, self.device, self.summed)).backward()
+            self.scaler.scale(loss * ranks.share(weight, self.device, self.summed)).backward()
 
     def step(self, batches: int) -> None:
         """One step of the optimizer; of so many batches the mean of their gradients, or the sum with a summed loss."""
@@ -244,7 +297,7 @@ class Engine:
             x = x.to(self.device, non_blocking=self.copies_ahead, memory_format=layout)
             yield x, y, getattr(more[0], "indices", None) if more else None
         if empty:
-            raise ValueError(
+            raise NoImagesError(
                 "Learner: expected images from the loader, got none in a whole epoch. Give one that can be iterated "
                 "again (a generator is used up after one epoch) and that has images which can be read."
             )
@@ -252,7 +305,7 @@ class Engine:
     def training_batches(self) -> Generator[Batch, None, None]:
         """Training batches without end, of a copy of the loader; its own position stays, or is put back."""
         own = LoaderAdapter(self.train_loader)
-        copied, place = LoaderAdapter(copy.copy(self.train_loader)), copy.deepcopy(own.position())
+        copied, place = own.copied(), copy.deepcopy(own.position())
         try:
             for epoch in itertools.count(self.epoch):
                 copied.set_epoch(epoch)
@@ -262,33 +315,94 @@ class Engine:
             if place is not None and any(now[name] != place[name] for name in place.keys() - {"quarantined"}):
                 own.go_to(place)
 
-    def evaluate(self, loader: Loader | None) -> Iterator[Batch]:
-        """(activations, targets, rows) of every batch of `loader`, default valid_loader, in eval mode."""
+    def evaluate(self, loader: Loader) -> Iterator[Batch]:
+        """(activations, targets, rows) of every batch of `loader`, as it comes, in eval mode."""
         self.model.eval()
-        for x, y, rows in self.batches(self.or_valid(loader)):
+        for x, y, rows in self.batches(loader):
             with torch.no_grad(), self.limits_named("the forward pass"):
                 activations, y = self.activate(self.model, x, y)
             yield activations, y, rows
 
     def validate(self, loader: Loader | None = None) -> dict[str, float]:
-        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode."""
-        with self.limits_named("validation"):
-            return self._validate(loader)
+        """Mean loss and metrics (default: error_rate, accuracy) over `loader`, default valid_loader, in eval mode.
 
-    def _validate(self, loader: Loader | None) -> dict[str, float]:
+        Of an ImageLoader, one for training too, every image counts once, in its order, without chance.
+        """
+        with self.limits_named("validation"):
+            return self._validate(LoaderAdapter(self.or_valid(loader)).in_order())
+
+    def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(2, device=self.device)
-        for activations, y, _ in self.evaluate(loader):
-            sums[0] += self.loss_func(activations, y) * (1 if self.summed else len(y))
-            sums[1] += len(y)
-            if isinstance(self.loss_func, BinaryCrossEntropy):
-                y = self.loss_func.one_hot(y, activations.shape[1]).long()
-                activations = self.loss_func.decodes(activations.sigmoid()).long()
+        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
+        failures: list[ValueError] = []
+        for activations, y, _ in _until_failure(self.evaluate(loader), failures):
+            loss, weight = self.loss_of(activations, y)
+            part = loss if self.summed else loss * weight
+            sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
+            sums[1] += weight
+            sums[2] += len(y)
+            judged = self._judged(activations, y)
             for metric in self.metrics.values():
-                metric.update(activations, y)
-        loss, total = ranks.total(sums).tolist()
-        return {"loss": loss / total} | {name: float(metric.compute()) for name, metric in self.metrics.items()}
+                metric.update(*judged)
+        sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
+        loss, total, images, failed = ranks.total(sums).tolist()
+        if failed or not images:  # all ranks know it now, and none waits for another
+            raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
+        found = {"loss": loss / total if total else math.nan}
+        for name, metric in self.metrics.items():
+            found |= self._figures(name, metric.compute())
+        return found
+
+    def _judged(self, activations: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What metrics compare."""
+        if self.activation == "sigmoid":
+            probabilities, y = activations.sigmoid(), one_hot(y, activations.shape[1]).round().long()
+            if isinstance(self.loss_func, BinaryCrossEntropy):
+                return self.loss_func.decodes(probabilities).long(), y
+            return probabilities, y
+        if self.activation == "softmax" and y.shape == activations.shape:
+            return activations, y.argmax(1)  # of probabilities
+        return activations, fit_targets(self.loss_func, activations, y)
+
+    def _figures(self, name: str, value: Any) -> dict[str, float]:
+        """A metric's value by its name; of several values each by its own: its key, or its class."""
+        if isinstance(value, Mapping):
+            return {key: one for part in value for key, one in self._figures(f"{name}_{part}", value[part]).items()}
+        value = torch.as_tensor(value)
+        if value.numel() == 1:
+            return {name: float(value)}
+        if value.ndim != 1:
+            raise ValueError(
+                f"Learner: expected metrics of one number, or of one per class, got {name} of {list(value.shape)}. "
+                "Compute it of learn.get_preds()."
+            )
+        known = LoaderAdapter(self.train_loader).classes
+        classes = known if len(known) == len(value) else range(len(value))
+        return {f"{name}_{one}": number for one, number in zip(classes, value.tolist(), strict=True)}
+
+    def metric_of(self, column: str) -> Metric | None:
+        """The metric whose value, or one of whose values, is this column of the history; None if there is none."""
+        owners = [name for name in self.metrics if column == name or column.startswith(f"{name}_")]
+        return self.metrics[max(owners, key=len)] if owners else None
+
+    def end_epoch(self, row: dict[str, float], start: float) -> None:
+        """Validate, and note the epoch in the history: with nan, and a warning, where no images could be read.
+
+        row: what training gave. start: `perf_counter` when the epoch began.
+        """
+        row = {"epoch": float(self.epoch), **row}
+        if self.valid_loader is not None:
+            LoaderAdapter(self.valid_loader).follow(self.epoch)
+            try:
+                figures = self.validate()
+            except (BadFileError, NoImagesError) as error:  # what was trained is not lost for it
+                warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
+                figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+            row |= {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
+        self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
+        self.history.ends.append(len(self.history.losses))
+        self.epoch += 1
 
     def or_valid(self, loader: Loader | None) -> Loader:
         loader = loader if loader is not None else self.valid_loader
@@ -326,3 +440,11 @@ class Engine:
             self._set_state(state)
             for module, training in modes:
                 module.training = training
+
+
+def _until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
+    """The batches until the files are too bad to go on, or all there are; why there are no more is noted."""
+    try:
+        yield from batches
+    except (BadFileError, NoImagesError) as error:
+        failures.append(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -10,11 +9,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from fastaug.text import printable
 from fastaug.training import plots
 from fastaug.training.engine import Engine
-from fastaug.training.inference import NONE, most_probable, to_probabilities
+from fastaug.training.inference import NONE, most_probable
 from fastaug.training.loaders import Loader, LoaderAdapter
-from fastaug.training.prediction import activations_of, loader_like, threshold
+from fastaug.training.losses import losses_of_each
+from fastaug.training.prediction import activations_of, loader_like, probabilities_of, threshold
 
 
 class Loss(NamedTuple):
@@ -28,12 +29,13 @@ class Loss(NamedTuple):
     path: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Interpretation:
     """What a model says of images whose classes are known; make it with `from_learner`.
 
     Attributes:
-        probabilities: float32 [N, classes]. targets: int64 [N]. losses: float32 [N]. rows: int64 [N], of the samples.
+        probabilities: float32 [N, classes]; of a single output those of no and yes.
+        targets: int64 [N]. losses: float32 [N]. rows: int64 [N], of the samples.
         predicted: int64 [N]; with BinaryCrossEntropy -1 where no class is above its threshold.
     """
 
@@ -47,29 +49,32 @@ class Interpretation:
 
     @classmethod
     def from_learner(cls, learn: Engine, loader: Loader | None = None) -> Self:
-        """Of `loader`, default valid_loader.
+        """Of `loader`, default valid_loader; of an ImageLoader every sample once, not augmented, as `get_preds`.
 
         Raises:
-            ValueError: several classes per image, of which there is no confusion matrix.
+            ValueError: several classes per image, or numbers, of which there is no confusion matrix.
         """
         loader = learn.or_valid(loader)
-        activations, targets, rows = activations_of(learn, loader)
-        if targets.ndim != 1:
+        activations, targets, rows = activations_of(learn, LoaderAdapter(loader).in_order(rows=True))
+        single = activations.ndim == 2 and activations.shape[1] == 1 and learn.activation == "sigmoid"
+        if targets.ndim != 1 or activations.ndim != 2 or (targets.is_floating_point() and not single):
             raise ValueError(
-                f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
+                "Interpretation: expected one class per image, targets int64 [N] and activations [N, classes], got "
+                f"{str(targets.dtype)[6:]} {list(targets.shape)} and {list(activations.shape)}. Use get_preds."
             )
-        each = copy.copy(learn.loss_func)
-        if hasattr(each, "reduction"):
-            each.reduction = "none"
-            losses = each(activations, targets).reshape(len(targets), -1).mean(1)
-        else:
-            losses = torch.stack([each(activations[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
+        losses, targets = losses_of_each(learn.loss_func, activations, targets), targets.long()
         limit = threshold(learn)
-        probabilities = to_probabilities(activations, limit)
+        probabilities = probabilities_of(learn, activations)
         predicted = most_probable(probabilities, limit)
+        if single:
+            probabilities = torch.cat([1 - probabilities, probabilities], 1)
         known = LoaderAdapter(loader).classes
         classes = [*known, *map(str, range(len(known), probabilities.shape[1]))]
         return cls(probabilities, targets, losses, rows, predicted, classes, loader)
+
+    def __repr__(self) -> str:
+        right = int((self.predicted == self.targets).sum())
+        return f"Interpretation({len(self.targets):,} images, {right:,} right, {len(self.classes):,} classes)"
 
     def confusion_matrix(self) -> Tensor:
         """int64 [classes, classes], rows actual, columns predicted; without "none of these"."""
@@ -106,7 +111,10 @@ class Interpretation:
         loader = loader_like(self.loader, augment=None, mode="resize", training=False, batch_size=len(found))
         loader = loader_like(loader, loader.samples.subset([one.row for one in found]))
         images = [image for x, *_ in loader for image in x]
-        titles = [f"{one.predicted}\n{one.actual}\n{one.loss:.2f} / {one.probability:.2f}" for one in found]
+        titles = [
+            f"{printable(one.predicted)}\n{printable(one.actual)}\n{one.loss:.2f} / {one.probability:.2f}"
+            for one in found
+        ]
         return plots.show_images(images, titles, heading="predicted, actual, loss / probability")
 
     def per_class(self) -> dict[str, dict[str, float]]:

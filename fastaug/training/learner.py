@@ -11,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,19 +20,25 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fastaug.files import whole_file
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
-from fastaug.training import lr_finder, prediction, preview, ranks
+from fastaug.text import described, html_table
+from fastaug.training import lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
-from fastaug.training.engine import Engine
+from fastaug.training.engine import Engine, NoImagesError
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
-from fastaug.training.rates import slice_rates
+from fastaug.training.models import NoHeadError
+from fastaug.training.rates import momentum_of, one_cycle, slice_rates
+from fastaug.training.transfer import Judged, judge
 
 _REFRESH_S = 0.5
+_LEAST_STEPS = 50
+_LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
 class Learner(Engine):
-    """Trains a classifier of images.
+    """Trains a classifier of images, or, with another loss, whatever gives activations for images.
 
     Args:
         train_loader: yields (images float [B, C, H, W], targets int [B], ...) and has a length; batches without images
@@ -42,10 +48,16 @@ class Learner(Engine):
         loss_func: (activations, targets) -> scalar. Default: cross-entropy, the mean over the batch. (With a sum, other
             learning rates are right.)
         opt_func: groups of parameters -> optimizer. Default: AdamW, momentum .9, .99, eps 1e-5, weight decay .01.
-        metrics: torchmetrics' by name, for `validate`. Default: error_rate and accuracy.
+        metrics: torchmetrics' by name, for `validate`; of several values each has a name of its own. Default:
+            error_rate and accuracy; accuracy_multi with a binary loss, mae with one of numbers (MSELoss, L1Loss, …),
+            none with a loss that is not torch's.
+        activation: "softmax", "sigmoid" or "none", what makes probabilities of activations for metrics, `get_preds` and
+            so on. Default: as the loss says; "none", and so the model's own numbers, with losses of numbers and with
+            those that are not torch's.
         splitter: model -> groups of parameters, first layers first, for `freeze_to` and for rates that grow.
         train_bn: batch-norm in frozen groups. True, fastai's default: it goes on learning, so the backward pass crosses
-            the body. False: frozen too, running statistics included; the backward pass ends where learning does.
+            the body. False: frozen too, running statistics included; the backward pass ends where learning does. When
+            these layers train later, it normalises by those statistics still, and its weight and bias learn.
         amp: "bf16" or "fp16": the model computes in it where that is safe; fp16 with scaled gradients. None: float32.
         clip_norm: the largest norm that all gradients together may have; longer ones are shortened to it.
         accumulate: batches per step of the optimizer, which gets the mean of their gradients. (Rates and momentum go on
@@ -68,8 +80,28 @@ class Learner(Engine):
 
     # One file each, with their docstrings:
     lr_find = lr_finder.lr_find
+    linear_probe = transfer.linear_probe
     show_batch, summary = preview.show_batch, preview.summary
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
+
+    def _settings(self) -> dict[str, object]:
+        """What is shown of it."""
+        parameters = list(self.model.parameters())
+        learning = sum(each.numel() for each in parameters if each.requires_grad)
+        settings: dict[str, object] = {"model": type(self.model).__name__}
+        settings |= {"parameters": sum(each.numel() for each in parameters), "learning": learning}
+        settings |= {"classes": self.classes} if self.classes else {}
+        settings |= {"device": str(self.device), "train_batches": len(self.train_loader)}
+        settings |= {} if self.valid_loader is None else {"valid_batches": len(self.valid_loader)}
+        last = self.history.epochs[-1] if self.history.epochs else {}
+        return settings | {"epochs": self.epoch} | {name: last[name] for name in self.metrics if name in last}
+
+    def __repr__(self) -> str:
+        return described("Learner", self._settings())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("Learner", self._settings().items())
 
     def fit(self, epochs: int, lr: float | slice = 1e-3) -> None:
         """Train at a constant rate (a `slice`: one per parameter group, see `slice_rates`) and momentum."""
@@ -100,16 +132,8 @@ class Learner(Engine):
         Source: `torch.optim.lr_scheduler.OneCycleLR`; fastai 2.8, `fit_one_cycle`.
         """
         rates = slice_rates(lr_max, len(self.groups))
-        total = max(_whole(epochs) * len(self.train_loader), 2)
-        scheduler = OneCycleLR(
-            self.opt,
-            max_lr=[rates[i] for i in self._group_of],
-            total_steps=total,
-            pct_start=max(pct_start, (1 + 1e-6) / total),  # torch divides by zero where the rise is exactly one batch
-            div_factor=div,
-            final_div_factor=div_final / div,  # torch counts from the first rate
-            cycle_momentum=bool(_momentum(self.opt.defaults)),
-        )
+        batches, rates = _whole(epochs) * len(self.train_loader), [rates[i] for i in self._group_of]
+        scheduler = one_cycle(self.opt, rates, batches, pct_start, div, div_final)
         self._fit(epochs, scheduler)
 
     def fine_tune(
@@ -124,14 +148,91 @@ class Learner(Engine):
         """Train the head for `freeze_epochs`, then everything for `epochs`, at half the rate and less in the body.
 
         freeze; one cycle at slice(base_lr) with pct_start .99; halve base_lr; unfreeze; one cycle at
-        slice(base_lr / lr_mult, base_lr). Source: fastai 2.8, `fine_tune`.
+        slice(base_lr / lr_mult, base_lr). Source: fastai 2.8, `fine_tune`. With epochs=0 the head alone is trained. On
+        few images `auto_fine_tune` reaches more: it gives the head steps, not epochs.
         """
+        steps = freeze_epochs * len(self.train_loader) // self.accumulate
+        if freeze_epochs and steps < _LEAST_STEPS:
+            warnings.warn(
+                f"fine_tune: expected {_LEAST_STEPS} steps or more for the head, got {steps}: it will hardly learn "
+                "before the body does. Use auto_fine_tune(), more freeze_epochs or a smaller batch_size.",
+                stacklevel=2,
+            )
         if freeze_epochs:
             self.freeze()
             self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99)
+        if not epochs:
+            return
         base_lr /= 2
         self.unfreeze()
         self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), pct_start=pct_start, div=div)
+
+    def auto_fine_tune(
+        self, epochs: int | None = None, base_lr: float | None = None, say: Callable[[str], None] | None = None
+    ) -> None:
+        """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
+
+        The body is trained for an epoch, then for 2, and for 4: a cycle each, at slice(base_lr / 1000, base_lr / 10),
+        and the next one follows where the loss on the validation part fell by more than 1 % and its standard error. If
+        a cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
+        head is trained frozen instead of probed.
+
+        Args:
+            epochs: of the body, in one cycle. 0: the head alone. None: as above.
+            base_lr: rate of the head. None: found on its features.
+            say: called with a line for each choice, with the reason. None: printed, if `progress` is wanted.
+        Raises:
+            ValueError: no valid_loader, which chooses; epochs < 0. Errors of `linear_probe` and `fit_one_cycle`.
+        Source: Kumar et al. 2022 (head first), Loshchilov and Hutter 2017 (cycles of growing length).
+        """
+        if say is None:
+            say = print if self.progress else lambda line: None
+        self.or_valid(None)
+        self.train_bn = False
+        if self._resuming is None:
+            self._choose_head(base_lr, say)
+        rate, frozen_epochs = self.chosen["base_lr"], self.chosen["frozen_epochs"]
+        if frozen_epochs:
+            self.freeze()
+            self.fit_one_cycle(frozen_epochs, slice(rate))
+        if self._resuming is None:
+            try:
+                self.chosen["best"] = tuple(judge(self))
+            except (BadFileError, NoImagesError) as bad:
+                say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
+                return
+            say(f"head: {_figures(self.history.epochs[-1])}")
+        self.unfreeze()
+        for cycle in (1, 2, 4) if epochs is None else [_whole(epochs)] if epochs else []:
+            self.fit_one_cycle(cycle, slice(rate / 1000, rate / 10))
+            if self._resuming is not None:
+                continue  # the run that is resumed went on from here
+            before, now = Judged(*self.chosen["best"]), judge(self)
+            gain, error = before.gain(now)
+            what = f"body, {cycle} epoch{'s' * (cycle > 1)}: {_figures(self.history.epochs[-1])}"
+            if gain < 0:
+                self.model.load_state_dict(before.model)
+                say(f"{what}. That is worse than before: the model is as it was then, and this is the end")
+                break
+            self.chosen["best"] = tuple(now)
+            if gain <= max(error, _LEAST_GAIN * before.mean):
+                say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
+                break
+            say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
+
+    def _choose_head(self, base_lr: float | None, say: Callable[[str], None]) -> None:
+        """Train the head on features, or, of a model without one, choose how many frozen epochs it gets."""
+        frozen_epochs = 0
+        try:
+            rate = self.linear_probe(base_lr)
+            how = "on the features of the frozen body"
+        except NoHeadError:
+            self.freeze()
+            rate = base_lr or self.lr_find().steep
+            frozen_epochs = math.ceil(transfer.STEPS / len(self.train_loader))
+            how = f"for {frozen_epochs} frozen epochs, since the model does not end in one head"
+        say(f"head: trained {how}, at a rate of {rate:.1e}, which was {'given' if base_lr else 'found by lr_find'}")
+        self.chosen = {"base_lr": rate, "frozen_epochs": frozen_epochs}
 
     def _fit(self, epochs: int, scheduler: OneCycleLR | None) -> None:
         number, self._fits, self.done = self._fits, self._fits + 1, 0
@@ -153,19 +254,15 @@ class Learner(Engine):
         network = self.network()
         with Display(self.progress, _whole(epochs) * len(self.train_loader)) as display:
             while self.done < epochs:
-                start, row = time.perf_counter(), {"epoch": float(self.epoch)}
+                start = time.perf_counter()
                 try:
-                    row |= self._train_epoch(network, scheduler, display)
+                    row = self._train_epoch(network, scheduler, display)
                 finally:
-                    self._seen = []  # also where the epoch was interrupted: it is not continued here
-                if self.valid_loader is not None:
-                    LoaderAdapter(self.valid_loader).follow(self.epoch)
-                    row |= {"valid_loss" if name == "loss" else name: value for name, value in self.validate().items()}
-                row["seconds"] = time.perf_counter() - start
-                self.history.epochs.append(row)
-                self.epoch, self.done = self.epoch + 1, self.done + 1
+                    self._seen, self._weights = [], []  # also where the epoch was interrupted: it is not continued here
+                self.end_epoch(row, start)
+                self.done += 1
                 self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
-                display.epoch(row)
+                display.epoch(self.history.epochs[-1])
                 ends = [call(self) for call in self.after_epoch]  # all are called, whatever one says
                 if any(ends):
                     self.done = self._place["done"] = epochs
@@ -183,12 +280,12 @@ class Learner(Engine):
         loader.set_epoch(self.epoch)
         every = self.checkpoint_batches if self.checkpoint and loader.position() is not None else None
         before, pending = sum(self._seen), 0  # batches whose gradients wait for a step
-        waiting: list[Tensor] = []  # losses still on the device
+        waiting: list[tuple[Tensor, Tensor | float]] = []  # losses still on the device, and what each counts
         self.opt.zero_grad()
         start = fetched = time.perf_counter()
         for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
-            loss = self.forward(network, x, y)
-            waiting.append(loss.detach())
+            loss, weight = self.forward(network, x, y)
+            waiting.append((loss.detach(), weight))
             self._seen.append(len(y))
             self._record_rates()
             if self.device.type == "cpu" or time.perf_counter() - fetched > _REFRESH_S:
@@ -196,7 +293,7 @@ class Learner(Engine):
                 fetched = time.perf_counter()
                 speed, batches = (sum(self._seen) - before) / (fetched - start), len(self._seen)
                 display.batch(self.history.losses[-1], speed, self.done * len(self.train_loader) + batches)
-            self.backward(loss, len(y))
+            self.backward(loss, weight)
             pending = (pending + 1) % self.accumulate
             if not pending:
                 self.step(self.accumulate)
@@ -214,14 +311,20 @@ class Learner(Engine):
         self._fetch(waiting)
         ranks.same_buffers(self.model)
         seen, losses = sum(self._seen), self.history.losses[-len(self._seen) :]
-        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._seen, strict=True)))
-        whole, images, new = ranks.totals((total, seen, seen - before), self.device)
-        return {"train_loss": whole / images, "images_per_s": new / (time.perf_counter() - start)}
+        total = sum(losses) if self.summed else sum(map(math.prod, zip(losses, self._weights, strict=True)))
+        whole, weight, new = ranks.totals((total, sum(self._weights), seen - before), self.device)
+        return {
+            "train_loss": whole / weight if weight else math.nan,
+            "images_per_s": new / (time.perf_counter() - start),
+        }
 
-    def _fetch(self, waiting: list[Tensor]) -> None:
-        """Move losses from the device into the history, in one transfer."""
+    def _fetch(self, waiting: list[tuple[Tensor, Tensor | float]]) -> None:
+        """Move losses, and what they count, from the device into the history, in one transfer."""
         first = len(self.history.losses) + len(waiting) - len(self._seen)  # row of the epoch's first batch
-        losses: list[float] = torch.stack(waiting).tolist() if waiting else []
+        there = [loss for loss, _ in waiting] + [weight for _, weight in waiting if isinstance(weight, Tensor)]
+        numbers: list[float] = torch.stack(there).tolist() if there else []
+        losses, fetched = numbers[: len(waiting)], iter(numbers[len(waiting) :])
+        self._weights += [next(fetched) if isinstance(weight, Tensor) else weight for _, weight in waiting]
         waiting.clear()
         for batch, loss in enumerate(losses, len(self.history.losses)):
             self.history.losses.append(loss)
@@ -235,11 +338,12 @@ class Learner(Engine):
     def _record_rates(self) -> None:
         rates = {i: float(group["lr"]) for group, i in zip(self.opt.param_groups, self._group_of, strict=True)}
         self.history.lrs.append(tuple(rates.values()))
-        self.history.moms.append(_momentum(self.opt.param_groups[0]))
+        self.history.moms.append(momentum_of(self.opt.param_groups[0]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
+        state |= {"weights": self._weights, "still": sorted(self._still), "chosen": self.chosen}
         state |= {"random": ranks.gather(state["random"]), **self._place}
         if not rank():
             with whole_file(path) as unfinished:
@@ -270,16 +374,20 @@ class Learner(Engine):
         state = copy.deepcopy(state)
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
+        self._weights = state.get("weights", [float(images) for images in self._seen])
+        self._still.update(state.get("still", ()))
+        self.chosen = state.get("chosen", {})
         self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
         LoaderAdapter(self.train_loader).go_to(state["loader"])
-
-
-def _momentum(settings: Mapping[str, Any]) -> float:
-    """The momentum in an optimizer's settings; 0 if it has none."""
-    return float(settings["betas"][0]) if "betas" in settings else float(settings.get("momentum", 0))
 
 
 def _whole(epochs: int) -> int:
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"fit: expected a whole number of epochs, 1 or more, got {epochs!r}.")
     return epochs
+
+
+def _figures(row: Mapping[str, float]) -> str:
+    """Of an epoch: the validation loss and the first metric that is no error rate."""
+    names = [name for name in row if name in ("valid_loss", "accuracy")]
+    return ", ".join(f"{name.replace('valid_', 'validation ')} {row[name]:.4f}" for name in names)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from fastaug.augment.augment import Augment
+from fastaug.augment.color import Statistics, model_statistics
+from fastaug.loading.loader import ImageLoader
+from fastaug.samples.samples import Samples
+
+SAME_STATISTICS = 5e-3  # mean and std that are closer are the same: the model sees no difference
 
 
 class Loader(Protocol):
@@ -52,22 +61,53 @@ class LoaderAdapter:
         if position is not None:
             getattr(self.loader, "load_state_dict", lambda position: None)(position)
 
-    def with_rows(self) -> Loader:
-        """A copy that also yields, as an ImageLoader can, which rows of the samples the images are; else the loader."""
-        if not hasattr(self.loader, "return_info"):
-            return self.loader
-        copied = copy.copy(self.loader)
-        copied.return_info = True
-        return copied
+    def copied(self) -> LoaderAdapter:
+        """Of a copy of the loader, whose batches also tell the rows of the samples, where it can."""
+        loader = copy.copy(self.loader)
+        if isinstance(loader, ImageLoader):
+            loader.return_info = True
+        return LoaderAdapter(loader)
+
+    def in_order(self, rows: bool = False) -> Loader:
+        """The loader as predictions and validation need it: every sample once, in its order, nothing random.
+
+        An ImageLoader that trains or drops its last batch is replaced by a copy that does not. Any other loader is
+        taken as it comes; of one of torch's that is known to come otherwise, a warning says so.
+
+        Args:
+            rows: the batches also tell which rows of the samples they are, where the loader can; their order matters.
+        """
+        loader = self.loader
+        if isinstance(loader, DataLoader) and isinstance(loader.dataset, ImageLoader):
+            loader = loader.dataset
+        if isinstance(loader, ImageLoader):
+            if rows or loader.training or loader.drop_last:
+                loader = copy.copy(loader)
+                loader.training, loader.drop_last, loader.return_info = False, False, rows
+                loader.load_state_dict({**loader.state_dict(), "delivered": 0})  # whole, also where it was to go on
+        elif isinstance(loader, DataLoader) and not isinstance(loader.dataset, torch.utils.data.IterableDataset):
+            problems = ["leaves out an incomplete last batch (drop_last=True)"] if loader.drop_last else []
+            if rows and not isinstance(loader.sampler, SequentialSampler):
+                problems.append(f"has an order of its own ({type(loader.sampler).__name__})")
+            if problems:
+                warnings.warn(
+                    "Learner: expected a DataLoader that gives every sample once, in its order, got one that "
+                    f"{' and '.join(problems)}: so will be what is said of its images. Give one with shuffle=False and "
+                    "drop_last=False.",
+                    stacklevel=4,
+                )
+        return loader
 
 
 def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[str]:
     """The classes that the loaders' samples have, as far as they tell; warns of those with one image or none to train.
 
     Raises:
-        TypeError: a loader without a length. ValueError: one without batches, or two of different classes.
+        TypeError: no loader, or one without a length. ValueError: one without batches, or two of different classes.
     """
     for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
+        if loader is not None or name == "train_loader":
+            _check_loader(name, loader)
         if loader is not None and not hasattr(loader, "__len__"):
             raise TypeError(
                 f"Learner: expected {name} to have a length, got {type(loader).__name__} without one. "
@@ -85,6 +125,12 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
             stacklevel=3,
         )
+    if isinstance(valid_loader, ImageLoader) and valid_loader.training:
+        warnings.warn(
+            "Learner: expected a valid_loader with training=False, got one that shuffles, augments and leaves images "
+            "out. Validation takes every image once, plain; give training=False to say so.",
+            stacklevel=3,
+        )
     known, other = (LoaderAdapter(loader or []).classes for loader in (train_loader, valid_loader))
     if known and other and known != other:
         raise ValueError(
@@ -92,3 +138,51 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
         )
     return known or other
+
+
+def _check_loader(name: str, loader: object) -> None:
+    """Raise for what is often given instead of a loader."""
+    got, advice = type(loader).__name__, "Give a fa.ImageLoader, a DataLoader or a list of batches."
+    if isinstance(loader, str | os.PathLike):
+        got = f"the {'string' if isinstance(loader, str) else 'path'} {os.fspath(loader)!r}"
+        advice = "Load it: samples = fa.Samples.from_folder(path), fa.ImageLoader(samples, …)."
+    elif isinstance(loader, Samples):
+        advice = "Load them: fa.ImageLoader(samples, …)."
+    elif isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        advice = "It has images, not batches: DataLoader(dataset, batch_size=64)."
+    elif isinstance(loader, nn.Module):
+        got, advice = f"{got}, a model", "The order is Learner(train_loader, valid_loader, model)."
+    elif hasattr(loader, "__iter__"):
+        return
+    raise TypeError(f"Learner: expected {name} to be a loader of batches, got {got}. {advice}")
+
+
+def check_statistics(model: nn.Module, loaders: Mapping[str, Loader | None]) -> None:
+    """Warn of loaders that normalise by other statistics than those which the model's pretrained weights want."""
+    if not _is_pretrained(model):
+        return
+    wanted = model_statistics(model)
+    if len(wanted.mean) != 3:
+        return
+    others: dict[Statistics, list[str]] = {}
+    for name, loader in loaders.items():
+        augment = LoaderAdapter(loader or []).augment
+        if isinstance(augment, Augment):
+            found = augment.normalize or Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            if (torch.tensor(found) - torch.tensor(wanted)).abs().max() > SAME_STATISTICS:
+                others.setdefault(found, []).append(name)
+    for found, names in others.items():
+        warnings.warn(
+            f"Learner: expected {' and '.join(names)} to normalise as the model's weights want it, mean {wanted.mean} "
+            f"and std {wanted.std}, got mean {found.mean} and std {found.std}. Give the augment normalize=model.",
+            stacklevel=3,
+        )
+
+
+def _is_pretrained(model: nn.Module) -> bool:
+    """Whether it says how to normalise and has learned something: biases of norms are zero before."""
+    if not getattr(model, "pretrained_cfg", None) or getattr(model, "built_as", {}).get("pretrained") is False:
+        return False
+    norms = [module for module in model.modules() if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm))]
+    biases = [bias for norm in norms if (bias := getattr(norm, "bias", None)) is not None]
+    return any(bool(bias.any()) for bias in biases if not bias.is_meta)

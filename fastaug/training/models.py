@@ -17,10 +17,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fastaug.augment.color import IMAGENET, Statistics
+from fastaug.augment.color import model_statistics as model_statistics
 
 Head = Literal["linear", "fastai"]
 _HEADS = ("fc", "classifier", "heads", "head")  # what torchvision's models call the module that ends in the last layer
+
+
+class NoHeadError(ValueError):
+    """The model does not end in one head behind a body."""
 
 
 def classifier(
@@ -40,7 +44,7 @@ def classifier(
             and max pooling concatenated, batch-norm, dropout .25, 512, ReLU, batch-norm, dropout .5, linear.
     Returns:
         The model on the CPU, in training mode. `model_statistics(model)` says how to normalise its images;
-        `model.built_as` remembers name, num_classes and head.
+        `model.built_as` remembers name, num_classes, head, and whether it is pretrained.
     Raises:
         ValueError: an unknown name, num_classes < 1, weights that do not fit, a head that the model cannot have.
         FileNotFoundError: no file at the path. RuntimeError: no download. ImportError: no timm.
@@ -58,7 +62,8 @@ def classifier(
         for path in _last_layers(model):  # some architectures start theirs for training from scratch: too large here
             cast(Any, model.get_submodule(path)).reset_parameters()
     model = _with_fastai_head(model, name, num_classes) if head == "fastai" else model
-    cast(Any, model).built_as = {"name": name, "num_classes": num_classes, "head": head}
+    built = {"name": name, "num_classes": num_classes, "head": head, "pretrained": weights is not None}
+    cast(Any, model).built_as = built
     return model
 
 
@@ -98,16 +103,6 @@ def layer_table(model: nn.Module, groups: list[list[nn.Parameter]]) -> str:
     total = sum(p.numel() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return "\n".join([*lines, f"{total:,} parameters, {learning:,} train"])
-
-
-def model_statistics(model: nn.Module) -> Statistics:
-    """(mean, std) per channel in [0, 1] units that the model's pretrained weights want their images normalised with.
-
-    Those of timm's configuration or of torchvision's preset for its default weights; for any other model ImageNet's.
-    """
-    config = getattr(model, "pretrained_cfg", None) or {}
-    mean, std = config.get("mean", IMAGENET.mean), config.get("std", IMAGENET.std)
-    return Statistics(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
 
 
 def _timm(name: str) -> ModuleType | None:
@@ -200,6 +195,20 @@ def _head(model: nn.Module) -> dict[str, nn.Module]:
     if not any(list(head.parameters()) for head in heads):
         heads = list[nn.Module](module for module in model.modules() if isinstance(module, nn.Linear))[-1:]
     return {path: module for path, module in model.named_modules() if any(module is head for head in heads)}
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The module that ends in the last layer.
+
+    Raises:
+        NoHeadError: a model with several heads, with none, or that is nothing but its head.
+    """
+    heads = [head for head in _head(model).values() if head is not model]
+    if len(heads) != 1:
+        raise NoHeadError(
+            f"head_of: expected a model with one head behind a body, got {len(heads)} heads. Use fine_tune."
+        )
+    return heads[0]
 
 
 def _last_layers(model: nn.Module) -> list[str]:

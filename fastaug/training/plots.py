@@ -1,15 +1,17 @@
 """Figures from data: images, training curves, confusion matrices, bars. The only file that imports matplotlib.
 
 Figures are made without pyplot, so nothing is global, no window opens and no display is needed; `figure.savefig(path)`
-writes them.
+writes them. Names are text, never formulas: a class may be called "$10".
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from fastaug.files import whole_file
+from fastaug.text import printable
 from fastaug.training.history import History
 from fastaug.warping.warp import channels_first
 
@@ -66,11 +69,10 @@ def show_images(
     for axes, image in zip(grid, pixels, strict=False):
         axes.imshow(image, interpolation="nearest")
     for axes, title in zip(grid, titles, strict=False):
-        axes.set_title(
-            "\n".join(_cut(line, int(LETTERS_PER_INCH * inches)) for line in title.split("\n")), fontsize=9, pad=3
-        )
+        lines_of_title = [_cut(printable(line), int(LETTERS_PER_INCH * inches)) for line in title.split("\n")]
+        axes.set_title("\n".join(lines_of_title), fontsize=9, pad=3, parse_math=False)
     if heading:
-        figure.suptitle(heading, fontsize=11)
+        figure.suptitle(heading, fontsize=11, parse_math=False)
     return figure
 
 
@@ -96,13 +98,15 @@ def plot_curves(history: History) -> Figure:
     names = [name for name in names if name != "error_rate"] if "accuracy" in names else names
     figure = _figure(9 if names else 5, 3.6)
     left, *right = figure.subplots(1, 1 + bool(names), squeeze=False)[0]
-    batches = np.arange(1, len(history.losses) + 1) * len(rows) / max(len(history.losses), 1)
+    known = history.ends or np.linspace(0, len(history.losses), len(rows) + 1)[1:]  # of a history that lacks them
+    batches = np.interp(np.arange(1, len(history.losses) + 1), [0, *known], [0, *ends])
     left.plot(batches, history.losses, color=GREY, linewidth=0.8, label="training, each batch")
     left.plot(ends, [row["train_loss"] for row in rows], "o-", color=BLUE, label="training")
     if "valid_loss" in rows[0]:
         left.plot(ends, [row["valid_loss"] for row in rows], "o-", color=ORANGE, label="validation")
     _label_curves(left, "loss", len(rows))
-    left.set_ylim(bottom=0)
+    if min(history.losses, default=0) >= 0:
+        left.set_ylim(bottom=0)
     for axes in right:
         for name, color in zip(names, [ORANGE, *(f"C{i}" for i in range(2, 2 + len(names)))], strict=False):
             axes.plot(ends, [row[name] for row in rows], "o-", color=color, label=f"validation: {name}")
@@ -115,7 +119,8 @@ def plot_curves(history: History) -> Figure:
 def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
     """The loss over the learning rate, on a logarithmic axis, with a dot and the rate for each of `marks`.
 
-    The axis ends at twice the loss of the first point, so that where the loss explodes does not flatten the rest.
+    The axis ends at twice the loss of the first point (of a negative one: at 0), so that where the loss explodes does
+    not flatten the rest.
     """
     figure = _figure(6.5, 3.8)
     axes = figure.subplots()
@@ -124,7 +129,8 @@ def plot_rates(lrs: Sequence[float], losses: Sequence[float], marks: Mapping[str
         loss = float(np.interp(np.log(rate), np.log(lrs), losses))
         axes.plot([rate], [loss], "o", color=f"C{i}", label=f"{name} {rate:.1e}")
     axes.set_xscale("log")
-    axes.set_ylim(top=min(max(losses), 2 * losses[0]) * 1.05)
+    top = min(max(losses), losses[0] + abs(losses[0]))
+    axes.set_ylim(top=top + 0.05 * abs(top))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss, smoothed")
     axes.grid(alpha=0.3)
@@ -153,9 +159,9 @@ def plot_confusion_matrix(matrix: Tensor | np.ndarray, classes: Sequence[str]) -
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     text_pt = min(10.0, max(2.0, 0.6 * 72 * (side - 1.6) / number))
-    names = [_cut(name, LABEL_LENGTH) for name in classes]
-    axes.set_xticks(range(number), names, rotation=90, fontsize=text_pt)
-    axes.set_yticks(range(number), names, fontsize=text_pt)
+    names = [_cut(printable(name), LABEL_LENGTH) for name in classes]
+    axes.set_xticks(range(number), names, rotation=90, fontsize=text_pt, parse_math=False)
+    axes.set_yticks(range(number), names, fontsize=text_pt, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     axes.set_title(f"{int(np.trace(counts)):,} of {int(counts.sum()):,} right", fontsize=11)
@@ -188,13 +194,15 @@ def plot_bars(
     errors = np.array([(value - low, high - value) for value, (low, high) in zip(values, spread, strict=True)]).T
     colors = [BLUE, *[GREY] * (len(labels) - 1)]
     caps = {"capsize": 4, "linewidth": 1.2}
-    bars = axes.barh(np.arange(len(labels)), values, 0.6, tick_label=labels, xerr=errors, color=colors, error_kw=caps)
+    places = np.arange(len(labels))
+    bars = axes.barh(places, values, 0.6, xerr=errors, color=colors, error_kw=caps)
+    axes.set_yticks(places, list(map(printable, labels)), parse_math=False)
     axes.bar_label(bars, fmt="{:,.0f}", padding=6)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(high for _, high in spread))
     axes.set_xlabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(heading, fontsize=11)
+    axes.set_title(heading, fontsize=11, parse_math=False)
     return figure
 
 
@@ -220,7 +228,16 @@ def _figure(width: float, height: float) -> Figure:
     check_installed()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    # For notebooks, which show by themselves only what pyplot made: the value of a cell, once.
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _cut(text: str, length: int) -> str:
@@ -235,7 +252,8 @@ def _label_curves(axes: Axes, what: str, epochs: int) -> None:
     axes.set_xlim(0, epochs * 1.03)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
 
 
 def _pixels(image: Tensor) -> np.ndarray[Any, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import rank
@@ -16,14 +17,16 @@ from fastaug.training.engine import Engine
 from fastaug.training.inference import Predictor, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
+_SETTINGS = inspect.signature(ImageLoader).parameters.keys() - {"samples", "schedule"}
+
 
 def activations_of(learn: Engine, loader: Loader, everywhere: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """(activations float32 [N, classes], targets, rows int64 [N]) on the CPU, in the order of the rows.
 
-    Rows are those of the loader's samples; of a loader that cannot tell them they are counted. Of all ranks' shares,
-    unless every rank has all images (everywhere=False).
+    Rows are those that the loader's batches tell, or else they are counted. Of all ranks' shares, unless every rank has
+    all images (everywhere=False).
     """
-    found = list(learn.evaluate(LoaderAdapter(loader).with_rows()))
+    found = list(learn.evaluate(loader))
     rows = [some for _, _, some in found if some is not None]
     activations = torch.cat([a.float() for a, _, _ in found]).cpu()
     targets = torch.cat([y for _, y, _ in found]).cpu()
@@ -35,8 +38,12 @@ def activations_of(learn: Engine, loader: Loader, everywhere: bool = True) -> tu
 
 def threshold(learn: Engine) -> float | Tensor | None:
     """From which probability on a class counts as seen; None where the loss knows one class per image."""
-    binary = isinstance(learn.loss_func, nn.BCEWithLogitsLoss)
-    return getattr(learn.loss_func, "threshold", 0.0) if binary else None
+    return getattr(learn.loss_func, "threshold", 0.0) if learn.activation == "sigmoid" else None
+
+
+def probabilities_of(learn: Engine, activations: Tensor) -> Tensor:
+    """Softmax or sigmoid, as the loss says; activations of other losses as they are."""
+    return activations if learn.activation == "none" else to_probabilities(activations, threshold(learn))
 
 
 def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) -> ImageLoader:
@@ -46,20 +53,22 @@ def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) 
             f"Learner: expected an ImageLoader, whose files can be loaded again, got {type(loader).__name__}. "
             "Use get_preds with a loader of your own."
         )
-    same = ("batch_size", "presize", "augment", "device", "training", "seed", "mode", "on_error", "num_threads")
-    settings = {name: getattr(loader, name) for name in same}
-    settings |= {"shard": (0, 1), "drop_last": False, "return_info": True}
-    return ImageLoader(samples or loader.samples, **{**settings, **changes})
+    same = {name: getattr(loader, name) for name in _SETTINGS if hasattr(loader, name)}
+    same |= {"decoder": loader.decoder_choice.name, "shard": (0, 1), "drop_last": False, "return_info": True}
+    return ImageLoader(samples or loader.samples, **{**same, **changes})
 
 
 def get_preds(learn: Engine, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
     """(probabilities float32 [N, classes], targets [N]) on the CPU of `loader`, default valid_loader, of all ranks.
 
-    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one. They come in the
-    order of the samples, also from a loader that shuffles, without those of files that cannot be read.
+    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one; with any other
+    loss the activations themselves come instead, unless `Learner(activation=...)` says what they are.
+    Of an ImageLoader, one for training too, they are those of every sample once, not augmented, in the order of the
+    samples, without those of files that cannot be read. Any other loader is taken as it comes, which is warned of where
+    one of torch's shuffles or leaves out images.
     """
-    activations, targets, _ = activations_of(learn, learn.or_valid(loader))
-    return to_probabilities(activations, threshold(learn)), targets
+    activations, targets, _ = activations_of(learn, LoaderAdapter(learn.or_valid(loader)).in_order(rows=True))
+    return probabilities_of(learn, activations), targets
 
 
 def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0.25) -> tuple[Tensor, Tensor]:
@@ -78,7 +87,7 @@ def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0
     for epoch in range(n):
         augmented.set_epoch(epoch)
         activations, _, _ = activations_of(learn, augmented, everywhere=False)
-        passes.append(to_probabilities(activations, threshold(learn)))
+        passes.append(probabilities_of(learn, activations))
     plain, targets = get_preds(learn, loader)
     if any(len(one) != len(plain) for one in passes):
         raise ValueError("tta: expected the same images in every pass, got files that could not be read. Remove them.")
@@ -106,5 +115,5 @@ def predictor(learn: Engine) -> Predictor:
         raise ValueError("Learner: expected a loader with an augment, got one without. Give the loader an augment.")
     limit = threshold(learn)
     plain = limit.tolist() if isinstance(limit, Tensor) else limit
-    settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device
+    settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device, learn.activation
     return Predictor(learn.model, source.samples.classes, *settings)

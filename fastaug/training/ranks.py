@@ -47,12 +47,15 @@ def totals(values: Sequence[float], device: torch.device) -> list[float]:
     return found
 
 
-def share(images: int, device: torch.device, summed: bool) -> Tensor | float:
-    """What to multiply this rank's loss by, so that the mean of the gradients is that of all images together."""
+def share(weight: Tensor | float, device: torch.device, summed: bool) -> Tensor | float:
+    """What to multiply this rank's loss by, so that the mean of the gradients is that of all images together.
+
+    weight: what the loss, a mean, counts among those of the other ranks: images, or the weight of their classes.
+    """
     if world() == 1 or summed:
         return float(world())
-    everywhere = total(torch.tensor(float(images), device=device))
-    return images * world() / everywhere.clamp(min=1)
+    mine = torch.as_tensor(weight, dtype=torch.float32, device=device)
+    return mine * world() / total(mine).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def gather(thing: Any) -> list[Any]:
@@ -62,6 +65,12 @@ def gather(thing: Any) -> list[Any]:
     things: list[Any] = [None] * world()
     dist.all_gather_object(things, thing)
     return things
+
+
+def same_weights(model: nn.Module) -> None:
+    """Give every rank the first one's model."""
+    for value in model.state_dict().values() if world() > 1 else ():
+        dist.broadcast(value, 0)
 
 
 def same_buffers(model: nn.Module) -> None:

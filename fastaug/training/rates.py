@@ -1,9 +1,14 @@
-"""Learning rates, one per parameter group."""
+"""Learning rates, one per parameter group, and how they rise and fall in a cycle."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 
 def slice_rates(rates: float | slice, n: int) -> list[float]:
@@ -31,6 +36,32 @@ def slice_rates(rates: float | slice, n: int) -> list[float]:
         return [high / 10] * (n - 1) + [high]
     low = _positive(rates.start)
     return [low * (high / low) ** (i / (n - 1)) for i in range(n - 1)] + [high]
+
+
+def one_cycle(
+    opt: Optimizer,
+    rates: Sequence[float],
+    batches: int,
+    pct_start: float = 0.25,
+    div: float = 25,
+    div_final: float = 1e5,
+) -> OneCycleLR:
+    """The schedule of `fit_one_cycle`; a rate for each of the optimizer's groups."""
+    total = max(batches, 2)
+    return OneCycleLR(
+        opt,
+        max_lr=list(rates),
+        total_steps=total,
+        pct_start=max(pct_start, (1 + 1e-6) / total),  # torch divides by zero where the rise is exactly one batch
+        div_factor=div,
+        final_div_factor=div_final / div,  # torch counts from the first rate
+        cycle_momentum=bool(momentum_of(opt.defaults)),
+    )
+
+
+def momentum_of(group: Mapping[str, Any]) -> float:
+    """The momentum in an optimizer's settings; 0 if it has none."""
+    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
 def _positive(rate: object) -> float:

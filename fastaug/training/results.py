@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fastaug.files import whole_file
 from fastaug.machine import rank
 from fastaug.training import plots, prediction
@@ -21,7 +19,7 @@ from fastaug.training.history import History
 from fastaug.training.interpretation import Interpretation
 
 
-def save_results(learn: Engine, out: Path) -> Tensor:
+def save_results(learn: Engine, out: Path) -> Interpretation:
     """Write everything about a finished training into `out` (made where missing).
 
     model.safetensors the model with its classes and preprocessing, for `fa.load_classifier(path)`
@@ -31,18 +29,17 @@ def save_results(learn: Engine, out: Path) -> Tensor:
     confusion.png     the confusion matrix of the validation images
 
     Returns:
-        The confusion matrix, int64 [classes, classes], rows actual, columns predicted.
+        What the model gets right and wrong of the validation images.
     """
     report = Interpretation.from_learner(learn)
-    matrix = report.confusion_matrix()
     if rank():  # they all predict, one writes
-        return matrix
+        return report
     out.mkdir(parents=True, exist_ok=True)
     prediction.export(learn, out / "model.safetensors")
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
     plots.save_figure(report.plot_confusion_matrix(), out / "confusion.png")
-    return matrix
+    return report
 
 
 class RunLog:

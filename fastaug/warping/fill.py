@@ -1,7 +1,8 @@
 """Rectangles of one colour, after the warp.
 
-On a CPU only the pixels of the rectangles are written. On a GPU, where a rectangle would cost a kernel launch, and in a
-traced graph, where the rectangles are not known yet, the whole batch is read and written once more.
+On a CPU only the pixels of the rectangles are written. On a GPU, where a rectangle would cost a kernel launch, in a
+traced graph, where the rectangles are not known yet, and where gradients flow, which writing would break, the whole
+batch is read and written once more.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ def fill_rectangles(images: Tensor, rectangles: Tensor, colors: Tensor) -> Tenso
     """Fill rectangles with a colour each, later ones over earlier ones.
 
     Args:
-        images: float [B, 3, H, W]; on a CPU it is written to.
+        images: float [B, 3, H, W]; on a CPU it is written to, unless it needs gradients.
         rectangles: int64 [B, K, 4], x0, y0, x1, y1 in pixels, x1 and y1 not included; empty where x0 = x1.
         colors: float [B, K, 3], as stored in images.
     Returns:
         [B, 3, H, W] of the images' dtype, device and memory layout.
     """
-    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+    learning = images.requires_grad or colors.requires_grad
+    if images.device.type == "cpu" and not (learning or torch.compiler.is_compiling()):
         for image, boxes, fills in zip(images, rectangles.tolist(), colors.to(images.dtype), strict=True):
             for (x0, y0, x1, y1), fill in zip(boxes, fills, strict=True):
                 if x0 < x1:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -35,8 +36,9 @@ def warp(
     """Warp a batch through one matrix per image, interpolating once.
 
     Args:
-        images: uint8 or float [B, H, W, 3] or [B, 3, H, W], or a list of [H, W, 3] of different sizes. RGB; uint8
-            counts as value / 255. Where both axes are 3, float is read as [B, 3, H, W] and uint8 as [B, H, W, 3].
+        images: uint8 or float [B, H, W, 3] or [B, 3, H, W], or a list of [H, W, 3] or [3, H, W] of different sizes.
+            RGB; uint8 counts as value / 255. Where both axes are 3, float is read as [B, 3, H, W] and uint8 as
+            [B, H, W, 3].
         matrix: float [B, 3, 3], input pixels -> output pixels, corner-origin: (0, 0) is the corner of the first pixel.
         size: of the output, pixels or (height, width).
         interpolation: "antialias" averages over what an output pixel covers in the input and interpolates where it
@@ -56,13 +58,10 @@ def warp(
     Inside `torch.compile` and `torch.export` the warp is one node of the graph, `torch.ops.fastaug.warp`: the backend
     is chosen, and the matrix looked at, when the graph runs. Where gradients are needed, it runs outside the graph.
     """
-    batch = _batch("warp", images)
+    batch = as_batch("warp", images)
     count = batch.shape[0] if isinstance(batch, Tensor) else len(batch)  # len() would fix the batch size of an export
     height, width = output_size("warp", size)
-    _one_of("interpolation", interpolation, INTERPOLATIONS)
-    _one_of("padding", padding, PADDINGS)
-    _one_of("backend", backend, BACKENDS)
-    _one_of("dtype", dtype, DTYPES)
+    check_settings("warp", interpolation, padding, dtype, backend)
     check_matrices("warp", "matrix", matrix, (count, 3, 3))
     if color is not None:
         check_matrices("warp", "color", color, (count, 3, 4))
@@ -161,9 +160,10 @@ def _refuse_backend(backend: str, device: str, needs_grad: bool, double: bool) -
 def output_size(where: str, size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) from pixels or (height, width)."""
     pair = size if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(isinstance(pixels, (int, torch.SymInt)) and pixels > 0 for pixels in pair):
-        raise ValueError(f"{where}: expected a size above 0, in pixels or (height, width), got {size}.")
-    return pair[0], pair[1]
+    if len(pair) != 2 or not all(isinstance(pixels, (Integral, torch.SymInt)) and pixels > 0 for pixels in pair):
+        raise ValueError(f"{where}: expected a size above 0, in whole pixels or (height, width), got {size!r}.")
+    height, width = (pixels if isinstance(pixels, torch.SymInt) else int(pixels) for pixels in pair)
+    return height, width
 
 
 def channels_first(images: Tensor) -> bool:
@@ -171,48 +171,86 @@ def channels_first(images: Tensor) -> bool:
     return images.shape[-3] == 3 and (images.is_floating_point() or images.shape[-1] != 3)
 
 
-def _batch(where: str, images: Images) -> Images:
-    """The same images as [B, H, W, 3] or a list of [H, W, 3], without a copy."""
-    expected = "uint8 or float [B, H, W, 3] or [B, 3, H, W], or a list of [H, W, 3]"
+def as_batch(where: str, images: Images) -> Images:
+    """The same images as [B, H, W, 3] or a list of [H, W, 3], without a copy.
+
+    Raises:
+        TypeError, ValueError: what the warp cannot read.
+    """
     if isinstance(images, Tensor):
+        expected = "uint8 or float [B, H, W, 3] or [B, 3, H, W], or a list of [H, W, 3] or [3, H, W]"
         _check_dtype(where, images, expected)
-        if images.dim() == 4 and channels_first(images):
-            images = images.permute(0, 2, 3, 1)
-        if images.dim() != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
-            raise ValueError(f"{where}: expected {expected}, got {images.dtype} {list(images.shape)}.")
-        return images
-    images = list(images)
+        batch = images.permute(0, 2, 3, 1) if images.dim() == 4 and channels_first(images) else images
+        if batch.dim() != 4 or batch.shape[3] != 3 or 0 in batch.shape[1:]:
+            raise ValueError(f"{where}: expected {expected}, got {_shape(images, 4)}")
+        return batch
+    if not isinstance(images, Sequence) or isinstance(images, str):
+        _check_dtype(where, images, "uint8 or float tensors")
+    found = []
     for i, image in enumerate(images):
-        if not isinstance(image, Tensor):
-            raise TypeError(f"{where}: expected tensors, got {type(image).__name__} at position {i}.")
-        _check_dtype(where, image, expected)
-        if image.dim() != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"{where}: expected [H, W, 3], got {list(image.shape)} at position {i}.")
+        _check_dtype(where, image, "uint8 or float [H, W, 3] or [3, H, W]", f" at position {i}")
+        one = image.permute(1, 2, 0) if image.dim() == 3 and channels_first(image) else image
+        if one.dim() != 3 or one.shape[2] != 3 or 0 in one.shape:
+            raise ValueError(f"{where}: expected [H, W, 3] or [3, H, W], got {_shape(image, 3, f' at position {i}')}")
         if image.device != images[0].device or image.dtype != images[0].dtype:
             raise ValueError(
                 f"{where}: expected {images[0].dtype} on {images[0].device} as the first image, got {image.dtype} on "
                 f"{image.device} at position {i}."
             )
-    return images
+        found.append(one)
+    return found
 
 
-def _check_dtype(where: str, images: Tensor, expected: str) -> None:
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"{where}: expected {expected}, got {images.dtype}. Convert with .to(torch.uint8).")
+def _check_dtype(where: str, images: object, expected: str, place: str = "") -> None:
+    if not isinstance(images, Tensor):
+        kind = type(images)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        pixels = "images" if hasattr(images, "dtype") else "image.convert('RGB')"  # a numpy array, a Pillow image
+        raise TypeError(
+            f"{where}: expected {expected}, got {name}{place}."
+            + f" Give torch.from_numpy(numpy.array({pixels}))." * hasattr(images, "__array_interface__")
+        )
+    if images.dtype == torch.uint8 or images.is_floating_point():
+        return
+    advice = {
+        torch.uint16: "Convert with images.float() / 65535.",
+        torch.bool: "Convert with images.float().",
+    }.get(images.dtype, "Convert with .to(torch.uint8) if they are 0 to 255.")
+    raise TypeError(f"{where}: expected {expected}, got {images.dtype}{place}. {advice}")
 
 
-def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise ValueError(f"warp: expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}.")
+def _shape(images: Tensor, dims: int, place: str = "") -> str:
+    """What images of a wrong shape are, and what to do about grey ones."""
+    grey = [axis - dims for axis in (dims - 3, dims - 1) if images.dim() == dims and images.shape[axis] == 1]
+    sizes = ["-1"] * dims
+    for axis in grey[:1]:
+        sizes[axis] = "3"
+    advice = f" Grey images: give them three channels with .expand({', '.join(sizes)})." if grey else ""
+    return f"{images.dtype} {list(images.shape)}{place}.{advice}"
+
+
+def check_settings(where: str, interpolation: str, padding: str, dtype: torch.dtype, backend: str) -> None:
+    """Raise unless the warp has all of these."""
+    for name, value, allowed in (
+        ("interpolation", interpolation, INTERPOLATIONS), ("padding", padding, PADDINGS),
+        ("backend", backend, BACKENDS), ("dtype", dtype, DTYPES),
+    ):  # fmt: skip
+        if value not in allowed:
+            raise ValueError(f"{where}: expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}.")
 
 
 def check_matrices(where: str, name: str, value: Tensor, shape: tuple[int, ...], what: str = "images") -> None:
     """Raise unless there is a matrix of floats for each image."""
-    if value.shape != shape or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
         raise ValueError(
-            f"{where}: expected a float {name} {list(shape)} for {shape[0]} {what}, got {value.dtype} "
-            f"{list(value.shape)}. Draw the parameters for the same batch."
+            f"{where}: expected a float {name} {list(shape)} for {shape[0]} {what}, got {kind_of(value)}. Draw the "
+            "parameters for the same batch."
         )
+
+
+def kind_of(value: object) -> str:
+    """For errors: dtype and shape of a tensor, the type of everything else."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _check_invertible(matrix: Tensor) -> None:

@@ -2,10 +2,14 @@ import copy
 import itertools
 import math
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 import fastaug as fa
 from fastaug.augment.augment import Operator, Params, image_sizes
@@ -136,11 +140,83 @@ def test_crop_area_and_aspect_are_as_drawn() -> None:
     assert (window[:, 0, 2] + width <= 100.001).all()
 
 
-def test_crop_that_does_not_fit_keeps_its_aspect() -> None:
-    params = fa.Augment([fa.RandomResizedCrop((1.0, 1.0), (2.0, 2.0))], 64).draw(5, (100, 100))
-    window = torch.linalg.inv(params.matrix)
-    torch.testing.assert_close(window[:, 0, 0], torch.full((5,), 100 / 64))
-    torch.testing.assert_close(window[:, 1, 1], torch.full((5,), 50 / 64))
+def crops(scale: tuple[float, float], ratio: tuple[float, float], frame: tuple[int, int], n: int = 4000) -> Tensor:
+    """Area as a share of the frame's, and aspect, float64 [n, 2], of crops that lie in the frame (height, width)."""
+    params = fa.Augment([fa.RandomResizedCrop(scale, ratio)], 64).draw(n, frame, uniforms=uniforms(n))
+    window = torch.linalg.inv(params.matrix.double())
+    corner, sides = window[:, :2, 2], 64 * torch.stack([window[:, 0, 0], window[:, 1, 1]], 1)
+    assert (corner > -1e-3).all()
+    assert (corner + sides < torch.tensor(frame[::-1]) + 1e-3).all()
+    return torch.stack([sides.prod(1) / (frame[0] * frame[1]), sides[:, 0] / sides[:, 1]], 1)
+
+
+def torchvisions(scale: tuple[float, float], ratio: tuple[float, float], frame: tuple[int, int]) -> Tensor:
+    """The same of torchvision's."""
+    torch.manual_seed(0)
+    draw = v2.RandomResizedCrop(1, scale, ratio).make_params
+    drawn = [draw([torch.empty(3, *frame)]) for _ in range(4000)]
+    sides = torch.tensor([[one["width"], one["height"]] for one in drawn], dtype=torch.float64)
+    return torch.stack([sides.prod(1) / (frame[0] * frame[1]), sides[:, 0] / sides[:, 1]], 1)
+
+
+def furthest(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov and Smirnov's distance of two samples: of as many as here, above .05 they are of two distributions."""
+    at = torch.cat([a, b]).sort().values
+    shares = (torch.searchsorted(each.sort().values, at, right=True) / len(each) for each in (a, b))
+    return (next(shares) - next(shares)).abs().max().item()
+
+
+RATIO = (3 / 4, 4 / 3)
+
+
+@pytest.mark.parametrize("frame", [(460, 460), (100, 130), (90, 40), (50, 150)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0), (1.0, 1.0), (0.2, 0.5)])
+@pytest.mark.parametrize("ratio", [RATIO, (1.0, 1.0), (0.3, 3.3), (2.0, 3.0)])
+def test_a_crop_has_the_area_and_the_aspect_that_were_asked_for(
+    frame: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    area, aspect = crops(scale, ratio, frame, 500).unbind(1)
+    assert (aspect > ratio[0] - 1e-4).all()
+    assert (aspect < ratio[1] + 1e-4).all()
+    whole = frame[1] / frame[0]
+    largest = min(1, ratio[1] / whole, whole / ratio[0])  # that a box of such an aspect can have
+    if largest < scale[0]:  # then that one
+        assert (area - largest).abs().max() < 1e-4
+        assert (aspect - min(max(whole, ratio[0]), ratio[1])).abs().max() < 1e-4
+    else:
+        assert area.min() > scale[0] - 1e-4
+        assert area.max() < min(scale[1], largest) + 1e-4
+        uniform = torch.linspace(scale[0], min(scale[1], largest), 5000, dtype=torch.float64)
+        assert scale[1] == scale[0] or furthest(area, uniform) < 0.07
+
+
+def test_crops_are_torchvisions_where_every_aspect_fits() -> None:
+    got, expected = crops((0.2, 0.6), RATIO, (460, 460)), torchvisions((0.2, 0.6), RATIO, (460, 460))
+    assert furthest(got[:, 0], expected[:, 0]) < 0.05
+    assert furthest(got[:, 1].log(), expected[:, 1].log()) < 0.05
+    for other, column in ((crops((0.25, 0.6), RATIO, (460, 460)), 0), (crops((0.2, 0.6), (0.7, 1.3), (460, 460)), 1)):
+        assert furthest(other[:, column], expected[:, column]) > 0.05
+
+
+def test_difference_large_crops() -> None:
+    """Torchvision draws area and aspect anew until they fit, which large areas rarely do; here the aspect follows."""
+    got, expected = crops((0.08, 1.0), RATIO, (460, 460)), torchvisions((0.08, 1.0), RATIO, (460, 460))
+    fits = 3 / 4  # the largest area that has every aspect
+    shares = [(each[:, 0] > fits).double().mean().item() for each in (got, expected)]
+    assert shares == pytest.approx([0.25 / 0.92, 0.15], abs=0.02)
+    got, expected = (each[each[:, 0] <= fits] for each in (got, expected))
+    assert furthest(got[:, 0], expected[:, 0]) < 0.05
+    assert furthest(got[:, 1].log(), expected[:, 1].log()) < 0.05
+
+
+def test_draws_of_which_all_fit_are_as_drawn() -> None:
+    drawn = uniforms(50)("RandomResizedCrop", 5)
+    op = fa.RandomResizedCrop((0.1, 0.7), RATIO)
+    (width, height), named = (100, 100), op.parameters_from(drawn)
+    frame = torch.full((50,), 100.0).double(), torch.full((50,), 100.0).double()
+    matrix, _ = op.matrix(named, frame, (64, 64))
+    area = named["scale"] * width * height
+    assert torch.equal(matrix[:, 0, 0], 64 / torch.sqrt(area * named["ratio"]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -315,6 +391,38 @@ def test_erased_rectangles_are_as_drawn() -> None:
     assert at.mean().item() == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize("value", [None, 0.5, "random"])
+def test_gradients_flow_around_the_erased_rectangle(value: Any) -> None:
+    """0 inside it; outside those of the same draw without erasing. The values are those without gradients."""
+    augment = fa.Augment([fa.RandomRotation(20), fa.RandomErasing(0.7, value=value), fa.RandomErasing(0.7)], 24)
+    images = torch.rand(6, 3, 30, 30, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    params = augment.draw(6, (30, 30), uniforms=uniforms(6))
+    plain = Params(params.matrix, params.color)
+    weight = torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    inside = torch.zeros(6, 1, 24, 24, dtype=torch.bool)
+    for image, boxes in zip(inside, params.erase.tolist(), strict=True):
+        for x0, y0, x1, y1 in boxes:
+            image[:, y0:y1, x0:x1] = True
+    assert 0 < inside.sum() < inside.numel()
+    out = augment.apply(images, params)
+    (got,) = torch.autograd.grad((out * weight).sum(), images)
+    (expected,) = torch.autograd.grad((augment.apply(images, plain) * weight * ~inside).sum(), images)
+    torch.testing.assert_close(got, expected)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    reference = fa.Augment(augment.ops, 24, backend="reference")
+    assert torch.equal(out.detach(), reference.apply(images.detach(), params))
+    with torch.no_grad():
+        assert not augment.apply(images, params).requires_grad
+
+
+def test_erased_area_is_not_less_than_asked_for() -> None:
+    op = fa.RandomErasing(1.0, scale=(0.5, 0.9), ratio=(0.3, 3.3))
+    x0, y0, x1, y1 = fa.Augment([op], 400).draw(500, (60, 60), uniforms=uniforms(500)).erase[:, 0].double().unbind(1)
+    area = (x1 - x0) * (y1 - y0) / 400**2
+    assert 0.498 < area.min() < 0.51
+    assert 0.89 < area.max() < 0.902
+
+
 @pytest.mark.parametrize("size", [1, 3, (2, 50)])
 def test_a_rectangle_that_does_not_fit_is_shrunk(size: int | tuple[int, int]) -> None:
     augment = fa.Augment([fa.RandomErasing(1.0, scale=(0.9, 1.0), ratio=(0.1, 10.0))], size)
@@ -417,6 +525,58 @@ def test_lighting_agrees_with_fastais_at_mid_grey() -> None:
         assert jitter[0, 0].item() * 0.5 + jitter[0, 3].item() == pytest.approx(0.5)
 
 
+# Every setting that is a range or a number: the operator, and what is wrong for it beside what is wrong for all.
+SETTINGS: list[tuple[type[Operator], str, list[Any]]] = [
+    *((op, "p", [-0.1, 1.1, "0.5", (0, 1)]) for op in (*map(type, OPERATORS), fa.RandomErasing)),
+    (fa.RandomRotation, "degrees", [-3, (20, 10), (1, 2, 3), "10", None]),
+    (fa.RandomZoom, "scale", [1.2, (0, 1), (-1, 1), (1.2, 1.1), (1.0,), "12"]),
+    (fa.RandomPerspective, "magnitude", [-0.1, 1, (0, 0.2), "0.2"]),
+    *(
+        (op, name, bad)
+        for op in (fa.RandomResizedCrop, fa.RandomErasing)
+        for name, bad in (("scale", [0.5, (0, 1), (-0.5, 1), (0.5, 1.2), (1, 0.5)]), ("ratio", [1, (0, 1), (2, 1)]))
+    ),
+    *(
+        (fa.ColorJitter, name, [-0.2, (-0.2, 0.2), (1.2, 0.8), (0.8, 1.0, 1.2), "0.2", None])
+        for name in ("brightness", "contrast", "saturation")
+    ),
+    (fa.ColorJitter, "hue", [-0.1, 0.6, (-0.6, 0), (0.1, -0.1), (0,), None]),
+    (fa.RandomErasing, "value", [-0.1, 2, (0, 0), (0, 0, 2), "noise"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "value"),
+    [
+        (op, name, value)
+        for op, name, bad in SETTINGS
+        for value in [*bad, math.nan, math.inf, (math.nan, 1.0), (0.5, math.inf), torch.ones(2, 2)]
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(op: type[Operator], name: str, value: Any) -> None:
+    needed = {"degrees": 10} if op is fa.RandomRotation else {}
+    with pytest.raises((ValueError, TypeError), match=f"{op.__name__}: expected .*{name}.*, got ") as caught:
+        op(**{**needed, name: value})
+    assert str(value) in str(caught.value)
+
+
+def test_numbers_may_be_of_any_kind() -> None:
+    assert fa.RandomRotation(np.int64(3)).degrees == (-3, 3)
+    assert fa.ColorJitter(brightness=np.float32(0.25)).brightness == (0.75, 1.25)
+    assert fa.RandomZoom(np.array([1, 2])).scale == (1, 2)
+    assert fa.RandomZoom(torch.tensor([1.0, 1.5])).scale == (1, 1.5)
+    assert fa.RandomRotation([-3, 5]).degrees == (-3, 5)
+    assert fa.ColorJitter(saturation=3).saturation == (0, 4)
+
+
+def test_torchvision_refuses_the_same_factors() -> None:
+    for name in ("brightness", "contrast", "saturation"):
+        with pytest.raises(ValueError):
+            v2.ColorJitter(**{name: (-0.2, 0.2)})
+        with pytest.raises(ValueError, match=r"factors.* 1 changes nothing"):
+            fa.ColorJitter(**{name: (-0.2, 0.2)})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -441,6 +601,18 @@ def test_lighting_agrees_with_fastais_at_mid_grey() -> None:
         (lambda: fa.Augment([], 0), "Augment: expected a size above 0"),
         (lambda: fa.Augment([], 32, normalize=([0.5], [0.5])), "normalize: expected .mean, std. with three values"),
         (lambda: fa.Augment([], 32, normalize=((0.5,) * 3, (0.0,) * 3)), "std above 0"),
+        (lambda: fa.Augment([], 32, normalize=((0.5,) * 3, (math.nan,) * 3)), "std above 0"),
+        (lambda: fa.Augment([], 32, normalize=((124, 116, 104), (58, 57, 57))), "0, 1. units .*Divide by 255"),
+        (lambda: fa.Augment([], 32, normalize="imagenet"), "expected .mean, std. .* got imagenet"),
+        (lambda: fa.Augment([], 32, interpolation="bicubic"), "Augment: expected interpolation to be one of antialias"),
+        (lambda: fa.Augment([], 32, padding="reflect"), "Augment: expected padding .* got 'reflect'"),
+        (lambda: fa.Augment([], 32, dtype=torch.uint8), "Augment: expected dtype .* got torch.uint8"),
+        (lambda: fa.Augment([], 32, backend="gpu"), "Augment: expected backend .* got 'gpu'"),
+        (lambda: fa.Augment(fa.RandomZoom(), 32), r"Augment: expected a list of operators, got RandomZoom. Put it"),
+        (lambda: fa.aug_transforms(max_lighting=1), r"max_lighting .* in \[0, 1\), got 1"),
+        (lambda: fa.aug_transforms(mult=6), r"max_lighting .* in \[0, 1\), got 1.2"),
+        (lambda: fa.Augment([], 32).draw(2, (0, 9)), "draw: expected a size above 0"),
+        (lambda: fa.Augment([], 32).draw(2, (9,)), "draw: expected a size above 0"),
         (lambda: fa.Augment([], 32).draw(2, (9, 9), uniforms=uniforms(3)), "expected uniforms for 2 images, got"),
         (lambda: fa.RandomRotation(10)([PHOTO]), "expected images of one size, got a list"),
     ],
@@ -448,3 +620,55 @@ def test_lighting_agrees_with_fastais_at_mid_grey() -> None:
 def test_errors_say_what_was_expected(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+AUGMENT = fa.aug_transforms(size=16)
+GREY = torch.rand(2, 1, 20, 30)
+
+
+@pytest.mark.parametrize(
+    "call", [AUGMENT, copy.deepcopy(AUGMENT).eval(), fa.RandomRotation(10)], ids=["", "eval", "op"]
+)
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (Image.new("RGB", (30, 20)), r"got PIL.Image.Image. .*torch.from_numpy\(numpy.array\("),
+        (np.zeros((20, 30, 3), np.uint8), r"got numpy.ndarray. .*torch.from_numpy\("),
+        (GREY, r"got torch.float32 \[2, 1, 20, 30\].*Grey"),
+        (GREY[0], r"got torch.float32 \[1, 1, 20, 30\].*Grey"),
+        (GREY[0, 0], r"got torch.float32 \[20, 30\]"),
+        (torch.zeros(20, 30, 3, dtype=torch.uint16), "got torch.uint16"),
+        ("photo.jpg", "got str"),
+    ],
+)
+def test_images_that_are_none_are_refused_at_once(call: nn.Module, images: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{type(call).__name__}: expected uint8 or float .*{message}"):
+        call(images)
+
+
+def test_a_list_of_images_with_channels_first() -> None:
+    images = [photo("chelsea", 40, 30), photo("astronaut", 25, 50)]
+    torch.manual_seed(0)
+    expected = AUGMENT(images)
+    torch.manual_seed(0)
+    assert torch.equal(AUGMENT([image.permute(2, 0, 1) for image in images]), expected)
+    assert image_sizes([image.permute(2, 0, 1) for image in images]).tolist() == [[40, 30], [25, 50]]
+
+
+BYTES = photo("chelsea", 40, 60).permute(2, 0, 1)[None].float()  # 0..255
+
+
+@pytest.mark.parametrize("images", [BYTES, BYTES[0], BYTES.permute(0, 2, 3, 1), BYTES.half(), [*BYTES]])
+@pytest.mark.parametrize("call", [AUGMENT, copy.deepcopy(AUGMENT).eval(), fa.ColorJitter(0.1)], ids=["", "eval", "op"])
+def test_floats_of_0_to_255_are_refused(call: nn.Module, images: Any) -> None:
+    message = rf"{type(call).__name__}: expected floats in \[0, 1\], got up to .*\.to\(torch.uint8"
+    with pytest.raises(ValueError, match=message):
+        call(images if isinstance(call, fa.Augment) or not isinstance(images, list) else images[0])
+
+
+def test_floats_that_no_colour_is_counted_in_may_be_large() -> None:
+    """Heights, or 0 to 255 that stay so: only moved. And what is a little above 1."""
+    assert fa.RandomRotation(10)(BYTES).max() > 100
+    assert fa.Augment([fa.RandomZoom()], 20, normalize=None)(BYTES).max() > 100
+    assert torch.isfinite(AUGMENT(BYTES / 255 * 3)).all()
+    assert not torch.isfinite(AUGMENT(torch.full_like(BYTES, torch.nan))).any()

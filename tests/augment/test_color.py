@@ -1,3 +1,5 @@
+import kornia
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +40,56 @@ def test_contrast_is_torchvisions_about_mid_grey(value: float) -> None:
     assert_images_close(got, expected, 0.5)
 
 
+SIX = torch.tensor([[200, 60, 60], [190, 150, 50], [70, 180, 80], [60, 160, 170], [70, 80, 190], [170, 60, 160]])
+
+
+def angles(rgb: Tensor) -> Tensor:
+    """Hue in turns, from colours [N, 3]: the angle about grey, red at 0, green at 1/3."""
+    r, g, b = rgb.double().unbind(1)
+    return torch.atan2(3**0.5 * (g - b), 2 * r - g - b) / (2 * torch.pi)
+
+
+def assert_turns_alike(got: Tensor, expected: Tensor, before: Tensor, turns: float) -> None:
+    """Colours [N, 3] whose hue went as the expected ones', within half the turn: YIQ and HSV have other angles."""
+    went, should = ((angles(colors) - angles(before) + 0.5) % 1 - 0.5 for colors in (got, expected))
+    apart = (went - should).abs().max().item()
+    assert apart <= abs(turns) / 2, f"expected hues {should.tolist()} further, got {went.tolist()}"
+
+
+def others_hue(name: str, turns: float) -> Tensor:
+    """What other libraries make of SIX, [6, 3] in [0, 255]."""
+    image = SIX.to(torch.uint8).T.reshape(1, 3, 6, 1)
+    if name == "torchvision":
+        return v2.functional.adjust_hue(image.float() / 255, turns)[0, :, :, 0].T * 255
+    if name == "Kornia":
+        return kornia.enhance.adjust_hue(image.float() / 255, turns * 2 * torch.pi)[0, :, :, 0].T * 255
+    pytest.importorskip("nvidia.dali")
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def turned():  # type: ignore[no-untyped-def]
+        pixels = fn.external_source(source=lambda: [image[0].permute(1, 2, 0).contiguous().numpy()], batch=True)
+        return fn.hue(pixels, hue=360 * turns)
+
+    pipeline = turned()
+    pipeline.build()
+    return torch.from_numpy(np.array(pipeline.run()[0].as_cpu()[0]))[:, 0].float()
+
+
+@pytest.mark.parametrize("turns", [0.1, -0.1, 0.03])
+@pytest.mark.parametrize("name", ["torchvision", "Kornia", "DALI"])
+def test_hue_turns_the_way_of_others(name: str, turns: float) -> None:
+    before = SIX.double().T[..., None] / 255
+    expected = others_hue(name, turns)
+    right, wrong = (recolor(color.hue_matrix(factor(way)), before)[..., 0].T * 255 for way in (turns, -turns))
+    if name == "DALI":  # the same matrix: the same pixels, which it rounds and clips
+        assert (right.clamp(0, 255) - expected).abs().max() < 1.5
+        assert (wrong.clamp(0, 255) - expected).abs().max() > 10
+    assert_turns_alike(right, expected, SIX, turns)
+    with pytest.raises(AssertionError, match="expected hues"):
+        assert_turns_alike(wrong, expected, SIX, turns)
+
+
 def test_hue_turns_the_chroma_and_keeps_the_luma() -> None:
     luma = torch.tensor(color.LUMA, dtype=torch.float64)
     turned = recolor(color.hue_matrix(factor(0.3)))
@@ -47,8 +99,9 @@ def test_hue_turns_the_chroma_and_keeps_the_luma() -> None:
         assert_images_close(recolor(color.hue_matrix(factor(nothing))), IMAGE, 1e-6)
     grey = torch.full_like(IMAGE, 0.4)
     assert_images_close(recolor(color.hue_matrix(factor(0.37)), grey), grey, 1e-2)
-    third = recolor(color.hue_matrix(factor(-1 / 3)), torch.tensor([1.0, 0, 0], dtype=torch.float64).view(3, 1, 1))
-    assert third.argmax() in (1, 2)  # a third of a turn takes red to another primary
+    red = torch.tensor([1.0, 0, 0], dtype=torch.float64).view(3, 1, 1)
+    for third, primary in ((1 / 3, 1), (-1 / 3, 2)):  # from red to green, from red to blue
+        assert recolor(color.hue_matrix(factor(third)), red).argmax() == primary
 
 
 def test_normalisation_is_torchvisions() -> None:

@@ -144,6 +144,13 @@ def test_mask_dtypes_keep_every_bit(dtype: torch.dtype, values: list[int], fill:
     assert torch.equal(masks, before), "the input was written to"
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_mask_of_three_rows_is_not_taken_for_channels(as_list: bool) -> None:
+    mask = torch.arange(15, dtype=torch.uint8).view(1, 3, 5)
+    got = fa.warp_masks([mask[0]] if as_list else mask, torch.eye(3)[None], (3, 5))
+    assert torch.equal(got, mask)
+
+
 def test_mask_fill_is_beside_the_photo_and_beyond_the_horizon() -> None:
     got = fa.warp_masks(torch.zeros(1, 10, 18, dtype=torch.int64), TILTED, (10, 200), fill=9)
     u = torch.arange(200) + 0.5
@@ -378,6 +385,9 @@ BOX = torch.tensor([[[1.0, 1, 2, 2]]])
             ValueError,
             r"got \[10.0, 10.0, 5.0, 20.0\] in row 1 of image 0. To boxes \(x, y, width, height\)",
         ),
+        (lambda: fa.warp_masks(Image.new("L", (5, 4)), EYE, 4), TypeError, "got Image"),
+        (lambda: fa.warp_masks(MASK, EYE.numpy(), 4), ValueError, "expected a float matrix .* got ndarray"),
+        (lambda: fa.inverse_matrix(EYE.numpy()), TypeError, "inverse_matrix: expected a float matrix .* got ndarray"),
         (lambda: fa.inverse_matrix(EYE.long()), TypeError, "inverse_matrix: expected a float matrix"),
         (lambda: fa.inverse_matrix(torch.zeros(3, 3)), torch.linalg.LinAlgError, "singular"),
     ],

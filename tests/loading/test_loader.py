@@ -1,3 +1,5 @@
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -241,12 +243,80 @@ def test_a_batch_of_bad_files_only_is_left_out(tmp_path: Path) -> None:
         ({"mode": "direct"}, ValueError, "mode='direct' needs an augment"),
         ({"on_error": "ignore"}, ValueError, "expected on_error to be 'skip' or 'raise', got 'ignore'"),
         ({"shard": (2, 2)}, ValueError, r"expected shard=\(rank, world\) with 0 <= rank < world, got \(2, 2\)"),
-        ({"batch_size": 64}, ValueError, "expected at least one batch of 64, got 50 samples"),
+        ({"shard": (0, 51)}, ValueError, r"expected at least one sample for each of 51 rank\(s\), got 50 samples"),
+        ({"batch_size": 2.5}, TypeError, "expected batch_size as a whole number, got 2.5"),
+        ({"batch_size": "64"}, TypeError, "expected batch_size as a whole number, got '64'"),
+        ({"presize": (128, 64)}, TypeError, r"expected presize as a whole number, got \(128, 64\). It is the side of"),
+        ({"presize": None}, TypeError, "expected presize as a whole number, got None"),
+        ({"num_threads": 1.5}, TypeError, "expected num_threads as a whole number, got 1.5"),
+        ({"prefetch_batches": 0}, ValueError, "expected prefetch_batches of at least 1, got 0"),
+        ({"seed": None}, TypeError, "expected seed as a whole number, got None"),
+        ({"max_bad_share": math.nan}, ValueError, "expected max_bad_share between 0 and 1, got nan"),
+        ({"max_bad_share": "0.5"}, ValueError, "expected max_bad_share between 0 and 1, got 0.5"),
+        ({"shard": 1}, ValueError, r"expected shard=\(rank, world\) .* got 1"),
+        ({"shard": (0.5, 2)}, ValueError, r"expected shard=\(rank, world\) .* got \(0.5, 2\)"),
+        ({"device": "banana"}, RuntimeError, "ImageLoader: expected a device such as 'cuda' or 'cpu', got 'banana'"),
+        (
+            {"augment": [fa.RandomRotation(10)]},
+            TypeError,
+            r"expected augment as a fa.Augment or None, got list. .*fa.Augment\(\[…\], size=224\)",
+        ),
+        ({"augment": fa.RandomRotation(10)}, TypeError, "expected augment as a fa.Augment .* got RandomRotation"),
+        ({"augment": fa.aug_transforms}, TypeError, "expected augment as a fa.Augment .* got function"),
+        (
+            {"schedule": (224, 460), "augment": fa.aug_transforms()},
+            TypeError,
+            r"expected schedule as a function of the epoch, got \(224, 460\)",
+        ),
     ],
 )
 def test_refusals(samples: fa.Samples, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make_loader(samples, **arguments)
+
+
+@pytest.mark.parametrize(("world", "images"), [(1, 50), (3, 16)])
+def test_a_batch_shrinks_to_what_there_is(samples: fa.Samples, world: int, images: int) -> None:
+    with pytest.warns(UserWarning, match=f"batches of 64, got {images} for this rank.* batch_size={images}"):
+        loader = make_loader(samples, batch_size=64, shard=(0, world))
+    assert (len(loader), loader.batch_size) == (1, images)
+    assert [len(y) for _, y, _ in loader] == [images]
+    assert make_loader(samples, batch_size=64, drop_last=False).batch_size == 64
+    assert make_loader(samples, batch_size=64, training=False).batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ("photos", r"got the string 'photos'. .*fa.Samples.from_folder\('photos'\)"),
+        (Path("photos"), r"got the path .*fa.Samples.from_folder\('photos'\)"),
+        (["a.jpg", "b.jpg"], r"got list. .*fa.Samples\(paths, targets, classes\)"),
+        (torch.utils.data.TensorDataset(torch.zeros(3)), r"got TensorDataset. .*fa.Samples.from_dataset\("),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_samples_is_refused(samples: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"ImageLoader: expected samples as fa.Samples, {message}"):
+        fa.ImageLoader(samples)
+
+
+def test_a_presize_set_later_is_looked_at_too(samples: fa.Samples) -> None:
+    loader = make_loader(samples, augment=fa.aug_transforms(size=32))
+    for wrong, message in (((64, 64), "as a whole number"), (0, "of at least 1")):
+        with pytest.raises((TypeError, ValueError), match=f"ImageLoader: expected presize {message}"):
+            loader.presize = wrong
+        scheduled = make_loader(
+            samples, augment=fa.aug_transforms(size=32), schedule=lambda epoch, wrong=wrong: (32, wrong)
+        )
+        with pytest.raises((TypeError, ValueError), match=f"ImageLoader: expected presize {message}"):
+            next(iter(scheduled))
+    assert loader.presize == 128
+
+
+def test_numpys_numbers_are_numbers(samples: fa.Samples) -> None:
+    loader = make_loader(samples, batch_size=np.int64(5), presize=np.int32(64), seed=np.int64(3))
+    json.dumps(loader.state_dict())
+    assert next(iter(loader))[0].shape == (5, 64, 64, 3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -28,6 +28,7 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.loading.loader import BadFileError
 from fastaug.loading.workers import prefetch
+from fastaug.samples.sources import Member, MemberPaths
 from tests.compare import assert_same_batches
 from tests.factories import (
     PATIENCE_S,
@@ -152,6 +153,87 @@ def test_a_state_of_other_samples_is_refused(crowd: fa.Samples) -> None:
         make_loader(crowd.subset(reversed(range(41)))).load_state_dict(state)
 
 
+def renamed(samples: fa.Samples, rename: Callable[[str], str]) -> fa.Samples:
+    return fa.Samples([rename(path) for path in samples.paths], samples.targets, samples.classes)
+
+
+@pytest.mark.parametrize("done", [0, 2])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda samples: renamed(samples, lambda path: path.replace("07.jpg", "7.jpg")),
+        lambda samples: renamed(samples, lambda path: path.replace("07.jpg", "sub/07.jpg")),
+        # other rows of equal classes
+        lambda samples: samples.subset([3, 1, 2, 0, *range(4, 41)]),
+    ],
+    ids=["renamed", "in another folder", "in another order"],
+)
+def test_a_state_of_other_files_is_refused(crowd: fa.Samples, other: Callable[[fa.Samples], Any], done: int) -> None:
+    loader, changed = make_loader(crowd), other(crowd)
+    assert changed.targets == crowd.targets
+    list(itertools.islice(loader, done))
+    with pytest.raises(ValueError, match="expected a state of these files in this order, got one of others"):
+        make_loader(changed).load_state_dict(json.loads(json.dumps(loader.state_dict())))
+
+
+def test_a_data_set_may_move(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole, to another folder or to another way to write it."""
+    nested = renamed(crowd, lambda path: path.replace("07.jpg", "sub/07.jpg"))
+    loader = make_loader(nested)
+    state = {**loader.state_dict(), "delivered": 3}
+    folder = os.path.dirname(crowd.paths[0])
+    for there in ("/elsewhere", "photos", ".", "", "/", folder + "/deeper"):
+        moved = renamed(nested, lambda path, there=there: os.path.join(there, os.path.relpath(path, folder)))
+        make_loader(moved).load_state_dict(state)
+    monkeypatch.setattr(os, "sep", "\\")
+    make_loader(renamed(nested, lambda path: path.replace("/", "\\"))).load_state_dict(state)
+
+
+def test_a_state_of_an_earlier_version_is_looked_at_as_it_was_then(crowd: fa.Samples) -> None:
+    loader = make_loader(crowd)
+    next(iter(loader))
+    state = loader.state_dict()
+    del state["names_crc32"]
+    make_loader(crowd).load_state_dict(state)
+    make_loader(renamed(crowd, lambda path: path + "x")).load_state_dict(state)
+    with pytest.raises(ValueError, match="expected a state of targets_crc32"):
+        make_loader(crowd.subset(reversed(range(41)))).load_state_dict(state)
+
+
+@pytest.mark.parametrize("state", [{}, {"epoch": 3}, [], "state.json", None])
+def test_what_is_no_state_is_refused(crowd: fa.Samples, state: Any) -> None:
+    with pytest.raises(ValueError, match=r"ImageLoader: expected a state that state_dict\(\) returned, got "):
+        make_loader(crowd).load_state_dict(state)
+
+
+def members(archives: dict[str, list[str]], order: list[int] | None = None) -> fa.Samples:
+    """Samples in archives that need not be there, by the archive's path; in this order."""
+    found = [Member(a, name, 512 * i, 9) for a, names in archives.items() for i, name in enumerate(names, 1)]
+    paths = MemberPaths.of(found)
+    samples = fa.Samples(paths, [0] * len(paths), ["a"])
+    return samples if order is None else samples.subset(order)
+
+
+def test_members_of_archives_are_files() -> None:
+    four = {"/data/1.tar": ["a/1.jpg", "2.jpg"], "/data/2.tar": ["3.jpg", "4.jpg"]}
+    state = make_loader(members(four), batch_size=2).state_dict()
+    same = (
+        members({path.replace("/data", "x/y"): names for path, names in four.items()}),
+        members({**dict(reversed(four.items())), "/data/3.tar": ["5.jpg"]}, [2, 3, 0, 1]),
+    )
+    for moved in same:
+        make_loader(moved, batch_size=2).load_state_dict(state)
+    others = (
+        members({"/data/1.tar": ["a/1.jpg", "2.jpg"], "/data/9.tar": ["3.jpg", "4.jpg"]}),
+        members({"/data/1.tar": ["a/1.jp", "g2.jpg"], "/data/2.tar": ["3.jpg", "4.jpg"]}),
+        members({"/data/1.tar": ["a/1.jpg", "2.jpg", "3.jpg"], "/data/2.tar": ["4.jpg"]}),
+        members(four, [1, 0, 2, 3]),
+    )
+    for other in others:
+        with pytest.raises(ValueError, match="expected a state of these files"):
+            make_loader(other, batch_size=2).load_state_dict(state)
+
+
 def test_a_million_samples_take_little_memory(crowd: fa.Samples) -> None:
     """The lists of paths and targets are the caller's; what the loader adds is measured in a process of its own."""
     code = """
@@ -179,9 +261,10 @@ def test_a_million_samples_take_little_memory(crowd: fa.Samples) -> None:
 def test_ranks_have_as_many_batches_and_share_nothing(
     crowd: fa.Samples, n: int, world: int, batch_size: int, training: bool
 ) -> None:
-    if training and n // world < batch_size:
+    if training and n < world:
         pytest.skip("refused when the loader is made")
     some, batches, seen = crowd.subset(range(n)), set(), []
+    batch_size = min(batch_size, n // world) if training else batch_size  # else it would be made so, with a warning
     for rank in range(world):
         loader = make_loader(some, shard=(rank, world), batch_size=batch_size, training=training)
         got = list(loader)
@@ -346,6 +429,33 @@ def test_raise_names_the_file_after_the_batches_before_it(crowd: fa.Samples, tmp
     with pytest.raises(BadFileError, match=r"text\.jpg: not an image"):
         next(batches)
     assert loading_threads() == []
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("mode", ["resize", "direct"])
+def test_no_batch_of_one_is_left_by_bad_files(crowd: fa.Samples, tmp_path: Path, world: int, mode: str) -> None:
+    """Where incomplete batches are dropped, since a batch-norm fails on one image. Ranks keep step, states go on."""
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    samples = fa.Samples([*crowd.paths[:16], *[str(tmp_path / "text.jpg")] * 8], [0] * 24, ["a"])
+    settings: dict[str, Any] = {"batch_size": 3, "augment": AUGMENT, "mode": mode, "max_bad_share": 1.0}
+    dropped = 0
+    for rank in range(world):
+        loader = make_loader(samples, shard=(rank, world), **settings)
+        all_of_it = make_loader(samples, shard=(rank, world), **settings, drop_last=False)
+        for _ in range(2):  # the second time the bad ones are known
+            left, got = [info.indices.tolist() for *_, info in all_of_it], list(loader)
+            expected = [rows if len(rows) > 1 else [] for rows in left]
+            dropped += sum(len(rows) == 1 for rows in left)
+            assert [info.indices.tolist() for *_, info in got] == [rows for rows in expected if rows or world > 1]
+            assert all(len(x) == len(y) == len(info.matrix) for x, y, info in got)
+        first = next(iter(loader))
+        resumed = make_loader(samples, shard=(rank, world), **settings)
+        resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        loader.set_epoch(2)
+        assert_same_batches([first, *resumed], list(loader))
+    assert dropped > 1
+    alone = make_loader(samples, batch_size=1, augment=AUGMENT, mode=mode)
+    assert sorted(delivered(alone)) == list(range(16)), "who asks for one image gets it"
 
 
 def test_thousands_of_bad_files_leave_nothing_behind(tmp_path: Path) -> None:

@@ -437,3 +437,140 @@ def test_indexing_reads_headers_only(tmp_path: Path) -> None:
     samples = fa.Samples.from_tar(archive, "folder")
     assert time.process_time() - start < 2
     assert samples.paths[1] == f"{archive}//a/x.jpg@{1024 + info.size}+{info.size}"
+
+
+# Archives as other programs write them
+
+
+def raw_tar(path: Path, names: list[str], content: bytes = b"x") -> Path:
+    """Member names exactly as they are given."""
+    with open(path, "wb") as file:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.write(info.tobuf(tarfile.GNU_FORMAT) + content.ljust(512, b"\0"))
+        file.write(bytes(1024))
+    return path
+
+
+def test_absolute_names_and_double_slashes(tmp_path: Path) -> None:
+    names = ["/data/a/1.jpg", "train//b/2.jpg", "//c/3.jpg", "./d//4.jpg", "e/f@1+2//5.jpg"]
+    raw_tar(tmp_path / "a.tar", names)
+    for archive in (tmp_path / "a.tar", f"{tmp_path}//a.tar", f"{tmp_path}///./a.tar"):
+        samples = fa.Samples.from_tar(archive, "folder")
+        assert contents(samples) == [b"x"] * 5
+        assert samples.classes == ["a", "b", "c", "d", "f@1+2"]
+        samples.to_csv(tmp_path / "list.csv")
+        assert contents(fa.Samples.from_csv(tmp_path / "list.csv")) == [b"x"] * 5
+
+
+def test_a_path_within_a_folder_that_looks_like_an_archive_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw_tar(tmp_path / "a.tar", ["cat/1.jpg"])
+    assert (
+        contents(fa.Samples.from_tar("a.tar", "folder")) == contents(fa.Samples.from_tar("./a.tar", "folder")) == [b"x"]
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 512, 9 * 1024, 3 << 20])
+def test_archives_one_after_the_other_in_one_file(tmp_path: Path, padding: int) -> None:
+    first = write_tar(tmp_path / "1.tar", {"cat/1.jpg": b"1", "cat/" + "n" * 150 + ".jpg": b"2"})
+    second = write_tar(tmp_path / "2.tar", {"dog/" + "m" * 150 + ".jpg": b"3"}, format=tarfile.PAX_FORMAT)
+    both = tmp_path / "both.tar"
+    both.write_bytes(first.read_bytes() + bytes(padding) + second.read_bytes() + first.read_bytes())
+    samples = fa.Samples.from_tar(both, "folder")
+    assert contents(samples) == [b"1", b"2", b"3", b"1", b"2"]
+    assert samples.targets == [0, 0, 1, 0, 0]
+
+
+def test_what_follows_the_end_of_an_archive_is_not_left_out_in_silence(shard: Path) -> None:
+    whole = shard.read_bytes()
+    shard.write_bytes(whole + b"something else".ljust(1024, b"."))
+    with pytest.raises(
+        ValueError, match=rf"shard\.tar', with something .* end at byte {len(whole)} that is no archive"
+    ):
+        list(members(shard))
+    shard.write_bytes(whole + bytes(100))
+    assert len(list(members(shard))) == 9, "zeros, whatever their number"
+
+
+def test_dots_in_names(tmp_path: Path) -> None:
+    """A sample is what agrees up to the first dot, as WebDataset has it; unless its images have labels of their own."""
+    files = {
+        "22.00.jpg": b"a",
+        "22.00.cls": b"0",
+        "22.01.jpg": b"b",
+        "22.01.cls": b"1",
+        "x/v1.2/3.jpg": b"c",
+        "x/v1.2/3.cls": b"1",
+    }
+    archive = write_tar(tmp_path / "a.tar", files)
+    for image in (None, "jpg", ".JPG"):
+        samples = fa.Samples.from_tar(archive, image=image)
+        assert (contents(samples), samples.targets) == ([b"a", b"b", b"c"], [0, 1, 1])
+    assert contents(fa.Samples.from_tar(archive, "folder", image="jpg", pattern="(.)")) == [b"a", b"b", b"c"]
+    views = write_tar(
+        tmp_path / "v.tar", {"1.left.jpg": b"l", "1.right.jpg": b"r", "1.cls": b"0", "1.left.json": b"{}"}
+    )
+    with pytest.raises(
+        ValueError, match=r"got '1\.left\.jpg' and '1\.right\.jpg' .* image='left\.jpg'.*'1\.right\.cls'"
+    ):
+        fa.Samples.from_tar(views)
+    assert contents(fa.Samples.from_tar(views, image="left.jpg")) == [b"l"]
+    mixed = write_tar(
+        tmp_path / "m.tar", {"1.jpg": b"1", "1.seg.jpg": b"s", "2.5.jpg": b"2", "1.cls": b"0", "2.5.cls": b"1"}
+    )
+    assert contents(fa.Samples.from_tar(mixed, image="jpg")) == [b"1", b"2"]
+
+
+# What is left out of archives
+
+
+def test_thumbnails_in_archives_are_no_classes(tmp_path: Path) -> None:
+    files = {
+        "cat/1.jpg": b"x",
+        "cat/@eaDir/1.jpg/T.jpg": b"x",
+        "__MACOSX/cat/1.jpg": b"x",
+        ".git/1.jpg": b"",
+        "cat/._1.jpg": b"",
+    }
+    with pytest.warns(
+        UserWarning, match=r"left out in .*a\.tar': 1 @eaDir/ \('cat/@eaDir/1\.jpg/T\.jpg'\), 1 __MACOSX/"
+    ):
+        assert fa.Samples.from_tar(write_tar(tmp_path / "a.tar", files), "folder").classes == ["cat"]
+
+
+def test_images_that_are_not_read_are_counted_in_archives(tmp_path: Path) -> None:
+    files = {
+        "a/1.jpg": b"x",
+        "a/1.cls": b"0",
+        "a/1.txt": b"",
+        "a/2.heic": b"x",
+        "a/2.cls": b"1",
+        "a/3.HEIC": b"",
+        "a/4.nef": b"",
+    }
+    archive = write_tar(tmp_path / "a.tar", files)
+    for index in (None, tmp_path / "i.npz", tmp_path / "i.npz"):
+        with pytest.warns(UserWarning, match=r"2 \.heic \('a/2\.heic'\), 1 \.nef \('a/4\.nef'\)\. Convert"):
+            assert len(fa.Samples.from_tar(archive, index=index)) == 1
+
+
+def test_a_split_within_an_archive_is_not_mixed_in_silence(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "a.tar", {"train/cat/1.jpg": b"1", "val/cat/1.jpg": b"2"})
+    with pytest.warns(UserWarning, match=r"split into 'train', 'val' .*by=lambda path: '/val/' in path"):
+        samples = fa.Samples.from_tar(archive, "folder")
+    assert contents(samples.split(by=lambda path: "/val/" in path)[1]) == [b"2"]
+    several = write_tar(tmp_path / "b.tar", {"red/left/1.jpg": b"1", "blue/left/1.jpg": b"2"})
+    with pytest.warns(UserWarning, match=r"'blue/left' and 'red/left' together are the class 'left'.*pattern="):
+        fa.Samples.from_tar(several, "folder")
+    assert fa.Samples.from_tar(several, pattern=r"([^/]*)/").classes == ["blue", "red"]
+
+
+def test_a_member_that_is_listed_twice_stays_on_one_side(shard: Path) -> None:
+    samples = fa.Samples.from_tar([shard, shard])
+    train, valid = samples.split(0.34)
+    assert (len(train), len(valid)) == (4, 2)
+    assert not set(train.paths) & set(valid.paths)

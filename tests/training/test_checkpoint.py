@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
 
 from fastaug.training.callbacks import KeepBest
 from fastaug.training.learner import Learner
@@ -47,6 +49,8 @@ RUNS: dict[str, Callable[[Learner], None]] = {
     "fit": lambda learn: learn.fit(4, slice(1e-3, 1e-2)),
     "one cycle": lambda learn: learn.fit_one_cycle(4, 1e-2),
     "fine_tune": lambda learn: learn.fine_tune(2, 1e-2, freeze_epochs=2),
+    "auto_fine_tune": lambda learn: learn.auto_fine_tune(),
+    "auto_fine_tune, one cycle": lambda learn: learn.auto_fine_tune(4, 1e-2),
     "swept": lambda learn: (learn.fit_one_cycle(2, learn.lr_find(num_it=20).valley), learn.fit(2)),  # type: ignore
 }
 
@@ -175,18 +179,55 @@ def test_an_epoch_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None
     assert again.epoch == 4
 
 
-def test_a_metric_may_be_better_when_higher(tmp_path: Path) -> None:
+def rate() -> Metric:
+    return MulticlassAccuracy(average="micro")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "metric", "expected"),
+    [
+        ("accuracy", rate(), [0, 1]),
+        ("error_rate", 1 - rate(), [0, 2]),
+        ("percent", 100 * rate(), [0, 1]),
+        ("percent_wrong", 100 * (1 - rate()), [0, 2]),
+        ("both", rate() - 2 * (1 - rate()), [0, 1]),
+        ("mae", MeanAbsoluteError(), [0, 2]),
+        ("score", 1 / (1 + MeanAbsoluteError()), [0, 1]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_which_values_of_a_metric_are_better(monitor: str, metric: Metric, expected: list[int]) -> None:
+    assert epochs_saved(KeepBest("best.pth", monitor), {monitor: metric}, [0.5, 0.7, 0.4]) == expected
+
+
+def epochs_saved(keep: KeepBest, metrics: Any, values: list[float], fits: int = 1) -> list[int]:
+    """The epochs that are kept where the monitored column has these values."""
     saved: list[int] = []
-    for monitor, expected in (("accuracy", [0, 1]), ("error_rate", [0, 2])):
-        keep = KeepBest(tmp_path / "best.pth", monitor)
-        learn = learner(after_epoch=[keep])
-        rows = iter([0.5, 0.7, 0.4])
-        plain = learn.validate
-        learn.validate = lambda loader=None, p=plain, r=rows, m=monitor: {**p(loader), m: next(r)}  # type: ignore
-        learn.save = lambda path, learn=learn: saved.append(learn.epoch - 1)  # type: ignore[method-assign]
-        learn.fit(3)
-        assert saved == expected
-        saved.clear()
+    learn = learner(after_epoch=[keep], metrics=metrics, loader=list(Batches(1)))
+    rows = iter(values)
+    learn.validate = lambda loader=None: {"loss": 1.0, keep.monitor: next(rows)}  # type: ignore[method-assign]
+    learn.save = lambda path: saved.append(learn.epoch - 1)  # type: ignore[method-assign]
+    for _ in range(fits):
+        learn.fit(len(values) // fits)
+    return saved
+
+
+def test_an_unknown_direction_is_asked_for() -> None:
+    for metric in (MeanMetric(), 2 * MeanMetric(), rate() - rate(), rate()[0]):
+        with pytest.raises(
+            ValueError, match=r"known whether more is better, got 'own'\. Give mode='min' or mode='max'"
+        ):
+            epochs_saved(KeepBest(None, "own"), {"own": metric}, [0.5])
+    values = [0.5, 0.7, 0.4]
+    assert epochs_saved(KeepBest("best.pth", "own", mode="max"), {"own": MeanMetric()}, values) == [0, 1]
+    assert epochs_saved(KeepBest("best.pth", "accuracy", mode="min"), {"accuracy": rate()}, values) == [0, 2]
+    with pytest.raises(ValueError, match="KeepBest: expected mode 'min', 'max' or None, got 'up'"):
+        KeepBest(mode="up")  # type: ignore[arg-type]
+
+
+def test_the_best_is_that_of_all_fits() -> None:
+    keep = KeepBest("best.pth", "accuracy")
+    assert epochs_saved(keep, {"accuracy": rate()}, [0.5, 0.7, 0.6, 0.8], fits=2) == [0, 1, 3]
 
 
 def test_unknown_column() -> None:

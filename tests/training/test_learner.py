@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from fastaug.training.callbacks import KeepBest
 from fastaug.training.learner import Learner
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -111,6 +114,60 @@ def test_validate_weighs_batches_by_their_images() -> None:
     summed = books()
     summed.loss_func = nn.CrossEntropyLoss(reduction="sum")
     assert summed.validate()["loss"] == pytest.approx(1.7790, abs=1e-4)
+
+
+def test_a_metric_may_have_a_value_per_class_or_a_name_for_each() -> None:
+    each = MulticlassAccuracy(num_classes=2, average=None)
+    both = MetricCollection({"a": MulticlassAccuracy(average="micro"), "b": 1 - MulticlassAccuracy(average="micro")})
+    learn = books()
+    learn.metrics = {"per": each, "all": both}
+    found = learn.validate()
+    assert found == pytest.approx(
+        {"loss": 1.7790, "per_0": 2 / 3, "per_1": 0, "all_a": 1 / 3, "all_b": 2 / 3}, abs=1e-4
+    )
+    learn.fit(1, 1e-9)
+    assert learn.history.epochs[0]["per_1"] == 0
+    KeepBest(monitor="per_0")(learn)
+    learn.metrics = {"matrix": MulticlassConfusionMatrix(num_classes=2)}
+    with pytest.raises(ValueError, match=r"of one number, or of one per class, got matrix of \[2, 2\]"):
+        learn.validate()
+
+
+WEIGHTED = [
+    nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 20.0])),
+    nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 20.0]), ignore_index=1, label_smoothing=0.1),
+    nn.CrossEntropyLoss(ignore_index=0),
+    nn.NLLLoss(torch.tensor([1.0, 5.0, 20.0])),
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("loss_func", WEIGHTED)
+def test_means_are_torchs_over_all_images_whatever_the_batches(loss_func: Any, reduction: str) -> None:
+    model = tiny()[:1].append(nn.Flatten()).append(nn.Linear(144, 3))
+    x, y = torch.rand(14, 3, 8, 8), torch.arange(14) // 5  # one class after the other; a batch has nothing that counts
+    with torch.no_grad():
+        wanted = float(loss_func(model(x), y))
+    loss_func = copy.copy(loss_func)
+    loss_func.reduction = reduction
+    for size in (14, 5, 6):
+        batches = list(zip(x.split(size), y.split(size), strict=True))
+        learn = Learner(batches, batches, model, loss_func=loss_func, device="cpu")
+        assert learn.validate()["loss"] == pytest.approx(wanted, rel=1e-5)
+        if reduction == "mean" and size == 5 and loss_func.ignore_index >= 0:
+            continue  # of nothing, which torch says is not a number
+        learn.fit(1, 1e-12)
+        assert learn.history.epochs[0]["train_loss"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_sum_over_elements_is_validated_as_their_mean() -> None:
+    x, y = torch.rand(7, 3, 8, 8), torch.rand(7, 3).round()
+    batches = list(zip(x.split(4), y.split(4), strict=True))
+    losses = [
+        Learner(batches, batches, tiny(), loss_func=nn.BCEWithLogitsLoss(reduction=reduction), device="cpu").validate()
+        for reduction in ("mean", "sum")
+    ]
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
 
 
 def test_get_preds() -> None:
@@ -245,7 +302,31 @@ def test_frozen_without_learning_batch_norm() -> None:
     assert moved(learn.model, before) == {"7.weight", "7.bias"}
     assert crossed
     assert not any(crossed)  # no graph, so no backward pass through the body
+
+
+def test_batch_norm_that_was_frozen_keeps_its_statistics_when_its_layers_train(tmp_path: Path) -> None:
+    """What the head has learned belongs to them: with those of a batch, a frozen run's accuracy is lost again."""
+    learn, again = learner(train_bn=False, splitter=three_groups), learner(train_bn=False, splitter=three_groups)
+    before = copy.deepcopy(learn.model.state_dict())
+    learn.freeze_to(1)
+    learn.fit(1, 1e-2)
     learn.unfreeze()
+    learn.save(tmp_path / "learner.pth")
+    learn.fit(1, 1e-2)
+    assert {"1.running_mean", "1.running_var"} & moved(learn.model, before) == set()
+    assert {"0.weight", "1.weight", "1.bias", "4.running_mean"} <= moved(learn.model, before)  # 4 was never frozen
+    again.load(tmp_path / "learner.pth")
+    again.fit(1, 1e-2)
+    assert moved(again.model, learn.model.state_dict()) == set()
+    learn.train_bn = True
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert "1.running_mean" in moved(learn.model, before)
+
+
+def test_batch_norm_that_was_never_frozen_trains() -> None:
+    learn = learner(train_bn=False)
+    before = copy.deepcopy(learn.model.state_dict())
     learn.fit(1, 1e-2)
     assert "1.running_mean" in moved(learn.model, before)
 
@@ -338,8 +419,12 @@ def test_images_and_model_are_channels_last() -> None:
     assert learn.model[3].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_nothing_is_printed_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    learner().fit(1)
+def test_a_line_an_epoch_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    learner().fit(2)
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["epoch 0", "epoch 1"]
+    assert err == ""
+    learner(progress=False).fit(1)
     assert capsys.readouterr() == ("", "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -163,10 +164,40 @@ def test_a_loss_that_is_not_finite_ends_the_sweep(value: float) -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 6, 12, 20])
 def test_few_points_are_enough(number: int) -> None:
     found = FoundRates(LRS[40 : 40 + number], LOSSES[40 : 40 + number], number)
-    for rate in (found.valley, found.steep, found.slide, 10 * found.minimum):
+    with warnings.catch_warnings(action="ignore"):
+        rates = [getattr(found, name) for name in ("valley", "steep", "slide", "minimum")]
+    for rate in (*rates[:3], 10 * rates[3]):
         assert found.lrs[0] * 0.999 <= rate <= found.lrs[-1] * 1.001
     falling = FoundRates([10.0**i for i in range(-6, 0)], [6.0, 5, 4, 3, 2, 1])
     assert falling.minimum == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize("name", ["valley", "steep", "slide", "minimum"])
+def test_a_suggestion_that_says_little_is_not_silent(name: str) -> None:
+    few = FoundRates(LRS[40:45], LOSSES[40:45], 5)
+    with pytest.warns(UserWarning, match=rf"curve of 6 points or more .*, got 5, of which {name} is number"):
+        getattr(few, name)
+    flat = FoundRates(LRS, [1.0] * 100)
+    if name != "slide":  # which is well within where nothing changes
+        with pytest.warns(UserWarning, match=rf"got 85, of which {name} is number 0"):
+            getattr(flat, name)
+    few.plot()  # shows what there is
+
+
+def test_a_negative_loss_is_swept_and_read_like_any_other() -> None:
+    def below_zero(activations: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(activations, targets) - 5
+
+    sgd = {"opt_func": lambda groups: torch.optim.SGD(groups, lr=1.0), "model": tiny()}
+    found, above = learner(loss_func=below_zero, **sgd).lr_find(1e-3, 3.0, 60), learner(**sgd).lr_find(1e-3, 3.0, 60)
+    assert len(found.lrs) == 60
+    assert np.allclose(np.array(found.losses) + 5, above.losses, atol=1e-5)
+    assert (found.valley, found.minimum) == (above.valley, above.minimum)
+    (axes,) = found.plot().get_axes()
+    assert axes.get_ylim()[1] > max(found.losses)
+    losses = iter([-1.0, -1.5, *[9.0] * 100])
+    worse = learner(loss_func=lambda activations, targets: activations.sum() * 0 + next(losses)).lr_find()
+    assert 2 < len(worse.lrs) < 50
 
 
 def test_plot_marks_the_suggestions() -> None:

@@ -143,3 +143,19 @@ def test_bars_have_values_spread_and_labels() -> None:
 def test_bars_refuse_other_lengths() -> None:
     with pytest.raises(ValueError, match="plot_bars: expected a value and a spread for each of 2 labels, got 1 and 0"):
         plots.plot_bars(["a", "b"], [1.0], [], "s")
+
+
+def test_names_are_text_whatever_is_in_them(tmp_path: Path) -> None:
+    """ "$" begins a formula in matplotlib, and a formula that ends nowhere is an error when the picture is written."""
+    names = ["$10_to_$20", "a^{\\frac$x$", "two\nlines\x1b[31m", "th\udce9"]
+    shown = ["$10_to_$20", "a^{\\frac$x$", "two\\nlines\\x1b[31m", "th\\udce9"]
+    matrix = plots.plot_confusion_matrix(np.eye(4, dtype=int), names)
+    (axes,) = matrix.get_axes()
+    assert [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())] == shown * 2
+    bars = plots.plot_bars(names, [1, 2, 3, 4], [(1, 1), (2, 2), (3, 3), (4, 4)], "s", "$20 to $30 a_{")
+    assert [label.get_text() for label in bars.get_axes()[0].get_yticklabels()] == shown
+    images = plots.show_images(torch.rand(4, 3, 5, 7), ["$10_to_$20\n$", *shown[1:]], heading="$10_to_$20")
+    assert images.get_axes()[0].get_title() == "$10_to_$20\n$"
+    history = History([{**row, "$cost_to_$": 1.0} for row in HISTORY.epochs], HISTORY.losses)
+    for figure in (matrix, bars, images, plots.plot_curves(history)):
+        plots.save_figure(figure, tmp_path / "names.png")

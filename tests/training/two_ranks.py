@@ -19,6 +19,8 @@ CASES: dict[str, dict[str, Any]] = {
     "uneven": {"sizes": [6, 3, 0]},  # of the first rank, of 6 images in the batch
     "frozen": {"frozen": True},
     "accumulated": {"accumulate": 2, "clip_norm": 0.1},
+    "chosen": {"chosen": True},
+    "weighted": {"loss_func": nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 20.0]), ignore_index=1), "sizes": [3, 2, 5]},
     "summed": {"loss_func": nn.CrossEntropyLoss(reduction="sum")},
 }
 
@@ -43,11 +45,13 @@ class Shard:
 def train(case: str, folder: str, part: int = 0, parts: int = 1) -> dict[str, Any]:
     settings = dict(CASES[case])
     loader = Shard(settings.pop("sizes", [3, 3, 3]), part, parts)
-    frozen = settings.pop("frozen", False)
+    frozen, chosen = settings.pop("frozen", False), settings.pop("chosen", False)
     torch.manual_seed(part)  # only the first rank's weights may count
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     learn = Learner(loader, loader, model, device="cpu", opt_func=lambda g: torch.optim.SGD(g, lr=1.0), **settings)
-    gradients = gradients_of(learn, parts > 1)
+    gradients = {} if chosen else gradients_of(learn, parts > 1)  # which give all ranks the weights of the first
+    if chosen:
+        learn.auto_fine_tune(1, 0.01)
     learn.fit(1, 0.02)
     if frozen:
         learn.freeze()
@@ -64,7 +68,7 @@ def gradients_of(learn: Learner, several: bool) -> dict[str, Tensor]:
     network = learn.network()
     learn.train_mode()
     for x, y, _ in learn.batches(learn.train_loader, keep_empty=several):
-        learn.backward(learn.forward(network, x, y), len(y))
+        learn.backward(*learn.forward(network, x, y))
     found = {name: p.grad.clone() for name, p in learn.model.named_parameters() if p.grad is not None}
     learn.opt.zero_grad()
     return found

@@ -1,0 +1,205 @@
+"""Lists of images as CSV, as spreadsheets, pandas and other systems write them."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+from fastaug.files import whole_file
+from fastaug.samples.sources import MEMBER
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+SEPARATORS = ",;\t|"  # that are looked for
+_LOOKED_AT = 32  # files, to find out where all of them are
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes, as `surrogateescape` reads them
+_BYTE_ORDERS = (b"\xff\xfe", b"\xfe\xff")  # that UTF-16 begins with
+
+
+def read_table(
+    csv: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+    path: str,
+    target: str,
+    sep: str | None,
+    encoding: str | None,
+) -> tuple[list[str], list[str]]:
+    """The path and the class of every row; see `Samples.from_csv`."""
+    name = os.fspath(csv)
+    paths: list[str] = []
+    classes: list[str] = []
+    lines: list[int] = []
+    not_utf8: int | None = None  # the first row whose path is not
+    with _opened(name, encoding) as file:
+        reader, header = _reader(file, name, (path, target), sep)
+        path_column, target_column = header.index(path), header.index(target)
+        for row in _rows(reader, name):
+            if not row:
+                continue
+            where = f"line {reader.line_num} of {name!r}"
+            if len(row) != len(header):
+                raise ValueError(
+                    f"from_csv: expected {len(header)} values in {where}, got {len(row)}: {row}. "
+                    "Correct the line; quote values that hold a comma."
+                )
+            file_path, label = row[path_column].strip(), row[target_column].strip()
+            if not file_path or not label:
+                raise ValueError(
+                    f"from_csv: expected a {path!r} and a {target!r} in {where}, got {row}. Fill in or delete the line."
+                )
+            if "://" in file_path and _ADDRESS.match(file_path):
+                raise ValueError(
+                    f"from_csv: expected a file in {where}, got the address {file_path!r}. Download it first."
+                )
+            if not_utf8 is None and not file_path.isascii() and _NOT_UTF8.search(file_path):
+                not_utf8 = len(paths)
+            elif not label.isascii() and _NOT_UTF8.search(label) and not _NOT_UTF8.search(file_path):
+                raise _NotUTF8(reader.line_num, name, label)
+            paths.append(file_path)
+            classes.append(label)
+            lines.append(reader.line_num)
+    if not paths:
+        raise ValueError(f"from_csv: expected at least one row below the header of {name!r}, got none.")
+    first: dict[str, int] = {}
+    for row_number, file_path in enumerate(paths):
+        before = first.setdefault(file_path, row_number)
+        if before != row_number and classes[before] != classes[row_number]:
+            raise ValueError(
+                f"from_csv: expected one class for each file in {name!r}, got {file_path!r} as {classes[before]!r} and "
+                f"as {classes[row_number]!r} (lines {lines[before]} and {lines[row_number]}). Keep one of the lines."
+            )
+    found = _located(paths, name, root)
+    if not_utf8 is not None and not os.path.exists(_file_of(found[not_utf8])):
+        raise _NotUTF8(lines[not_utf8], name, paths[not_utf8])
+    return found, classes
+
+
+def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, str]]) -> None:
+    """A file that `read_table` reads. Names that are not UTF-8 are written as the bytes that they are."""
+    with (
+        whole_file(csv) as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv_module.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+class _NotUTF8(ValueError):
+    def __init__(self, line: int, name: str, value: str) -> None:
+        super().__init__(
+            f"from_csv: expected UTF-8 in line {line} of {name!r}, got {value!r}. Save it as UTF-8, or say "
+            "encoding='latin-1' if a spreadsheet wrote it."
+        )
+
+
+@contextmanager
+def _opened(name: str, encoding: str | None) -> Iterator[IO[str]]:
+    """The file as text. encoding: None: UTF-8, with bytes that are none kept apart, or UTF-16 if it begins as such."""
+    with open(name, "rb") as start:
+        wide = start.read(2) in _BYTE_ORDERS
+    if encoding is None:
+        opened = open(name, newline="", encoding="utf-16" if wide else "utf-8-sig", errors="surrogateescape")  # noqa: SIM115
+    else:
+        opened = open(name, newline="", encoding=encoding)  # noqa: SIM115
+    with opened:
+        try:
+            yield opened
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"from_csv: expected {encoding or 'UTF-8'} in {name!r}, got something else ({error}). Name another "
+                "encoding=."
+            ) from None
+
+
+def _reader(file: IO[str], name: str, columns: tuple[str, str], sep: str | None) -> tuple[Reader, list[str]]:
+    """A reader of the rows below the header, and the header."""
+    if sep is not None and len(sep) != 1:
+        raise ValueError(f"from_csv: expected one character as sep=, got {sep!r}.")
+    most: list[str] = []
+    for separator in sep or SEPARATORS:
+        file.seek(0)
+        reader = csv_module.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        header = [value.strip() for value in next(_rows(reader, name), [])]
+        if all(column in header for column in columns):
+            twice = next((column for column in columns if header.count(column) > 1), None)
+            if twice is not None:
+                raise ValueError(
+                    f"from_csv: expected one column {twice!r} in {name!r}, got {header}. Rename the other."
+                )
+            return reader, header
+        most = max(most, header, key=len)
+    missing = next(column for column in columns if column not in most)
+    advice = "The first line names the columns" if not most else f"Name them, as path={most[0]!r}, target={most[-1]!r}"
+    if len(most) == 1:
+        advice += ", and say sep= if what separates them is none of , ; | and tab"
+    raise ValueError(f"from_csv: expected a column {missing!r} in {name!r}, got {most}. {advice}.")
+
+
+def _rows(reader: Reader, name: str) -> Iterator[list[str]]:
+    begins = (
+        reader.line_num + 1
+    )  # the line of the row that is read: a quote that is not closed goes on to the end of the file
+    try:
+        for row in reader:
+            yield row
+            begins = reader.line_num + 1
+    except csv_module.Error as error:
+        raise ValueError(
+            f"from_csv: expected CSV in line {begins} of {name!r}, got something else: {error}. Look at its quotes."
+        ) from None
+
+
+def _located(paths: list[str], name: str, root: str | os.PathLike[str] | None) -> list[str]:
+    """The paths below `root`; None: as they are written, or beside the list, wherever the first of them are."""
+    folder = os.path.dirname(name)
+    roots = [os.fspath(root)] if root is not None else [""]
+    if root is None and os.path.abspath(folder) != os.getcwd():
+        roots.append(folder)
+    relative = [path for path in paths[: 4 * _LOOKED_AT] if not os.path.isabs(path)][:_LOOKED_AT]
+    spellings: list[Callable[[str], str]] = [str]
+    backslashes = next((path for path in relative if "\\" in path), None) if os.sep == "/" else None
+    if backslashes is not None:
+        spellings.append(_with_slashes)
+    for spelled in spellings:
+        there = {base: _first_there(base, map(spelled, relative)) for base in roots}
+        places = [base for base in roots if there[base] is not None]
+        if len(places) > 1:
+            raise ValueError(
+                f"from_csv: expected the files of {name!r} in one place, got {there['']!r} from the working directory "
+                f"and {there[folder]!r} beside the list. Say which: root='.' or root={folder!r}."
+            )
+        if places == [""] and spelled is str:
+            return paths
+        if places:
+            return [os.path.join(places[0], spelled(path)) for path in paths]
+    if backslashes is not None:
+        raise ValueError(
+            f"from_csv: expected paths with slashes in {name!r}, got {backslashes!r}, with backslashes, and with "
+            "slashes it is not there either. Write them as this system does, or say root=."
+        )
+    return [os.path.join(root, path) for path in paths] if root is not None else paths
+
+
+def _first_there(base: str, paths: Iterator[str]) -> str | None:
+    return next((path for path in paths if os.path.exists(_file_of(os.path.join(base, path)))), None)
+
+
+def _file_of(path: str) -> str:
+    """The file, or the archive that a member lies in."""
+    member = MEMBER.fullmatch(path)
+    return member["archive"] if member and not os.path.exists(path) else path
+
+
+def _with_slashes(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+__all__ = ["SEPARATORS", "read_table", "write_table"]
