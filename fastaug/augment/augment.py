@@ -421,7 +421,8 @@ def _check_unit(where: str, images: Images) -> None:
 
 
 def _frame(batch: int, size: tuple[int, int] | Tensor) -> Frame:
-    height, width = torch.as_tensor(size, dtype=torch.float64).expand(batch, 2).unbind(1)
+    size = size if isinstance(size, Tensor) else torch.tensor(output_size("draw", size))
+    height, width = size.double().expand(batch, 2).unbind(1)
     return width, height
 
 

@@ -174,7 +174,7 @@ class ColorJitter(Operator):
     """Change brightness, contrast, saturation and hue, in this order, with probability p.
 
     Args:
-        brightness, contrast, saturation: (min, max) factor, or x for (max(0, 1 - x), 1 + x).
+        brightness, contrast, saturation: (min, max) factor, at least 0, or x for (max(0, 1 - x), 1 + x).
         hue: (min, max) in turns within [-0.5, 0.5], or x for (-x, x).
     Differs from: torchvision's by a fixed order and no clamping in between; `contrast_matrix` and `hue_matrix` say
         how these two differ.

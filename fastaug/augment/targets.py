@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastaug.warping.warp import check_matrices, output_size, warp
+from fastaug.warping.warp import check_matrices, kind_of, output_size, warp
 
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _HORIZON = 1e-9  # the least w that is seen, as a share of the largest at a box's corners
@@ -76,7 +76,7 @@ def transform_points(points: Tensor, matrix: Tensor, size: Size) -> tuple[Tensor
     """
     if not isinstance(points, Tensor) or not points.is_floating_point():
         raise TypeError(
-            f"transform_points: expected a float tensor [B, N, 2], got {_kind(points)}. Convert with .float()."
+            f"transform_points: expected a float tensor [B, N, 2], got {kind_of(points)}. Convert with .float()."
         )
     if points.dim() != 3 or points.shape[2] != 2:
         raise ValueError(f"transform_points: expected points [B, N, 2], (x, y) in pixels, got {list(points.shape)}.")
@@ -141,8 +141,8 @@ def inverse_matrix(matrix: Tensor) -> Tensor:
     Raises:
         TypeError: integers. torch.linalg.LinAlgError: a singular matrix.
     """
-    if matrix.shape[-2:] != (3, 3) or not matrix.is_floating_point():
-        raise TypeError(f"inverse_matrix: expected a float matrix [..., 3, 3], got {_kind(matrix)}.")
+    if not isinstance(matrix, Tensor) or matrix.shape[-2:] != (3, 3) or not matrix.is_floating_point():
+        raise TypeError(f"inverse_matrix: expected a float matrix [..., 3, 3], got {kind_of(matrix)}.")
     inverse: Tensor = torch.linalg.inv(matrix.double())
     return inverse.to(matrix.dtype)
 
@@ -185,7 +185,7 @@ def _extent(where: str, size: Size, batch: int) -> Tensor:
     if isinstance(size, Tensor):
         if size.shape != (batch, 2) or size.is_floating_point():
             raise ValueError(
-                f"{where}: expected sizes as integers [{batch}, 2], (height, width) for each image, got {_kind(size)}."
+                f"{where}: expected sizes as integers [{batch}, 2], (height, width) of each image, got {kind_of(size)}."
             )
         return size.double().flip(1)
     height, width = output_size(where, size)
@@ -194,14 +194,16 @@ def _extent(where: str, size: Size, batch: int) -> Tensor:
 
 def _check_masks(masks: Tensor | Sequence[Tensor], fill: int) -> None:
     dims = 3 if isinstance(masks, Tensor) else 2
-    parts = [masks] if isinstance(masks, Tensor) else list(masks)
+    parts = list(masks) if isinstance(masks, Sequence) else [masks]
     for part in parts:
         if not isinstance(part, Tensor) or part.dtype not in _INTEGERS:
-            raise TypeError(f"warp_masks: expected bool or integer masks, got {_kind(part)}. For floats, use fa.warp.")
+            raise TypeError(
+                f"warp_masks: expected bool or integer masks, got {kind_of(part)}. For floats, use fa.warp."
+            )
         if part.dim() != dims or 0 in part.shape[-2:] or part.dtype != parts[0].dtype:
             raise ValueError(
-                f"warp_masks: expected masks [B, H, W], or a list of [H, W] of one dtype, got {_kind(part)}. Remove a "
-                "channel axis with .squeeze(1)."
+                f"warp_masks: expected masks [B, H, W], or a list of [H, W] of one dtype, got {kind_of(part)}. Remove "
+                "a channel axis with .squeeze(1)."
             )
     if not parts:
         return
@@ -216,7 +218,7 @@ def _check_boxes(boxes: Tensor | Sequence[Tensor], min_visible: float) -> None:
         raise ValueError(f"transform_boxes: expected min_visible in [0, 1], a share of the area, got {min_visible}.")
     for i, part in enumerate(boxes):
         if not isinstance(part, Tensor) or not part.is_floating_point():
-            raise TypeError(f"transform_boxes: expected float boxes, got {_kind(part)} for image {i}. Use .float().")
+            raise TypeError(f"transform_boxes: expected float boxes, got {kind_of(part)} for image {i}. Use .float().")
         if part.dim() != 2 or part.shape[1] != 4:
             raise ValueError(
                 f"transform_boxes: expected boxes [N, 4], got {list(part.shape)} for image {i}. For none: "
@@ -229,7 +231,3 @@ def _check_boxes(boxes: Tensor | Sequence[Tensor], min_visible: float) -> None:
                 f"{part[row].tolist()} in row {row} of image {i}. To boxes (x, y, width, height), add x and y to the "
                 "last two."
             )
-
-
-def _kind(value: object) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -241,11 +241,16 @@ def check_settings(where: str, interpolation: str, padding: str, dtype: torch.dt
 
 def check_matrices(where: str, name: str, value: Tensor, shape: tuple[int, ...], what: str = "images") -> None:
     """Raise unless there is a matrix of floats for each image."""
-    if value.shape != shape or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
         raise ValueError(
-            f"{where}: expected a float {name} {list(shape)} for {shape[0]} {what}, got {value.dtype} "
-            f"{list(value.shape)}. Draw the parameters for the same batch."
+            f"{where}: expected a float {name} {list(shape)} for {shape[0]} {what}, got {kind_of(value)}. Draw the "
+            "parameters for the same batch."
         )
+
+
+def kind_of(value: object) -> str:
+    """For errors: dtype and shape of a tensor, the type of everything else."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _check_invertible(matrix: Tensor) -> None:

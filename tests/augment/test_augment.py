@@ -611,6 +611,8 @@ def test_torchvision_refuses_the_same_factors() -> None:
         (lambda: fa.Augment(fa.RandomZoom(), 32), r"Augment: expected a list of operators, got RandomZoom. Put it"),
         (lambda: fa.aug_transforms(max_lighting=1), r"max_lighting .* in \[0, 1\), got 1"),
         (lambda: fa.aug_transforms(mult=6), r"max_lighting .* in \[0, 1\), got 1.2"),
+        (lambda: fa.Augment([], 32).draw(2, (0, 9)), "draw: expected a size above 0"),
+        (lambda: fa.Augment([], 32).draw(2, (9,)), "draw: expected a size above 0"),
         (lambda: fa.Augment([], 32).draw(2, (9, 9), uniforms=uniforms(3)), "expected uniforms for 2 images, got"),
         (lambda: fa.RandomRotation(10)([PHOTO]), "expected images of one size, got a list"),
     ],
