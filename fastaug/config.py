@@ -30,7 +30,7 @@ def write_config(context: typer.Context, path: Path) -> None:
             text = json.dumps(value if isinstance(value, bool | int | float) else str(value), ensure_ascii=False)
             lines.append(f"{key} = {text}  # {getattr(parameter, 'help', None) or ''}".rstrip(" #"))
     with whole_file(path) as unfinished:
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def use_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -51,14 +51,14 @@ def use_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """The parameters that are kept, by their name in the file: valid-fraction for valid_fraction."""
-    return {p.name.replace("_", "-"): p for p in command.params if p.name not in NOT_KEPT}
+    """The parameters that are kept, by their name in the file: valid-fraction for --valid-fraction."""
+    return {p.opts[0].removeprefix("--"): p for p in command.params if p.name not in NOT_KEPT}
 
 
 def _read(path: Path, command: Any) -> dict[str, Any]:
     known = _options(command)
     values: dict[str, Any] = {}
-    for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    for key, value in tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape")).items():
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."

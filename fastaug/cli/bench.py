@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastaug.cli.options import Beside, Debug, Device, Folder, Json, Mode, Presize, Size
+from fastaug.cli.options import (
+    Beside,
+    Debug,
+    Device,
+    Encoding,
+    Folder,
+    Json,
+    Level,
+    Mode,
+    PathColumn,
+    Pattern,
+    Presize,
+    Root,
+    Size,
+    Target,
+)
 from fastaug.cli.printing import importing_torch, print_figures
 
 if TYPE_CHECKING:
@@ -21,6 +36,12 @@ if TYPE_CHECKING:
 
 def bench(
     folder: Folder,
+    pattern: Pattern = None,
+    level: Level = None,
+    path: PathColumn = None,
+    target: Target = None,
+    root: Root = None,
+    encoding: Encoding = None,
     mode: Mode = "direct",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     size: Size = 224,
@@ -36,9 +57,9 @@ def bench(
 
     The --model is trained on the batches; without one nothing is done with them.
     """
-    from fastaug.cli.samples import find_samples
+    from fastaug.cli.samples import Source, find_samples
 
-    samples = find_samples(folder, None)
+    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
     with importing_torch():
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastaug.cli.errors import refuse_to_overwrite
-from fastaug.cli.options import Debug, Folder, Json, Overwrite, Pattern
+from fastaug.cli.options import Debug, Encoding, Folder, Json, Level, Overwrite, PathColumn, Pattern, Root, Target
 from fastaug.cli.printing import print_figures
 from fastaug.text import printable
 
@@ -18,6 +18,11 @@ from fastaug.text import printable
 def check(
     folder: Folder,
     pattern: Pattern = None,
+    level: Level = None,
+    path: PathColumn = None,
+    target: Target = None,
+    root: Root = None,
+    encoding: Encoding = None,
     num_threads: Annotated[int | None, typer.Option(min=1, show_default="the cores there are")] = None,
     clean: Annotated[
         Path | None, typer.Option(help="Write the good files and their classes into this .csv.", show_default="none")
@@ -27,21 +32,21 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Find the files that cannot be read or decoded, before a training does; exit code 1 if there are any."""
-    from fastaug.cli.samples import find_samples
+    from fastaug.cli.samples import Source, find_samples
     from fastaug.loading.check import bad_files
 
     if clean is not None:
         refuse_to_overwrite("--clean", [clean], overwrite)
-    samples = find_samples(folder, pattern)
+    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding), every=clean is None)
     bar = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(samples))
         bad = bad_files(samples, num_threads, lambda count: progress.advance(task, count))
-    if clean is not None:
-        samples.subset([row for row in range(len(samples)) if row not in bad]).to_csv(clean)
     listed = [{"path": samples.paths[row], "reason": reason} for row, reason in bad.items()]
     lines = [f"{printable(one['path'])}: {printable(one['reason'])}" for one in listed]
     lines.append(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))
     print_figures(as_json, {"files": len(samples), "bad": listed}, lines)
+    if clean is not None:  # after the list, which took long: the disk may be full
+        samples.subset([row for row in range(len(samples)) if row not in bad]).to_csv(clean)
     raise typer.Exit(bool(bad))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastaug.augment.fastai_names import aug_transforms
 from fastaug.cli.printing import say
-from fastaug.cli.samples import find_samples
+from fastaug.cli.samples import Source, split_samples
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import rank, usable_device, world
+from fastaug.samples.samples import shortened
 from fastaug.training.learner import Learner
 from fastaug.training.models import classifier, model_statistics
 from fastaug.training.transfer import batch_size_for
 
 
 def make_learner(
-    folder: Path,
-    pattern: str | None,
+    source: Source,
     valid_fraction: float,
     seed: int,
     batch_size: int | None,
@@ -34,23 +33,23 @@ def make_learner(
 ) -> tuple[Learner, list[ImageLoader]]:
     """The learner, with `settings` of it, and its loaders, to train and to validate."""
     usable_device("train", device)  # before a model is downloaded
-    samples = find_samples(folder, pattern)
-    if len(samples.classes) < 2:
+    parts = split_samples(source, valid_fraction, seed)
+    classes = parts[0].classes
+    if len(classes) < 2:
         raise ValueError(
-            f"train: expected two classes or more in '{folder}', got {', '.join(samples.classes)} alone. Put each "
-            "class into its own folder, or give --pattern."
+            f"train: expected two classes or more in '{source.folder}', got {', '.join(classes)} alone. Put each class "
+            "into its own folder, or give --pattern."
         )
-    parts = samples.split(valid_fraction, seed, stratify=True)
     if weights == "lite0" and model != LITE0:
         raise ValueError(f"train: --weights lite0 fit --model {LITE0}, got --model {model}.")
     torch.manual_seed(seed)
     given = lite0_weights() if weights == "lite0" else None if weights.lower() == "none" else weights
-    network = classifier(model, len(samples.classes), given)
+    network = classifier(model, len(classes), given)
     augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network))
     batch_size = batch_size or batch_size_for(len(parts[0]) // world())
     if not rank():
         counted = f"{len(parts[0]):,} images to train, in batches of {batch_size}, {len(parts[1]):,} to validate"
-        say(f"{counted}: {samples}")
+        say(f"{counted}, {len(classes):,} classes: {shortened(classes)}")
     train_loader, valid_loader = (
         ImageLoader(part, batch_size, presize, augment, device, training, seed)
         for part, training in zip(parts, (True, False), strict=True)

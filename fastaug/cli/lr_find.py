@@ -8,13 +8,35 @@ from typing import Annotated
 import typer
 
 from fastaug.cli.errors import refuse_to_overwrite
-from fastaug.cli.options import Debug, Device, Folder, Json, ModelName, Overwrite, Pattern, Presize, Seed, Size, Weights
+from fastaug.cli.options import (
+    Debug,
+    Device,
+    Encoding,
+    Folder,
+    Json,
+    Level,
+    ModelName,
+    Overwrite,
+    PathColumn,
+    Pattern,
+    Presize,
+    Root,
+    Seed,
+    Size,
+    Target,
+    Weights,
+)
 from fastaug.cli.printing import importing_torch, print_figures
 
 
 def lr_find(
     folder: Folder,
     pattern: Pattern = None,
+    level: Level = None,
+    path: PathColumn = None,
+    target: Target = None,
+    root: Root = None,
+    encoding: Encoding = None,
     seed: Seed = 42,
     model: ModelName = "resnet34",
     weights: Weights = "DEFAULT",
@@ -35,10 +57,22 @@ def lr_find(
     refuse_to_overwrite("--out", [out], overwrite)
     with importing_torch():
         from fastaug.cli.learner import make_learner
+        from fastaug.cli.samples import Source
         from fastaug.training import plots
 
     plots.check_installed()
-    learn, _ = make_learner(folder, pattern, 0.2, seed, batch_size, size, presize, model, weights, device, {})
+    learn, _ = make_learner(
+        Source(folder, pattern, level, path, target, root, encoding),
+        0.2,
+        seed,
+        batch_size,
+        size,
+        presize,
+        model,
+        weights,
+        device,
+        {},
+    )
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)

@@ -17,7 +17,7 @@ Device = Annotated[
 Folder = Annotated[
     Path,
     typer.Argument(
-        help="A folder of images, at any depth; a .tar archive, or a pattern of such; or a .csv list as of check.",
+        help="A folder of images, at any depth; a .tar archive, or a pattern of such; or a list as .csv, .tsv or .txt.",
         show_default=False,
     ),
 ]
@@ -28,6 +28,31 @@ Pattern = Annotated[
         show_default="the class is the parent folder",
     ),
 ]
+Level = Annotated[
+    int | None,
+    typer.Option(
+        help="Which folder is the class: 1 the first below FOLDER, 2 the one in it, -1 the one that a file lies in.",
+        show_default="-1, or train/ and val/ are halves",
+    ),
+]
+PathColumn = Annotated[
+    str | None, typer.Option("--path-column", help="Of a list: its column with the file.", show_default="file")
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a list: its column with the class. Of an archive: where it is, 'cls', 'json:FIELD' or 'folder'.",
+        show_default="label, cls",
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of a list: the folder that its paths are relative to.",
+        show_default="the working directory or the list's folder, where the files are",
+    ),
+]
+Encoding = Annotated[str | None, typer.Option(help="Of a list, such as latin-1.", show_default="utf-8")]
 ModelName = Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")]
 Beside = Annotated[
     str | None, typer.Option(help="Also this model of torchvision, or timm:NAME (random weights).", show_default="none")

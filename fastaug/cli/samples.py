@@ -1,16 +1,99 @@
-"""What FOLDER may be."""
+"""What FOLDER may be, and how it is divided."""
 
 from __future__ import annotations
 
 import glob
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from fastaug.cli.errors import WrongOption
+from fastaug.cli.printing import say
+from fastaug.machine import rank
+from fastaug.samples.folders import split_names, subfolders
 from fastaug.samples.samples import Samples
 
+LISTS = (".csv", ".tsv", ".txt")
 
-def find_samples(folder: Path, pattern: str | None) -> Samples:
-    if folder.suffix == ".csv":
-        return Samples.from_csv(folder)
-    if folder.suffix == ".tar" or glob.has_magic(folder.name):
-        return Samples.from_tar(folder, pattern=pattern)
-    return Samples.from_filenames(folder, pattern) if pattern else Samples.from_folder(folder)
+
+class Source(NamedTuple):
+    """FOLDER, and what the options say of it; None: nothing. The names are those of the arguments of `Samples`."""
+
+    folder: Path
+    pattern: str | None = None
+    level: int | None = None
+    path: str | None = None
+    target: str | None = None
+    root: Path | None = None
+    encoding: str | None = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of these options that were given. Raises WrongOption where another one was."""
+        options = self._asdict()
+        for name in ("pattern", "level", "path", "target", "root", "encoding"):
+            if options[name] is not None and name not in names:
+                option = "--path-column" if name == "path" else f"--{name}"
+                raise WrongOption(f"{option}: expected {_GOES_WITH[name]}, got '{self.folder}'. Leave {option} out.")
+        return {name: options[name] for name in names if options[name] is not None}
+
+
+_GOES_WITH = {
+    "pattern": "a folder or an archive",
+    "level": "a folder without --pattern",
+    "path": "a list (.csv)",
+    "target": "a list (.csv) or an archive (.tar)",
+    "root": "a list (.csv)",
+    "encoding": "a list (.csv)",
+}
+
+
+def find_samples(source: Source, every: bool = False) -> Samples:
+    """The samples of FOLDER; where it is divided into folders to train and to validate, those to train, and it says so.
+
+    Args:
+        every: those of all its parts.
+    """
+    folder, name = source.folder, source.folder.name.lower()
+    if not folder.is_dir():
+        if name.endswith(LISTS):
+            return Samples.from_csv(folder, **source.given("path", "target", "root", "encoding"))
+        if name.endswith(".tar") or glob.has_magic(folder.name) or "{" in name:
+            return Samples.from_tar(folder, **source.given("pattern", "target"))
+        if folder.exists():
+            raise WrongOption(
+                f"FOLDER: expected a folder of images, a .tar archive that is not compressed, or a list "
+                f"({', '.join(LISTS)}), got '{folder}'. Unpack or convert it."
+            )
+    if source.pattern is not None:
+        return Samples.from_filenames(folder, **source.given("pattern"))
+    level, parts = source.given("level"), _parts(source)
+    if len(parts) < 2:
+        return Samples.from_folder(folder, **level)
+    if every:
+        return Samples.from_folder(folder, level=-1)
+    first = next(iter(parts.values()))[0]
+    _say_aside(folder, {first})
+    return Samples.from_folder(folder / first)
+
+
+def split_samples(source: Source, valid_fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """To train and to validate: the folders for it where FOLDER has such, else by the fraction, of each class."""
+    parts = _parts(source)
+    if "training" in parts and "validation" in parts:
+        train, valid = Samples.from_split_folders(source.folder, **source.given("pattern"))
+        _say_aside(source.folder, {parts["training"][0], parts["validation"][0]})
+        return train, valid
+    return find_samples(source).split(valid_fraction, seed, stratify=True)
+
+
+def _parts(source: Source) -> dict[str, list[str]]:
+    """The folders in FOLDER that are parts of a split, by kind; none where --level says which folder is the class."""
+    if source.level is not None or not source.folder.is_dir():
+        return {}
+    return split_names(subfolders(source.folder))
+
+
+def _say_aside(folder: Path, used: set[str]) -> None:
+    aside = [f"{name}/" for name in subfolders(folder) if name not in used]
+    if aside and not rank():
+        names = ", ".join(sorted(f"{name}/" for name in used))
+        say(f"{names} of '{folder}'; left aside: {', '.join(aside)}", err=True)

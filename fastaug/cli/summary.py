@@ -6,13 +6,33 @@ from typing import Annotated
 
 import typer
 
-from fastaug.cli.options import Beside, Debug, Device, Folder, Mode, Pattern, Presize, Seed, Size
+from fastaug.cli.options import (
+    Beside,
+    Debug,
+    Device,
+    Encoding,
+    Folder,
+    Level,
+    Mode,
+    PathColumn,
+    Pattern,
+    Presize,
+    Root,
+    Seed,
+    Size,
+    Target,
+)
 from fastaug.cli.printing import importing_torch, say
 
 
 def summary(
     folder: Folder,
     pattern: Pattern = None,
+    level: Level = None,
+    path: PathColumn = None,
+    target: Target = None,
+    root: Root = None,
+    encoding: Encoding = None,
     row: Annotated[int, typer.Option(min=0, help="Which photo, in the order of the paths.")] = 0,
     seed: Seed = 42,
     model: Beside = None,
@@ -26,9 +46,9 @@ def summary(
 
     Exit code 1 if a step failed.
     """
-    from fastaug.cli.samples import find_samples
+    from fastaug.cli.samples import Source, find_samples
 
-    samples = find_samples(folder, pattern)
+    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
     with importing_torch():
         from fastaug.augment.color import IMAGENET
         from fastaug.augment.fastai_names import aug_transforms

@@ -12,14 +12,19 @@ from fastaug.cli.options import (
     Config,
     Debug,
     Device,
+    Encoding,
     Folder,
     Json,
+    Level,
     ModelName,
     Overwrite,
+    PathColumn,
     Pattern,
     Presize,
+    Root,
     Seed,
     Size,
+    Target,
     Weights,
 )
 from fastaug.cli.printing import importing_torch, print_figures, say
@@ -33,6 +38,11 @@ def train(
     context: typer.Context,
     folder: Folder,
     pattern: Pattern = None,
+    level: Level = None,
+    path: PathColumn = None,
+    target: Target = None,
+    root: Root = None,
+    encoding: Encoding = None,
     valid_fraction: Annotated[float, typer.Option(help="Share of each class that is kept for validation.")] = 0.2,
     seed: Seed = 42,
     model: ModelName = "resnet34",
@@ -95,6 +105,7 @@ def train(
         refuse_to_overwrite("--out", results_in(out), overwrite, ", --resume")
     with importing_torch():
         from fastaug.cli.learner import make_learner
+        from fastaug.cli.samples import Source
         from fastaug.machine import rank
         from fastaug.training import plots, ranks
         from fastaug.training.results import RunLog, save_results
@@ -105,7 +116,14 @@ def train(
     plots.check_installed()
     device = ranks.join(device)
     try:
-        data = folder, pattern, valid_fraction, seed, batch_size, size, presize
+        data = (
+            Source(folder, pattern, level, path, target, root, encoding),
+            valid_fraction,
+            seed,
+            batch_size,
+            size,
+            presize,
+        )
         settings = {
             "train_bn": train_bn is not False,
             "amp": amp,

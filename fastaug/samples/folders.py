@@ -73,10 +73,11 @@ class LeftOut:
 
     def warning(self, caller: str) -> list[str]:
         """The line to say, or none."""
-        return [f"{caller}: left out in {self.where!r}: {self}. {WHAT_IS_TAKEN}"] if self.matters() else []
+        return [f"{caller}: left out in {self.where!r}: {self}. {_TO_BE_TAKEN}."] if self.matters() else []
 
 
-WHAT_IS_TAKEN = f"Convert or rename what should be loaded; the endings are {' '.join(IMAGE_EXTENSIONS)}."
+_TO_BE_TAKEN = "Convert or rename what should be loaded"
+WHAT_IS_TAKEN = f"{_TO_BE_TAKEN}; the endings are {' '.join(IMAGE_EXTENSIONS)}."
 
 
 class Images(NamedTuple):
@@ -197,11 +198,12 @@ def _split_advice(root: str, parts: Mapping[str, Parts], place: Parts, names: li
     where = os.path.join(root, *place)
     found = f"what looks like a split into {', '.join(map(repr, names))} in {where!r}"
     if place and {(*place, name) for name in names} <= set(parts.values()):  # cat/train, cat/val, dog/train, …
-        both = f"from_folder({root!r}, level={len(place)}).split(by=lambda path: {names[-1]!r} in path)"
+        advice = f"Use from_folder({root!r}, level={len(place)}).split(by=lambda path: {names[-1]!r} in path)"
     else:
-        both = f"from_split_folders({where!r})"
-    one = os.path.join(where, names[0])
-    return f"{found}. For both parts, {both}; for one, from_folder({one!r}); if these are the classes, level=-1."
+        advice = (
+            f"Give {where!r} to from_split_folders or `fastaug train`, or take {os.path.join(where, names[0])!r} alone"
+        )
+    return f"{found}. {advice}; if these are the classes, say level=-1."
 
 
 LEVELS = "Say level=-1 if that is right, level=1 if the first folder below the root is the class."
@@ -274,13 +276,11 @@ def the_one(kind: str, found: Mapping[str, list[str]], there: list[str], root: s
     names = found.get(kind, [])
     if len(names) == 1:
         return names[0]
-    argument = "train" if kind == "training" else "valid"
+    argument, got = "train" if kind == "training" else "valid", printable(", ".join(names or there))
     if names:
-        raise ValueError(
-            f"{caller}: expected one folder for {kind} in {root!r}, got {' and '.join(names)}. Name it, {argument}=."
-        )
+        raise ValueError(f"{caller}: expected one folder for {kind} in {root!r}, got {got}. Name it, {argument}=.")
     raise ValueError(
-        f"{caller}: expected a folder for {kind} in {root!r} ({_USUAL_NAMES[kind]}), got {', '.join(there) or 'none'}. "
+        f"{caller}: expected a folder for {kind} in {root!r} ({_USUAL_NAMES[kind]}), got {got or 'none'}. "
         f"Name it, {argument}=; or divide what there is with from_folder and split."
     )
 

@@ -403,7 +403,7 @@ class Samples:
         return self.paths[index], self.targets[index]
 
     def __repr__(self) -> str:
-        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {_shortened(self.classes)})"
+        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {shortened(self.classes)})"
 
     def _repr_html_(self) -> str:
         """For notebooks: images per class."""
@@ -422,7 +422,7 @@ def _numbered(labels: list[str], classes: list[str]) -> list[int]:
         if not _is_number(label) or int(label) >= len(classes):
             raise ValueError(
                 f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
-                f"names ({_shortened(classes)}). Give all classes, or leave out classes=."
+                f"names ({shortened(classes)}). Give all classes, or leave out classes=."
             )
         number[label] = int(label)
     return [number[label] for label in labels]
@@ -451,5 +451,6 @@ def _warn(said: Iterable[str]) -> None:
         warnings.warn(text, stacklevel=3)  # where the user calls
 
 
-def _shortened(names: Sequence[str], most: int = 5) -> str:
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first names, as can be printed."""
     return printable(", ".join(names[:most])) + (", …" if len(names) > most else "")

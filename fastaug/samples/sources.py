@@ -19,7 +19,7 @@ import numpy as np
 
 IMAGE_EXTENSIONS = (  # of what is decoded
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
-    ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga",
+    ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga", ".ico", ".sgi", ".pcx",
 )  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
 

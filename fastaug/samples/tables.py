@@ -137,10 +137,10 @@ def _reader(file: IO[str], name: str, columns: tuple[str, str], sep: str | None)
             return reader, header
         most = max(most, header, key=len)
     missing = next(column for column in columns if column not in most)
-    raise ValueError(
-        f"from_csv: expected a column {missing!r} in {name!r}, got {most}. Name the columns, which the first line "
-        "has, with path= and target=, and what separates them with sep= if it is none of , ; | and tab."
-    )
+    advice = "The first line names the columns" if not most else f"Name them, as path={most[0]!r}, target={most[-1]!r}"
+    if len(most) == 1:
+        advice += ", and say sep= if what separates them is none of , ; | and tab"
+    raise ValueError(f"from_csv: expected a column {missing!r} in {name!r}, got {most}. {advice}.")
 
 
 def _rows(reader: Reader, name: str) -> Iterator[list[str]]:

@@ -19,8 +19,8 @@ class KeepBest:
     """For `Learner(after_epoch=[...])`: saves the best epoch, and ends a fit that does not get better any more.
 
     Args:
-        path: `learn.save(path)` after each epoch that is better than all before it in `learn.history`, over all calls
-            of fit, so over both phases of `fine_tune`; None: save nothing.
+        path: `learn.save(path)` after each epoch that is better than all before it in `learn.history`, so over all
+            calls of fit and both phases of `fine_tune`; None: save nothing.
         monitor: a column of `learn.history.epochs`.
         patience: end the fit after this many epochs of it in a row that were not better; None: never.
         mode: "min" or "max", the better values. None: "min" of losses, of metrics what torchmetrics says of them

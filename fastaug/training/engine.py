@@ -13,13 +13,13 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
-from torchmetrics import Metric
+from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from fastaug.loading.quarantine import BadFileError
@@ -27,9 +27,9 @@ from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
-from fastaug.training.inference import AMP, Amp, mixed_precision
+from fastaug.training.inference import AMP, Activation, Amp, mixed_precision
 from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
-from fastaug.training.losses import BinaryCrossEntropy, weight_of
+from fastaug.training.losses import ACTIVATIONS, BinaryCrossEntropy, fit_targets, kind_of, one_hot, weight_of
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
@@ -57,6 +57,7 @@ class Engine:
         loss_func: Callable[[Tensor, Tensor], Tensor] | None = None,
         opt_func: Callable[[list[dict[str, Any]]], Optimizer] = adamw,
         metrics: Mapping[str, Metric] | None = None,
+        activation: Activation | None = None,
         splitter: Callable[[nn.Module], list[list[nn.Parameter]]] = parameter_groups,
         train_bn: bool = True,
         amp: Amp | None = None,
@@ -88,11 +89,10 @@ class Engine:
         self.loss_func = loss_func or nn.CrossEntropyLoss()
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
-        if metrics is None and isinstance(self.loss_func, BinaryCrossEntropy):
-            metrics = {"accuracy_multi": BinaryAccuracy(validate_args=False)}  # validating waits for the GPU
-        elif metrics is None:
-            one, same = (MulticlassAccuracy(average="micro", validate_args=False) for _ in range(2))
-            metrics = {"error_rate": 1 - one, "accuracy": same}
+        if activation not in (None, *get_args(Activation)):
+            raise ValueError(f"Learner: expected activation 'softmax', 'sigmoid', 'none' or None, got {activation!r}.")
+        self._activation = activation
+        metrics = self._default_metrics() if metrics is None else metrics
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
         self.groups, self.opt_func = splitter(self.model), opt_func
         if not self.groups:
@@ -112,6 +112,24 @@ class Engine:
         self._weights: list[float] = []  # and what its loss counts
         self._place: dict[str, Any] = {"fit": -1, "epochs": 0, "done": 0, "scheduler": None, "loader": None}
         self._resuming: dict[str, Any] | None = None
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of activations; "none": nothing."""
+        return self._activation or ACTIVATIONS.get(kind_of(self.loss_func), "none")
+
+    def _default_metrics(self) -> dict[str, Metric]:
+        """Those that fit the loss; none for one that is not known. Validating their arguments waits for the GPU."""
+        if self.activation == "softmax":
+            ignored = getattr(self.loss_func, "ignore_index", -1)
+            ignored = ignored if ignored >= 0 else None
+            one, same = (
+                MulticlassAccuracy(average="micro", validate_args=False, ignore_index=ignored) for _ in range(2)
+            )
+            return {"error_rate": 1 - one, "accuracy": same}
+        if self.activation == "sigmoid":
+            return {"accuracy_multi": BinaryAccuracy(validate_args=False)}
+        return {"mae": MeanAbsoluteError()} if kind_of(self.loss_func) == "numbers" else {}
 
     @property
     def copies_ahead(self) -> bool:
@@ -194,8 +212,12 @@ class Engine:
             return nothing, 0.0
         with self.limits_named("the forward pass"):
             mixed, target = self.mix(x, y.to(self.device)) if self.mix is not None else (x, y)
-            activations, target = self.activate(network, mixed, target)
-            return self.loss_func(activations, target), weight_of(self.loss_func, activations, target)
+            return self.loss_of(*self.activate(network, mixed, target))
+
+    def loss_of(self, activations: Tensor, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The loss of a batch, and what it counts."""
+        y = fit_targets(self.loss_func, activations, y)
+        return self.loss_func(activations, y), weight_of(self.loss_func, activations, y)
 
     def activate(self, network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Activations in float32, and the targets beside them, after a check of what would else fail far from here."""
@@ -206,20 +228,29 @@ class Engine:
                 f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
                 "Build the model without auxiliary outputs."
             )
-        known = y.device.type == "cpu" and not y.is_floating_point() and len(y)  # else one would wait for the GPU
-        highest = max(int(y.max()) if known else -1, self.classes - 1)
-        if activations.ndim > 1 and highest >= activations.shape[1]:
+        if self.activation != "none":
+            self._check_classes(activations, y)
+        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=self.copies_ahead)
+
+    def _check_classes(self, activations: Tensor, y: Tensor) -> None:
+        """That there is an output for each class; one output with a sigmoid is for two."""
+        if activations.ndim < 2:
+            return
+        outputs = 2 if self.activation == "sigmoid" and activations.shape[1] == 1 else activations.shape[1]
+        known = y.device.type == "cpu" and not y.is_floating_point()  # else one would wait for the GPU
+        there = y[y != getattr(self.loss_func, "ignore_index", -1)] if known else y[:0]
+        highest = max(int(there.max()) if len(there) else -1, self.classes - 1)
+        if highest >= outputs:
             raise ValueError(
-                f"Learner: expected targets 0..{activations.shape[1] - 1} for {activations.shape[1]} outputs, got "
+                f"Learner: expected targets 0..{outputs - 1} for {activations.shape[1]} outputs, got "
                 f"{highest}. Build the model with num_classes={highest + 1}."
             )
-        if activations.ndim > 1 and 0 < self.classes < activations.shape[1]:
+        if 0 < self.classes < outputs:
             warnings.warn(
                 f"Learner: expected as many outputs as the samples have classes, {self.classes}, got "
-                f"{activations.shape[1]}. Build the model with num_classes={self.classes}: the others never are right.",
+                f"{outputs}. Build the model with num_classes={self.classes}: the others never are right.",
                 stacklevel=2,
             )
-        return activations.float() if self.amp else activations, y.to(self.device, non_blocking=self.copies_ahead)
 
     def backward(self, loss: Tensor, weight: Tensor | float) -> None:
         """Add the gradients of a batch, so that over the ranks they are those of all images together."""
@@ -306,16 +337,14 @@ class Engine:
         sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
         failures: list[ValueError] = []
         for activations, y, _ in _until_failure(self.evaluate(loader), failures):
-            loss, weight = self.loss_func(activations, y), weight_of(self.loss_func, activations, y)
+            loss, weight = self.loss_of(activations, y)
             part = loss if self.summed else loss * weight
             sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
             sums[1] += weight
             sums[2] += len(y)
-            if isinstance(self.loss_func, BinaryCrossEntropy):
-                y = self.loss_func.one_hot(y, activations.shape[1]).long()
-                activations = self.loss_func.decodes(activations.sigmoid()).long()
+            judged = self._judged(activations, y)
             for metric in self.metrics.values():
-                metric.update(activations, y)
+                metric.update(*judged)
         sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
         loss, total, images, failed = ranks.total(sums).tolist()
         if failed or not images:  # all ranks know it now, and none waits for another
@@ -324,6 +353,17 @@ class Engine:
         for name, metric in self.metrics.items():
             found |= self._figures(name, metric.compute())
         return found
+
+    def _judged(self, activations: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What metrics compare."""
+        if self.activation == "sigmoid":
+            probabilities, y = activations.sigmoid(), one_hot(y, activations.shape[1]).round().long()
+            if isinstance(self.loss_func, BinaryCrossEntropy):
+                return self.loss_func.decodes(probabilities).long(), y
+            return probabilities, y
+        if self.activation == "softmax" and y.shape == activations.shape:
+            return activations, y.argmax(1)  # of probabilities
+        return activations, fit_targets(self.loss_func, activations, y)
 
     def _figures(self, name: str, value: Any) -> dict[str, float]:
         """A metric's value by its name; of several values each by its own: its key, or its class."""

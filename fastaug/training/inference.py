@@ -27,7 +27,8 @@ from fastaug.training.models import classifier
 NONE = "none of these"
 Amp = Literal["bf16", "fp16"]
 AMP: dict[Amp | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FORMAT = 1  # raised where an older version could not read the file
+Activation = Literal["softmax", "sigmoid", "none"]
+_FORMAT = 2  # raised where an older version could not read the file; 2: activation="none"
 _SEEN_AS = ("size", "interpolation", "padding", "normalize", "keep_inside")  # of an Augment that draws nothing
 
 
@@ -39,8 +40,9 @@ class Predictor:
         model: images -> activations [B, classes]. classes: their names, in the order of the outputs.
         augment: size, normalisation and so on; nothing random is done. presize, mode: as of `ImageLoader`.
         threshold: None: probabilities are the softmax of the activations. Else their sigmoid, and a class counts as
-            seen from this probability on; a number, or one per class.
+            seen from this probability on; a number, or one per class. One output is a yes or no: class 1 or 0 of two.
         amp: "bf16" or "fp16": the model computes in it where that is safe. device: default "cuda" where there is one.
+        activation: "none": activations are no probabilities, and given as they are; None: as threshold says.
     """
 
     model: nn.Module
@@ -51,34 +53,36 @@ class Predictor:
     threshold: float | list[float] | None = None
     amp: Amp | None = None
     device: str | torch.device | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
         self.device = usable_device("Predictor", self.device)
+        self.activation = self.activation or ("softmax" if self.threshold is None else "sigmoid")
         self.model = self.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def predict(self, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
         """(class, its index, probabilities float32 [classes]) of one file; -1 is "none of these".
 
         Raises:
-            BadFileError: it cannot be read.
+            BadFileError: it cannot be read. ValueError: a model that does not tell classes, such as one of numbers.
         """
         probabilities = self.get_preds([path])
         index = int(self.decide(probabilities)[0])
         return self.name(index), index, probabilities[0]
 
     def get_preds(self, paths: Sequence[str | os.PathLike[str]], batch_size: int = 64) -> Tensor:
-        """Probabilities float32 [N, classes] of N files, on the CPU, in their order.
+        """Probabilities float32 [N, classes] (activation="none": activations) of N files, on the CPU, in their order.
 
         Raises:
             ValueError: no file. BadFileError: one that cannot be read.
         """
-        samples = Samples(paths, [0] * len(paths), self.classes)
+        samples = Samples(paths, [0] * len(paths), self.classes or [""])
         settings = {"training": False, "shard": (0, 1), "on_error": "raise", "mode": self.mode}
         loader = ImageLoader(samples, batch_size, self.presize, self.augment, self.device, **settings)  # type: ignore
         found = [self.activations(x).cpu() for x, _ in loader]
         if not found:
             raise ValueError("get_preds: expected at least one file, got none.")
-        return to_probabilities(torch.cat(found), self.threshold)
+        return torch.cat(found) if self.activation == "none" else to_probabilities(torch.cat(found), self.threshold)
 
     @torch.no_grad()
     def activations(self, images: Tensor) -> Tensor:
@@ -90,10 +94,21 @@ class Predictor:
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """int64 [B]: which class each image is of; -1: none of these."""
+        if self.activation == "none" and probabilities.shape[1:] != (len(self.classes),):
+            raise ValueError(
+                f"predict: expected a model with an output for each of {len(self.classes)} classes, got one with "
+                f"{list(probabilities.shape[1:])} and no activation. get_preds says what it gives."
+            )
         return most_probable(probabilities, self.threshold)
 
     def name(self, index: int) -> str:
-        return NONE if index < 0 else self.classes[index]
+        return NONE if index < 0 else self.classes[index] if index < len(self.classes) else str(index)
+
+    def confidence(self, probabilities: Tensor, index: int) -> float:
+        """How probable that class is, of one file's probabilities; of "none of these", how much so the nearest one."""
+        if len(probabilities) == 1 and self.activation == "sigmoid":
+            return float(probabilities[0] if index else 1 - probabilities[0])
+        return float(probabilities[index] if index >= 0 else probabilities.max())
 
     def save(self, path: str | os.PathLike[str], architecture: str | None = None) -> None:
         """Write model, classes and preprocessing into one file for `load_classifier`, whole or not at all.
@@ -111,12 +126,12 @@ class Predictor:
             built = {"name": architecture, "num_classes": len(self.classes), "head": "linear"}
         self._check(built)
         described = {
-            "format": _FORMAT,
+            "format": _FORMAT if self.activation == "none" else 1,
             "architecture": built,
             "classes": self.classes,
             "seen_as": {name: getattr(self.augment, name) for name in _SEEN_AS},
             "dtype": str(self.augment.dtype).removeprefix("torch."),
-            **{name: getattr(self, name) for name in ("presize", "mode", "threshold", "amp")},
+            **{name: getattr(self, name) for name in ("presize", "mode", "threshold", "amp", "activation")},
         }
         kept = torch.contiguous_format  # safetensors knows no other
         state = {name: t.detach().cpu().clone(memory_format=kept) for name, t in self.model.state_dict().items()}
@@ -170,7 +185,7 @@ class Predictor:
             )
         augment = Augment([], dtype=getattr(torch, described["dtype"]), **described["seen_as"])
         model = _build(described["architecture"], state)
-        settings = {name: described[name] for name in ("presize", "mode", "threshold", "amp")}
+        settings = {name: described.get(name) for name in ("presize", "mode", "threshold", "amp", "activation")}
         return cls(model, described["classes"], augment, device=device, **settings)
 
 
@@ -196,10 +211,16 @@ def to_probabilities(activations: Tensor, threshold: object = None) -> Tensor:
 
 
 def most_probable(probabilities: Tensor, threshold: float | list[float] | Tensor | None) -> Tensor:
-    """int64 [B]: the most probable class, of those above their threshold if there is one; -1 if none is."""
+    """int64 [B]: the most probable class, of those above their threshold if there is one; -1 if none is.
+
+    Of a single output, with a threshold: 1 from there on (or, where it is 0, from .5), else 0.
+    """
     if threshold is None:
         return probabilities.argmax(1)
-    seen = probabilities >= torch.as_tensor(threshold, device=probabilities.device)
+    least = torch.as_tensor(threshold, device=probabilities.device)
+    if probabilities.shape[1] == 1:
+        return (probabilities >= least.where(least > 0, 0.5))[:, 0].long()
+    seen = probabilities >= least
     return torch.where(seen.any(1), probabilities.masked_fill(~seen, -1).argmax(1), -1)
 
 

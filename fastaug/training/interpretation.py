@@ -12,10 +12,10 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from fastaug.text import printable
 from fastaug.training import plots
 from fastaug.training.engine import Engine
-from fastaug.training.inference import NONE, most_probable, to_probabilities
+from fastaug.training.inference import NONE, most_probable
 from fastaug.training.loaders import Loader, LoaderAdapter
 from fastaug.training.losses import losses_of_each
-from fastaug.training.prediction import activations_of, loader_like, threshold
+from fastaug.training.prediction import activations_of, loader_like, probabilities_of, threshold
 
 
 class Loss(NamedTuple):
@@ -34,7 +34,8 @@ class Interpretation:
     """What a model says of images whose classes are known; make it with `from_learner`.
 
     Attributes:
-        probabilities: float32 [N, classes]. targets: int64 [N]. losses: float32 [N]. rows: int64 [N], of the samples.
+        probabilities: float32 [N, classes]; of a single output those of no and yes.
+        targets: int64 [N]. losses: float32 [N]. rows: int64 [N], of the samples.
         predicted: int64 [N]; with BinaryCrossEntropy -1 where no class is above its threshold.
     """
 
@@ -51,18 +52,22 @@ class Interpretation:
         """Of `loader`, default valid_loader; of an ImageLoader every sample once, not augmented, as `get_preds`.
 
         Raises:
-            ValueError: several classes per image, of which there is no confusion matrix.
+            ValueError: several classes per image, or numbers, of which there is no confusion matrix.
         """
         loader = learn.or_valid(loader)
         activations, targets, rows = activations_of(learn, LoaderAdapter(loader).in_order(rows=True))
-        if targets.ndim != 1:
+        single = activations.ndim == 2 and activations.shape[1] == 1 and learn.activation == "sigmoid"
+        if targets.ndim != 1 or activations.ndim != 2 or (targets.is_floating_point() and not single):
             raise ValueError(
-                f"Interpretation: expected one class per image, targets [N], got {list(targets.shape)}. Use get_preds."
+                "Interpretation: expected one class per image, targets int64 [N] and activations [N, classes], got "
+                f"{str(targets.dtype)[6:]} {list(targets.shape)} and {list(activations.shape)}. Use get_preds."
             )
-        losses = losses_of_each(learn.loss_func, activations, targets)
+        losses, targets = losses_of_each(learn.loss_func, activations, targets), targets.long()
         limit = threshold(learn)
-        probabilities = to_probabilities(activations, limit)
+        probabilities = probabilities_of(learn, activations)
         predicted = most_probable(probabilities, limit)
+        if single:
+            probabilities = torch.cat([1 - probabilities, probabilities], 1)
         known = LoaderAdapter(loader).classes
         classes = [*known, *map(str, range(len(known), probabilities.shape[1]))]
         return cls(probabilities, targets, losses, rows, predicted, classes, loader)

@@ -38,7 +38,7 @@ _LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
 class Learner(Engine):
-    """Trains a classifier of images.
+    """Trains a classifier of images, or, with another loss, whatever gives activations for images.
 
     Args:
         train_loader: yields (images float [B, C, H, W], targets int [B], ...) and has a length; batches without images
@@ -48,7 +48,12 @@ class Learner(Engine):
         loss_func: (activations, targets) -> scalar. Default: cross-entropy, the mean over the batch. (With a sum, other
             learning rates are right.)
         opt_func: groups of parameters -> optimizer. Default: AdamW, momentum .9, .99, eps 1e-5, weight decay .01.
-        metrics: torchmetrics' by name, for `validate`. Default: error_rate and accuracy.
+        metrics: torchmetrics' by name, for `validate`; of several values each has a name of its own. Default:
+            error_rate and accuracy; accuracy_multi with a binary loss, mae with one of numbers (MSELoss, L1Loss, …),
+            none with a loss that is not torch's.
+        activation: "softmax", "sigmoid" or "none", what makes probabilities of activations for metrics, `get_preds` and
+            so on. Default: as the loss says; "none", and so the model's own numbers, with losses of numbers and with
+            those that are not torch's.
         splitter: model -> groups of parameters, first layers first, for `freeze_to` and for rates that grow.
         train_bn: batch-norm in frozen groups. True, fastai's default: it goes on learning, so the backward pass crosses
             the body. False: frozen too, running statistics included; the backward pass ends where learning does. When

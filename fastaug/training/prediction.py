@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import rank
@@ -38,8 +38,12 @@ def activations_of(learn: Engine, loader: Loader, everywhere: bool = True) -> tu
 
 def threshold(learn: Engine) -> float | Tensor | None:
     """From which probability on a class counts as seen; None where the loss knows one class per image."""
-    binary = isinstance(learn.loss_func, nn.BCEWithLogitsLoss)
-    return getattr(learn.loss_func, "threshold", 0.0) if binary else None
+    return getattr(learn.loss_func, "threshold", 0.0) if learn.activation == "sigmoid" else None
+
+
+def probabilities_of(learn: Engine, activations: Tensor) -> Tensor:
+    """Softmax or sigmoid, as the loss says; activations of other losses as they are."""
+    return activations if learn.activation == "none" else to_probabilities(activations, threshold(learn))
 
 
 def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) -> ImageLoader:
@@ -57,13 +61,14 @@ def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) 
 def get_preds(learn: Engine, loader: Loader | None = None) -> tuple[Tensor, Tensor]:
     """(probabilities float32 [N, classes], targets [N]) on the CPU of `loader`, default valid_loader, of all ranks.
 
-    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one. Of an
-    ImageLoader, one for training too, they are those of every sample once, not augmented, in the order of the samples,
-    without those of files that cannot be read. Any other loader is taken as it comes, which is warned of where one of
-    torch's shuffles or leaves out images.
+    Probabilities are the softmax of the activations, or their sigmoid where the loss is a binary one; with any other
+    loss the activations themselves come instead, unless `Learner(activation=...)` says what they are.
+    Of an ImageLoader, one for training too, they are those of every sample once, not augmented, in the order of the
+    samples, without those of files that cannot be read. Any other loader is taken as it comes, which is warned of where
+    one of torch's shuffles or leaves out images.
     """
     activations, targets, _ = activations_of(learn, LoaderAdapter(learn.or_valid(loader)).in_order(rows=True))
-    return to_probabilities(activations, threshold(learn)), targets
+    return probabilities_of(learn, activations), targets
 
 
 def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0.25) -> tuple[Tensor, Tensor]:
@@ -82,7 +87,7 @@ def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0
     for epoch in range(n):
         augmented.set_epoch(epoch)
         activations, _, _ = activations_of(learn, augmented, everywhere=False)
-        passes.append(to_probabilities(activations, threshold(learn)))
+        passes.append(probabilities_of(learn, activations))
     plain, targets = get_preds(learn, loader)
     if any(len(one) != len(plain) for one in passes):
         raise ValueError("tta: expected the same images in every pass, got files that could not be read. Remove them.")
@@ -110,5 +115,5 @@ def predictor(learn: Engine) -> Predictor:
         raise ValueError("Learner: expected a loader with an augment, got one without. Give the loader an augment.")
     limit = threshold(learn)
     plain = limit.tolist() if isinstance(limit, Tensor) else limit
-    settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device
+    settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device, learn.activation
     return Predictor(learn.model, source.samples.classes, *settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -42,10 +43,19 @@ def show_batch(learn: Engine, n: int = 9) -> plots.Figure:
     [0, 1].
     """
     (x, y), loader = peek(learn, n), LoaderAdapter(learn.train_loader)
-    names = loader.classes
-    seen = [[i] if i >= 0 else [] for i in y.tolist()] if y.ndim == 1 else [row.nonzero()[:, 0].tolist() for row in y]
-    titles = [", ".join(printable(names[i]) if names else str(i) for i in some) or NONE for some in seen]
+    titles = [target_name(target, loader.classes) for target in y]
     return plots.show_images(plots.denormalized(x.float(), loader.normalize), titles)
+
+
+def target_name(target: Tensor, classes: Sequence[str]) -> str:
+    """The names of the classes of an image, as far as they are known; or its numbers."""
+    if target.ndim == 1 and bool(((target == 0) | (target == 1)).all()):
+        seen = target.nonzero()[:, 0].tolist()
+    elif target.is_floating_point():
+        return ", ".join(f"{number:.3g}" for number in target.flatten().tolist())
+    else:
+        seen = [number for number in target.flatten().tolist() if number >= 0]
+    return ", ".join(printable(classes[i]) if i < len(classes) else str(i) for i in seen) or NONE
 
 
 def summary(learn: Engine, row: int = 0) -> Summary:
@@ -86,7 +96,7 @@ def _activations(learn: Engine, x: Tensor, y: Tensor) -> tuple[str, Any]:
 
 
 def _loss(learn: Engine, activations: Tensor, y: Tensor) -> tuple[str, None]:
-    loss = learn.loss_func(activations, y)
+    loss, _ = learn.loss_of(activations, y)
     if loss.ndim or not torch.isfinite(loss):
         raise ValueError(f"expected one finite number for the batch, got {loss.tolist()}.")
     name = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)

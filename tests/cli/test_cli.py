@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import fastaug as fa
 from fastaug.training.learner import Learner
 from fastaug.training.models import model_statistics
+from fastaug.training.transfer import STEPS
 from tests.cli.commands import TINY, error_line, run
 from tests.factories import run_command, torchrun
 
@@ -58,10 +59,13 @@ def test_train_writes_its_results(trained: tuple[Result, Path]) -> None:
 def test_train_prints_a_summary(trained: tuple[Result, Path]) -> None:
     result, out = trained
     first, *epochs, accuracy, last = result.stdout.splitlines()
-    assert [line.split()[:2] for line in epochs] == [["epoch", "0"], ["epoch", "1"]]  # this is no terminal
-    assert first == "8 images to train, 4 to validate: Samples(12 images, 2 classes: dark, light)"
-    row = json.loads((out / "history.json").read_text())["epochs"][-1]
-    assert accuracy.startswith(f"accuracy {row['accuracy']:.4f} ({4 * row['accuracy']:.0f} of 4)")
+    begins = ["epoch 0", "head: trained", "head: validation", "epoch 1", "body, 1"]  # this is no terminal
+    assert [line.startswith(begin) for line, begin in zip(epochs, begins, strict=True)] == [True] * 5
+    assert first == "8 images to train, in batches of 4, 4 to validate, 2 classes: dark, light"
+    rows = json.loads((out / "history.json").read_text())["epochs"]
+    best = min(rows, key=lambda row: row["valid_loss"])
+    right = 4 * best["accuracy"]
+    assert accuracy.startswith(f"accuracy {right / 4:.4f} ({right:.0f} of 4), validation loss {best['valid_loss']:.4f}")
     assert last == f"results: {out}"
 
 
@@ -71,8 +75,8 @@ def test_train_history_is_the_same_in_both_files(trained: tuple[Result, Path]) -
     with open(out / "history.csv", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert rows == history["epochs"]
-    assert [row["epoch"] for row in rows] == [0, 1]  # one frozen, one not
-    assert len(history["losses"]) == len(history["lrs"]) == len(history["moms"]) == 4
+    assert [row["epoch"] for row in rows] == [0, 1]  # the head, and everything
+    assert len(history["losses"]) == len(history["lrs"]) == len(history["moms"]) == STEPS + 2
 
 
 def test_train_model_can_be_read_again(trained: tuple[Result, Path]) -> None:
@@ -135,7 +139,7 @@ def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path,
     _, out = trained
     config = tomllib.loads((out / "config.toml").read_text("utf-8"))
     assert (config["folder"], config["valid-fraction"], config["size"]) == (str(photos), 0.34, 32)
-    assert (config["epochs"], config["train-bn"], config["out"]) == (1, True, str(out))
+    assert (config["epochs"], config["batch-size"], config["out"]) == (1, 4, str(out))
     again = run("train", "--config", out / "config.toml", "--out", tmp_path / "again")
     assert again.exit_code == 0, again.output
     first, second = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "again"))
@@ -159,7 +163,10 @@ def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path,
     ("text", "message"),
     [
         ("valid-fracton = 0.2", "got the unknown 'valid-fracton'. Did you mean 'valid-fraction'?"),
-        ("colour = 3", "got the unknown 'colour'. There are: folder, pattern, valid-fraction, seed,"),
+        (
+            "colour = 3",
+            "got the unknown 'colour'. There are: folder, pattern, level, path-column, target, root, encoding, ",
+        ),
         ("config = 'other.toml'", "got the unknown 'config'"),
         ("seed = [1, 2]", "expected a number, a string, true or false for 'seed', got [1, 2]."),
         ("seed = ", "Invalid value (at end of document)"),
@@ -178,7 +185,7 @@ def test_config_that_is_not_there_and_values_that_do_not_fit(photos: Path, tmp_p
     missing = run("train", "--config", tmp_path / "no.toml")
     assert missing.exit_code == 2
     assert "No such file" in missing.stderr
-    for text in ("epochs = 2.5", "epochs = true", "epochs = 0", "train-bn = 3.5"):
+    for text in ("epochs = 2.5", "epochs = true", "epochs = -1", "train-bn = 3.5"):
         (tmp_path / "config.toml").write_text(text)
         result = run("train", photos, "--config", tmp_path / "config.toml", "--out", tmp_path / "out")
         assert result.exit_code == 2
@@ -243,8 +250,11 @@ def test_weights_of_another_model(photos: Path) -> None:
     )
 
 
-def test_too_few_images_for_a_batch(photos: Path) -> None:
-    assert "expected at least one batch of 64" in error_line("train", photos, *TINY, "--batch-size", "64")
+@pytest.mark.filterwarnings("default")
+def test_too_few_images_for_a_batch(photos: Path, tmp_path: Path) -> None:
+    result = run("train", photos, *TINY, "--batch-size", "64", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "batches of 64, got 10 for this rank, which are one batch now" in result.stderr
 
 
 def test_bad_pattern(photos: Path) -> None:
@@ -265,11 +275,13 @@ def test_errors_of_any_kind_and_of_many_lines_become_one(monkeypatch: pytest.Mon
 
 def test_help_names_every_option_and_its_default() -> None:
     text = run("train", "--help").stdout
-    for option, default in (("--model", "resnet34"), ("--weights", "DEFAULT"), ("--epochs", "4"), ("--size", "224"),
-                            ("--presize", "460"), ("--base-lr", "0.002"), ("--out", "fastaug-out"),
-                            ("--valid-fraction", "0.2"), ("--no-train-bn", "train-bn")):  # fmt: skip
+    fastai = "with --freeze-epochs"
+    for option, default in (("--model", "resnet34"), ("--weights", "DEFAULT"), ("--epochs", "as long as it helps"),
+                            ("--size", "224"), ("--presize", "460"), ("--base-lr", f"found; 2e-3 {fastai}"),
+                            ("--out", "fastaug-out"), ("--valid-fraction", "0.2"),
+                            ("--no-train-bn", f"no; yes {fastai}")):  # fmt: skip
         assert option in text
-        assert f"[default: {default}]" in text
+        assert re.search(rf"\[default: \(?{re.escape(default)}\)?\]", text), option
     assert all(command in run("--help").stdout for command in ("train", "demo"))
 
 
@@ -293,6 +305,7 @@ def test_an_encoding_that_lacks_a_character_is_no_error(photos: Path) -> None:
     assert re.search(r"\d \? \d+", done.stdout)
 
 
+@pytest.mark.filterwarnings("ignore:lr_find. expected a curve")  # random weights
 def test_lr_find_suggests_rates_and_draws_them(photos: Path, tmp_path: Path) -> None:
     options = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--device", "cpu"]
     result = run("lr-find", photos, *options, "--batch-size", "4", "--batches", "12", "--out", tmp_path / "rates.png")
@@ -305,6 +318,7 @@ def test_lr_find_suggests_rates_and_draws_them(photos: Path, tmp_path: Path) -> 
         assert picture.width > 300
 
 
+@pytest.mark.filterwarnings("ignore:lr_find. expected a curve")
 def test_lr_find_as_json(photos: Path, tmp_path: Path) -> None:
     options = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--device", "cpu"]
     options += ["--batch-size", "4", "--batches", "12", "--out", str(tmp_path / "rates.png"), "--json"]
@@ -333,7 +347,7 @@ def test_train_resumes_where_it_was_killed(trained: tuple[Result, Path], photos:
         error_line(*command)
     result = run(*command, "--resume")
     assert result.exit_code == 0, result.output
-    assert saved == [1]
+    assert saved == [2]
     first, again = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path))
     assert first.keys() == again.keys()
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -378,3 +392,28 @@ def test_summary_walks_a_photo_and_says_where_it_fails(photos: Path, tmp_path: P
     failed = run("summary", tmp_path, *options)
     assert failed.exit_code == 1
     assert re.search(r"^decode +FAILED: ValueError: ", failed.stdout, re.MULTILINE)
+
+
+def test_train_chooses_and_says_so(photos: Path, tmp_path: Path) -> None:
+    few = [option for option in TINY if option not in ("--epochs", "1", "--batch-size", "4")]
+    result = run("train", photos, *few, "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert [line.split(",")[0].split(":")[0] for line in figures["chosen"]][:3] == ["head", "head", "body"]
+    assert "found by lr_find" in figures["chosen"][0]
+    assert all(line in result.stderr for line in figures["chosen"])
+    assert "in batches of 8" in result.stderr
+    config = tomllib.loads((tmp_path / "config.toml").read_text("utf-8"))
+    assert config.keys().isdisjoint({"epochs", "freeze-epochs", "base-lr", "batch-size", "train-bn"})
+
+
+def test_train_what_is_given_is_not_chosen(photos: Path, tmp_path: Path) -> None:
+    few = [option for option in TINY if option not in ("--epochs", "1")]
+    result = run("train", photos, *few, "--out", tmp_path / "head", "--epochs", "0", "--base-lr", "0.1", "--json")
+    figures = json.loads(result.stdout)
+    assert len(figures["epochs"]) == 1
+    assert "a rate of 1.0e-01, which was given" in figures["chosen"][0]
+    result = run("train", photos, *few, "--out", tmp_path / "fastai", "--freeze-epochs", "2", "--json")
+    figures = json.loads(result.stdout)
+    assert (len(figures["epochs"]), figures["chosen"]) == (3, [])
+    assert "--train-bn: expected --freeze-epochs" in error_line("train", photos, *TINY, "--train-bn", code=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,8 +56,7 @@ def test_what_may_be_an_image_is_counted_by_ending(tmp_path: Path) -> None:
     (one,) = said
     assert str(one.message) == (
         f"from_folder: left out in '{root}': 2 .heic ('cat/4.heic'), 1 .jpg_large ('cat/6.jpg_large'), "
-        "1 .txt ('cat/notes.txt'), 1 without an ending ('cat/7'). Convert or rename what should be loaded; the endings "
-        f"are {' '.join(IMAGE_EXTENSIONS)}."
+        "1 .txt ('cat/notes.txt'), 1 without an ending ('cat/7'). Convert or rename what should be loaded."
     )
     assert one.filename == __file__, "it points to the line that called"
 
@@ -82,15 +82,16 @@ def test_nothing_but_what_cannot_be_read(tmp_path: Path) -> None:
         Samples.from_folder(tmp_path)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="everything can be read here")
-def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: str, scan: Any = os.scandir) -> Any:
+        if path.endswith("dog"):
+            raise PermissionError(path)
+        return scan(path)
+
     make(tmp_path, "cat/1.jpg", "dog/1.jpg")
-    (tmp_path / "dog").chmod(0)
-    try:
-        with pytest.warns(UserWarning, match=r"1 not readable \('dog'\)"):
-            assert Samples.from_folder(tmp_path).classes == ["cat"]
-    finally:
-        (tmp_path / "dog").chmod(0o700)
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.warns(UserWarning, match=r"1 not readable \('dog'\)"):
+        assert Samples.from_folder(tmp_path).classes == ["cat"]
 
 
 def test_names_of_any_kind_are_said_without_control(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ SPLIT = ("train/cat/1.jpg", "train/cat/2.jpg", "train/dog/1.jpg", "val/cat/1.jpg
 )
 def test_what_looks_like_a_split_is_not_mixed(tmp_path: Path, names: tuple[str, ...]) -> None:
     make(tmp_path, *names)
-    with pytest.raises(ValueError, match=r"got what looks like a split into .* For both parts, from_.*level=-1"):
+    with pytest.raises(ValueError, match=r"got what looks like a split into .* (Use|Give) .*from_.*say level=-1"):
         Samples.from_folder(tmp_path)
     assert len(Samples.from_folder(tmp_path, level=-1)) == len(names), "unless it is said that these are classes"
 
@@ -211,7 +212,7 @@ def test_split_folders_by_names_of_files(tmp_path: Path) -> None:
         (
             ("train/a/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"),
             {},
-            r"expected one folder for validation .*got val and valid",
+            r"expected one folder for validation .*got val, valid",
         ),
         (("train/a/1.jpg", "val/b/1.jpg", "val/b/2.jpg"), {}, r"every class of 'val' in 'train'.* got b \(2 images\)"),
         (("train/a/1.jpg",), {"valid": "val"}, r"val.*does not exist"),

@@ -50,7 +50,7 @@ RUNS: dict[str, Callable[[Learner], None]] = {
     "one cycle": lambda learn: learn.fit_one_cycle(4, 1e-2),
     "fine_tune": lambda learn: learn.fine_tune(2, 1e-2, freeze_epochs=2),
     "auto_fine_tune": lambda learn: learn.auto_fine_tune(),
-    "auto_fine_tune, one cycle": lambda learn: learn.auto_fine_tune(3, 1e-2),
+    "auto_fine_tune, one cycle": lambda learn: learn.auto_fine_tune(4, 1e-2),
     "swept": lambda learn: (learn.fit_one_cycle(2, learn.lr_find(num_it=20).valley), learn.fit(2)),  # type: ignore
 }
 

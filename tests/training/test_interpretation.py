@@ -113,7 +113,7 @@ def test_interpretation_of_any_loader() -> None:
     assert learn.loss_func.reduction == "sum"
     several = [(torch.rand(2, 3, 4, 4), torch.eye(3)[:2])]
     learn = Learner(several, several, Brightness(), loss_func=BinaryCrossEntropy(), device="cpu")
-    with pytest.raises(ValueError, match=r"one class per image, targets \[N\], got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"one class per image, targets int64 \[N\] .* got float32 \[2, 3\]"):
         Interpretation.from_learner(learn)
 
 

@@ -419,8 +419,12 @@ def test_images_and_model_are_channels_last() -> None:
     assert learn.model[3].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_nothing_is_printed_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    learner().fit(1)
+def test_a_line_an_epoch_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    learner().fit(2)
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["epoch 0", "epoch 1"]
+    assert err == ""
+    learner(progress=False).fit(1)
     assert capsys.readouterr() == ("", "")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fastaug as fa
 from fastaug.training.checkpoint import random_state
+from fastaug.training.preview import target_name
 from tests.compare import differences, snapshot
 from tests.factories import Batches, learner, tiny, write_photos
 
@@ -72,6 +73,9 @@ def test_show_batch_of_any_loader() -> None:
     several = [(torch.rand(3, 3, 8, 8), torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]]))]
     titles = [one.get_title() for one in learner(several).show_batch(3).get_axes() if one.get_images()]
     assert titles == ["0, 2", "1", "none of these"]
+    numbers = [target_name(target, []) for target in torch.tensor([[0.25, 3.0], [1234.5, 0.0]])]
+    assert numbers == ["0.25, 3", "1.23e+03, 0"]
+    assert [target_name(target, []) for target in torch.tensor([0.5, 17.0])] == ["0.5", "17"]
 
 
 def test_summary_goes_on_to_the_loss(photos: fa.Samples) -> None:
