@@ -23,7 +23,7 @@ from fastaug.files import whole_file
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
 from fastaug.text import described, html_table
-from fastaug.training import lr_finder, prediction, preview, ranks, transfer
+from fastaug.training import gallery, lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine, NoImagesError
 from fastaug.training.history import History
@@ -85,6 +85,7 @@ class Learner(Engine):
     lr_find = lr_finder.lr_find
     linear_probe = transfer.linear_probe
     show_batch, summary = preview.show_batch, preview.summary
+    show_results = gallery.show_results
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
 
     def _settings(self) -> dict[str, object]:
