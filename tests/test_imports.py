@@ -43,7 +43,7 @@ KNOWN_BY = {
     "safetensors": {"training/inference.py", "training/models.py"},
     "rich": {"cli/check.py", "training/display.py"},
     "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "options", "printing")} | {"config.py"},
-    "PIL": {"loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
+    "PIL": {"loading/libtiff.py", "loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
     "simplejpeg": {"loading/jpeg.py"},
 }
 

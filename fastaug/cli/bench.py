@@ -55,11 +55,17 @@ def bench(
 ) -> None:
     """How many images a second the loader reads, decodes, presizes and warps, and whether it or the model is the limit.
 
-    The --model is trained on the batches; without one nothing is done with them.
+    Any folder of images will do. The --model is trained on the batches; without one nothing is done with them.
     """
     from fastaug.cli.samples import Source, find_samples
+    from fastaug.samples.folders import find_images
+    from fastaug.samples.samples import Samples
 
-    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
+    if folder.is_dir() and pattern is None and level is None:
+        paths = find_images(folder, "bench").paths
+        samples = Samples(paths, [0] * len(paths), ["all"])
+    else:
+        samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
     with importing_torch():
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader

@@ -44,6 +44,7 @@ def in_options(message: str, parameters: Iterable[Any]) -> str:
             return switches.get(value) or f"{option} {value or repr(value)}"
 
         message = re.sub(rf"(?<![-\w/.'\"]){name}={_VALUE}", written, message)
+        message = re.sub(rf"(?<![-\w/.'\"]){name}=(?=[\s.,])", option, message)
         if "_" in name:
             message = re.sub(rf"(?<![-\w/'.]){name}\b(?![=/'.]\w)", option, message)
     return _FOR_PYTHON.sub("", message)

@@ -74,11 +74,11 @@ def predict(
 
 
 def _photos(files: list[Path]) -> Iterator[str]:
-    from fastaug.samples.samples import Samples
+    from fastaug.samples.folders import find_images
 
     for file in files:
         if file.is_dir():
-            yield from Samples.from_folder(file).paths
+            yield from find_images(file, "predict").paths
         else:
             yield str(file)
 

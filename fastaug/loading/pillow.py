@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fastaug.loading import libtiff
 from fastaug.loading.orientation import turn_upright
 from fastaug.memory import Memory
 
@@ -44,15 +45,20 @@ def decode(content: bytes, memory: Memory, max_pixels: int) -> np.ndarray:
     check_size(height, width, max_pixels)
     if image.mode in _MODES_WITHOUT_A_RANGE and not _has_16_bits(image):
         raise Unreadable(f"pixels of 32 bits (Pillow's mode {image.mode}), whose range is not known; convert them")
+    said: list[str] = []
     try:
         _mend_planes(image)
-        image.load()
+        with libtiff.errors() as said:
+            image.load()
+        if said:  # as of a fax with a bad code, of which the rest is shown as if it were right
+            raise Unreadable(f"damaged or truncated image data ({image.format}: {said[0][:120]})")
         orientation = _orientation_of(image)
         pixels = _rgb(image, memory)
     except Unreadable:
         raise
     except Exception as error:  # of any kind: damaged files raise what comes
-        raise Unreadable(f"damaged or truncated image data ({image.format}: {_line(error)})") from error
+        reason = said[0][:120] if said else _line(error)
+        raise Unreadable(f"damaged or truncated image data ({image.format}: {reason})") from error
     del image  # its memory, before more is taken
     return turn_upright(pixels, orientation, memory)
 

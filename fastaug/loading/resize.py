@@ -49,7 +49,20 @@ def resize(image: np.ndarray, box: tuple[float, float, float, float], out: np.nd
             )
     height, width, _ = image.shape
     rows, columns, _ = out.shape
-    _resize(image.reshape(-1), height, width, *map(float, box), columns, rows, out.reshape(-1))
+    x, y, extent_x, extent_y = map(float, box)
+    taps_x, taps_y = min(_count_taps(extent_x, columns), width), min(_count_taps(extent_y, rows), height)
+    groups = -(-taps_x // _GROUP)
+    first_x, weights_x = np.empty(columns, np.int64), np.empty((columns, groups * _GROUP), F)
+    first_y, weights_y = np.empty(rows, np.int64), np.empty((rows, taps_y), F)
+    _weigh(x, extent_x, width, first_x, weights_x, np.empty(_count_taps(extent_x, columns)))
+    _weigh(y, extent_y, height, first_y, weights_y, np.empty(_count_taps(extent_y, rows)))
+    left, right = int(first_x[0]), int(first_x[-1]) + taps_x
+    span = 3 * (right - left)
+    line = np.zeros(span + 3 * _GROUP + 1, F)  # groups may reach over its end, with weights of 0
+    _resize(
+        image.reshape(-1)[3 * left :], 3 * width, 3 * (first_x - left), weights_x.reshape(-1), groups,
+        first_y, weights_y, span, line, np.empty(3 * columns + 1, F), out.reshape(-1),
+    )  # fmt: skip
 
 
 def _make_group_sum(add: bool) -> Any:
@@ -85,27 +98,30 @@ def _make_group_sum(add: bool) -> Any:
 _set_group, _add_group = _make_group_sum(add=False), _make_group_sum(add=True)
 
 
-@njit(nogil=True, error_model="numpy")
-def _count_taps(extent, count):  # type: ignore[no-untyped-def]
+def _count_taps(extent: float, count: int) -> int:
     """Pixels that an output pixel sums along an axis, those beyond the image included."""
     return math.ceil(2 * LOBES * max(extent / count, 1.0))
 
 
-@njit(nogil=True, error_model="numpy")
-def _weigh(start, extent, limit, first, weights):  # type: ignore[no-untyped-def]
+# Memory comes from Python: to compile what allocates it takes as long as one of the loops does.
+_kernel = njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
+
+
+@_kernel
+def _weigh(start, extent, limit, first, weights, ideal):  # type: ignore[no-untyped-def]
     """The filter of each output pixel along an axis.
 
     Args:
         first: int64 [n], filled with the first pixel that each sums.
         weights: float32 [n, taps or more], filled; 0 beyond the taps.
+        ideal: float64 [taps], overwritten.
     """
     count, columns = weights.shape
     scale = extent / count
     wide = max(scale, 1.0)
     reach = LOBES * wide
-    taps = _count_taps(extent, count)
+    taps = ideal.shape[0]
     kept = min(taps, limit)
-    ideal = np.empty(taps)
     for u in range(count):
         center = start + (u + 0.5) * scale
         leftmost = math.floor(center - reach + 0.5)
@@ -172,7 +188,7 @@ def _sum_columns(line, first, weights, groups, out):  # type: ignore[no-untyped-
             _add_group(line, first[u] + 3 * k, weights, at + k, out, 3 * u)
 
 
-@njit(nogil=True)
+@row_loop
 def _sum_rows(pixels, start, stride, weights, line):  # type: ignore[no-untyped-def]
     """line = the sum of the rows of pixels from start on, one for each weight."""
     n, taps = line.shape[0], weights.shape[0]
@@ -198,25 +214,21 @@ def _sum_rows(pixels, start, stride, weights, line):  # type: ignore[no-untyped-
         k += 1
 
 
-@njit(nogil=True, cache=True)
+@_kernel
 def _resize(  # type: ignore[no-untyped-def]
-    pixels, height, width, x, y, extent_x, extent_y, columns, rows, out
+    pixels, stride, first_x, weights_x, groups, first_y, weights_y, span, line, sums, out
 ):
-    """See `resize`; pixels and out are flat."""
-    taps_x, taps_y = min(_count_taps(extent_x, columns), width), min(_count_taps(extent_y, rows), height)
-    groups = (taps_x + _GROUP - 1) // _GROUP
-    first_x, weights_x = np.empty(columns, np.int64), np.empty((columns, groups * _GROUP), F)
-    first_y, weights_y = np.empty(rows, np.int64), np.empty((rows, taps_y), F)
-    _weigh(x, extent_x, width, first_x, weights_x)
-    _weigh(y, extent_y, height, first_y, weights_y)
-    left, right = first_x[0], first_x[columns - 1] + taps_x
-    for u in range(columns):
-        first_x[u] = 3 * (first_x[u] - left)
-    span = 3 * (right - left)
-    line = np.zeros(span + 3 * _GROUP + 1, F)  # groups may reach over its end, with weights of 0
-    sums = np.empty(3 * columns + 1, F)
-    flat = weights_x.reshape(-1)
-    for v in range(rows):
-        _sum_rows(pixels, 3 * (first_y[v] * width + left), 3 * width, weights_y[v], line[:span])
-        _sum_columns(line, first_x, flat, groups, sums)
-        _round(sums[: 3 * columns], out[3 * columns * v : 3 * columns * (v + 1)])
+    """The rows of the output.
+
+    Args:
+        pixels: uint8, flat, from the first column on that is read; stride: from one of its rows to the next.
+        first_x: int64 [columns], the first item of a row that each column sums; weights_x: float32, flat, for each
+            column groups · _GROUP. first_y: int64 [rows]; weights_y: float32 [rows, taps].
+        span: items of a row that are read. line: float32, 0 beyond the span. sums: float32 [3 · columns + 1].
+        out: uint8, flat.
+    """
+    count = 3 * first_x.shape[0]
+    for v in range(first_y.shape[0]):
+        _sum_rows(pixels, first_y[v] * stride, stride, weights_y[v], line[:span])
+        _sum_columns(line, first_x, weights_x, groups, sums)
+        _round(sums[:count], out[count * v : count * (v + 1)])

@@ -455,7 +455,9 @@ class Engine:
                 figures = self.validate()
             except (BadFileError, NoImagesError) as error:  # what was trained is not lost for it
                 warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
-                figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+                before = self.history.epochs[-1] if self.history.epochs else {}
+                columns = [name for name in before if self.metric_of(name)] or [*self.metrics]  # of several values each
+                figures = dict.fromkeys(("loss", *columns), math.nan)
             row |= {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
         self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
         self.history.ends.append(len(self.history.losses))

@@ -180,7 +180,7 @@ class Learner(Engine):
         the validation part. Otherwise it is, at slice(base_lr / 100, base_lr / 10), for a cycle of 100 steps or an
         epoch, then for one twice as long, and one four times; the next one follows where the validation loss fell by
         more than 1 % and its standard error. If a cycle did not lower it at all, the model is put back to where it was
-        before. A model that does not end in one head is trained frozen instead of probed.
+        before. A model that does not end in one head is trained frozen instead. `train_bn` is False from here on.
 
         Args:
             epochs: of the body, in one cycle. 0: the head alone. None: as above.
@@ -225,6 +225,7 @@ class Learner(Engine):
                 say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
                 break
             say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
+        self.chosen = {}  # a file that is saved now need not hold it
 
     def _choose_cycles(self, epochs: int | None, say: Callable[[str], None]) -> list[int]:
         """Epochs of each cycle in which the body may be trained."""

@@ -5,6 +5,8 @@ Numba's cache looks at the file of a kernel only: after a change here, delete `_
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,10 @@ import numpy as np
 from llvmlite import ir
 from numba import njit as _numba_njit
 from numba import types
+from numba.core import event
 from numba.extending import intrinsic as _numba_intrinsic
 
+log = logging.getLogger("fastaug")
 FASTMATH = {"contract", "arcp", "nsz", "reassoc", "nnan", "ninf"}
 F = np.float32
 # Numba's stubs lack the option _nrt, and know no types of what it compiles.
@@ -22,6 +26,28 @@ intrinsic: Any = _numba_intrinsic
 # Loops that allocate nothing: without reference counts, and without Python's error for a division by zero, the compiler
 # sees plain loops over memory and vectorises them.
 row_loop = njit(nogil=True, _nrt=False, error_model="numpy", fastmath=FASTMATH)
+
+
+class _Notice(event.Listener):
+    """Says once that kernels are compiled, which takes seconds; those from Numba's cache are not."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        ours = event.data["dispatcher"].py_func.__module__.startswith("fastaug.")
+        if ours and not self.said:
+            self.said = True
+            text = "compiling the CPU kernels, once per installation: some seconds …"
+            if sys.stderr is not None and sys.stderr.isatty():
+                print(f"fastaug: {text}", file=sys.stderr)
+            else:
+                log.info(text)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Notice())
 
 
 @intrinsic  # type: ignore[untyped-decorator]

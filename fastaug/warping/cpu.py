@@ -392,8 +392,43 @@ def _wide_sums(photo, block, color, out, to, count):  # type: ignore[no-untyped-
             out[to + 3 * u + c] = color[c] * red + color[4 + c] * green + color[8 + c] * blue + color[12 + c]
 
 
-@njit(nogil=True, cache=True, fastmath=FASTMATH)
-def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, columns, first_row):  # type: ignore[no-untyped-def]
+# A kernel knows some of the sums: to compile all of them takes most of the time before an installation's first batch,
+# and the validation's images, or a bilinear warp, do not need them.
+
+
+@_inlined
+def _block_2(photo, block, mode, color, out, to, count, widest):  # type: ignore[no-untyped-def]
+    """Nearest and bilinear."""
+    _sums_2(photo, block, mode, color, out, to, count)
+
+
+@_inlined
+def _block_5(photo, block, mode, color, out, to, count, widest):  # type: ignore[no-untyped-def]
+    """The antialias filter, for images that are seen with up to 5 taps; with more, if there are, slowly."""
+    if widest <= _WIDEST_4:
+        _sums_4(photo, block, mode, color, out, to, count)
+    elif widest <= _WIDEST_5:
+        _sums_5(photo, block, mode, color, out, to, count)
+    else:
+        _wide_sums(photo, block, color, out, to, count)
+
+
+@_inlined
+def _block_8(photo, block, mode, color, out, to, count, widest):  # type: ignore[no-untyped-def]
+    """The antialias filter, for all images."""
+    if widest <= _WIDEST_4:
+        _sums_4(photo, block, mode, color, out, to, count)
+    elif widest <= _WIDEST_5:
+        _sums_5(photo, block, mode, color, out, to, count)
+    elif widest <= _WIDEST_6:
+        _sums_6(photo, block, mode, color, out, to, count)
+    elif widest <= _WIDEST_8:
+        _sums_8(photo, block, mode, color, out, to, count)
+    else:
+        _wide_sums(photo, block, color, out, to, count)
+
+
+def _make_rows(block_sums: Any) -> Any:
     """Some output rows of one image.
 
     Args:
@@ -402,36 +437,73 @@ def _warp_rows(pixels, height, width, inverse, mode, padding, color, out, column
         mode, padding: codes, see `_MODES` and `_PADDINGS`.
         color: float32 [16], the four columns of the color matrix, from pixel values as they are stored, 4 numbers each.
         out: float32 [rows * columns * 3]; first_row: the output's row that it begins with.
+        block: see `_new_block`.
     """
+
+    @row_loop
+    def rows(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block):  # type: ignore[no-untyped-def]
+        cell, _, lines, _, _, _ = block
+        photo, shift = (pixels, height, width, padding), 0.0 if mode == 0 else 0.5
+        top = bottom = zero = np.int64(0)  # by its type: a literal would have functions compiled a second time
+        for row in range(out.shape[0] // (3 * columns)):
+            v = first_row + row
+            (x0, y0, w0, _), (x1, y1, w1, _) = _look(inverse, zero, v), _look(inverse, columns - 1, v)
+            near = min(w0, w1) > 0 and max(abs(x0), abs(y0), abs(x1), abs(y1)) < _NEAR
+            if near:
+                top, bottom = _fetch_rows(pixels, height, width, x0, y0, x1, y1, top, bottom)
+            step = _BLOCK if near else 1
+            for first in range(0, columns, step):
+                count, to = min(step, columns - first), 3 * (row * columns + first)
+                if not near and _look(inverse, first, v)[2] <= 0:
+                    out[to], out[to + 1], out[to + 2] = color[12], color[13], color[14]
+                    continue
+                widest = _place(inverse, first, v, count, shift, cell, lines)
+                block_sums(photo, block, mode, color, out, to, count, widest)
+
+    return rows
+
+
+_rows_2, _rows_5, _rows_8 = (_make_rows(block_sums) for block_sums in (_block_2, _block_5, _block_8))
+# What Python calls, and Numba keeps on the disk: it does not keep functions that are made by others.
+_kernel = njit(nogil=True, cache=True, _nrt=False)
+
+
+@_kernel
+def _warp_rows_2(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block):  # type: ignore[no-untyped-def]
+    _rows_2(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block)
+
+
+@_kernel
+def _warp_rows_5(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block):  # type: ignore[no-untyped-def]
+    _rows_5(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block)
+
+
+@_kernel
+def _warp_rows_8(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block):  # type: ignore[no-untyped-def]
+    _rows_8(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block)
+
+
+def _new_block(dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """What is known of a block of pixels, for one thread: cell, starts, lines, patch, columns and result."""
     cell, starts, lines = np.zeros(2 * _BLOCK + 3, np.int32), np.zeros(_BLOCK + 4, np.int64), np.zeros(_LINES, F)
-    patch = np.zeros(4 * (3 * 8 * 8 + 16), pixels.dtype)
-    block = cell, starts, lines, patch, np.zeros(8, np.int64), np.zeros(12, F)
-    photo, shift, top, bottom = (pixels, height, width, padding), 0.0 if mode == 0 else 0.5, 0, 0
-    for row in range(out.shape[0] // (3 * columns)):
-        v = first_row + row
-        (x0, y0, w0, _), (x1, y1, w1, _) = _look(inverse, 0, v), _look(inverse, columns - 1, v)
-        near = min(w0, w1) > 0 and max(abs(x0), abs(y0), abs(x1), abs(y1)) < _NEAR
-        if near:
-            top, bottom = _fetch_rows(pixels, height, width, x0, y0, x1, y1, top, bottom)
-        step = _BLOCK if near else 1
-        for first in range(0, columns, step):
-            count, to = min(step, columns - first), 3 * (row * columns + first)
-            if not near and _look(inverse, first, v)[2] <= 0:
-                out[to], out[to + 1], out[to + 2] = color[12], color[13], color[14]
-                continue
-            widest = _place(inverse, first, v, count, shift, cell, lines)
-            if mode < 2:
-                _sums_2(photo, block, mode, color, out, to, count)
-            elif widest <= _WIDEST_4:
-                _sums_4(photo, block, mode, color, out, to, count)
-            elif widest <= _WIDEST_5:
-                _sums_5(photo, block, mode, color, out, to, count)
-            elif widest <= _WIDEST_6:
-                _sums_6(photo, block, mode, color, out, to, count)
-            elif widest <= _WIDEST_8:
-                _sums_8(photo, block, mode, color, out, to, count)
-            else:
-                _wide_sums(photo, block, color, out, to, count)
+    return cell, starts, lines, np.zeros(4 * (3 * 8 * 8 + 16), dtype), np.zeros(8, np.int64), np.zeros(12, F)
+
+
+def _kernels(inverses: np.ndarray, width: int, height: int, mode: int) -> list[Any]:
+    """For each image the kernel with the fewest sums that does it fast. Each kernel of a mode is right for all images.
+
+    inverses: [B, 3, 3], output pixels -> input pixels; width, height: of the output.
+    """
+    if mode < 2:
+        return [_warp_rows_2] * len(inverses)
+    u, v = np.array([0, width, 0, width]), np.array([0, 0, height, height])  # the corners: footprints are largest there
+    (a, b, c), (d, e, f), (g, h, i) = inverses.transpose(1, 2, 0)[..., None]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        w = np.square(np.maximum(g * u + h * v + i, 0))
+        slopes_x = (a * (h * v + i) - g * (b * v + c)) / w, (b * (g * u + i) - h * (a * u + c)) / w
+        slopes_y = (d * (h * v + i) - g * (e * v + f)) / w, (e * (g * u + i) - h * (d * u + f)) / w
+        widest = np.maximum(*(np.square(one) + np.square(other) for one, other in (slopes_x, slopes_y))).max(1)
+    return [_warp_rows_5 if one <= _WIDEST_5 else _warp_rows_8 for one in widest]
 
 
 def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
@@ -450,6 +522,7 @@ def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> T
     work = []
     inverses = sampling_matrix(matrix.detach()).numpy()
     finite = np.isfinite(inverses).all((1, 2)).tolist()
+    kernels = _kernels(inverses, width, height, mode)
     flat = out.reshape(len(images), height, -1)
     for i, image in enumerate(images):
         if not finite[i]:
@@ -459,7 +532,7 @@ def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> T
         pixels = (image if as_bytes else image.detach().float()).contiguous().numpy().reshape(-1)
         arguments = pixels, image.shape[0], image.shape[1], inverses[i], mode, pad, scaled[i].reshape(-1)
         for first in range(0, height, rows):
-            work.append((*arguments, flat[i, first : first + rows].reshape(-1), width, first))
+            work.append((kernels[i], *arguments, flat[i, first : first + rows].reshape(-1), width, first))
     _run(work, threads)
     return torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2)
 
@@ -473,8 +546,10 @@ def _run(work: list[tuple[Any, ...]], threads: int) -> None:
     left = iter(work)  # each thread takes the next piece when it has done one: a task for each piece costs more
 
     def take() -> None:
-        for arguments in left:
-            _warp_rows(*arguments)
+        block = None
+        for kernel, pixels, *arguments in left:
+            block = block or _new_block(pixels.dtype)
+            kernel(pixels, *arguments, block)
 
     if threads == 1 or len(work) < 2:
         return take()

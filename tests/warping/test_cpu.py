@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastaug as fa
 from fastaug.augment import geometry
-from fastaug.warping import cpu
+from fastaug.warping import compiled, cpu
 from fastaug.warping.warp import choose_backend
 from tests import factories
 from tests.compare import assert_images_close, photo, random_image
@@ -230,3 +231,38 @@ def test_gradients_flow_with_auto() -> None:
 def test_a_backend_asked_for_by_name_runs_or_raises(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         fa.warp(**({"images": torch.zeros(1, 8, 8, 3), "matrix": torch.eye(3)[None], "size": 4} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("scale", "interpolation", "kernel"),
+    [(5, "bilinear", "_warp_rows_2"), (2, "antialias", "_warp_rows_5"), (5, "antialias", "_warp_rows_8")],
+)
+def test_no_more_is_compiled_than_is_used(scale: float, interpolation: str, kernel: str) -> None:
+    inverse = np.diag([scale, scale, 1.0])[None]
+    (found,) = cpu._kernels(inverse, 32, 24, cpu._MODES[interpolation])
+    assert found is getattr(cpu, kernel)
+    horizon = np.array([[[1.0, 0, 0], [0, 1, 0], [0, -0.1, 1]]])
+    assert cpu._kernels(horizon, 32, 24, 2) == [cpu._warp_rows_8]
+
+
+def test_the_kernel_of_few_taps_is_right_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice looks at the corners only."""
+    images = torch.randint(0, 256, (1, 60, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    matrix = torch.tensor([[[0.2, 0.05, 1], [-0.03, 0.4, 1], [0.001, 0, 1]]])
+    how: Any = (12, 14), "antialias", "reflection", None, torch.float32
+    wanted = cpu.warp(images, matrix, *how)
+    monkeypatch.setattr(cpu, "_kernels", lambda inverses, *_: [cpu._warp_rows_5])
+    torch.testing.assert_close(cpu.warp(images, matrix, *how), wanted, atol=1e-5, rtol=0)
+
+
+def test_compiling_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def event(function: object) -> Any:
+        return SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=function)})
+
+    notice = compiled._Notice()
+    with caplog.at_level("INFO", "fastaug"):
+        notice.on_start(event(np.median))  # somebody else's
+        assert not caplog.messages
+        for _ in range(2):
+            notice.on_start(event(cpu.warp))
+    assert caplog.messages == ["compiling the CPU kernels, once per installation: some seconds …"]
