@@ -62,9 +62,7 @@ def notes_as_lines() -> Iterator[None]:
     """Within, what the library logs and warns of is a line each on standard error, without the place in its code."""
     handler, log, show = _Lines(), logging.getLogger("fastaug"), warnings.showwarning
     log.addHandler(handler)
-    logging.getLogger("PIL").addHandler(
-        logging.NullHandler()
-    )  # our reasons say the same
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # our reasons say the same
     warnings.showwarning = _show_warning
     try:
         yield
