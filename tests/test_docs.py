@@ -18,6 +18,8 @@ import typer.main
 from torch import nn
 
 from fastaug.cli.app import app
+from fastaug.demo.photos import cut_photos
+from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.training.models import classifier
 from tests.factories import write_photos
 
@@ -81,6 +83,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_code_of_the_page_runs(page: Path, folder: Path) -> None:
     run_page(page.read_text("utf-8"), str(page.relative_to(ROOT)))
+
+
+def test_the_tutorial_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With pretrained weights, on crops of photographs: those to validate on overlap with those to train on."""
+    weights = lite0_weights()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastaug.classifier", lambda name, num_classes: classifier(LITE0, num_classes, weights))
+    monkeypatch.setitem(SMALLER, r"\bpresize=\d+", "presize=128")
+    monkeypatch.setitem(SMALLER, r"(?<!pre)\bsize=\d+", "size=96")
+    cut_photos(tmp_path / "photos", 5, 2, seed=0)
+    run_page((ROOT / "docs/tutorial.md").read_text("utf-8"), "tutorial.md")
+    (share,) = re.findall(r"^([\d.]+)% of the validation photos are right", capsys.readouterr().out, re.MULTILINE)
+    assert float(share) >= 85
 
 
 def test_the_readme_has_code() -> None:

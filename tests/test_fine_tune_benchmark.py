@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("cv2")
 pytest.importorskip("timm")
 
-from benchmarks import common, fine_tune, interpolation, readme
+from benchmarks import common, fine_tune, interpolation, readme, train_command
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fastai's
 
@@ -53,6 +53,18 @@ def test_the_recipe_takes_the_rate_that_was_found(run, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["", "--tiny", "--recipe", "--features", str(kept), "--seed", "1"])
     with pytest.raises(ValueError, match=r"expected features of .*, 1, 1, 24\] in .*, got those of .*, 0, 1, 24\]"):
         fine_tune.main()
+
+
+def test_the_command_trains_by_itself(run):
+    report = run(train_command)
+    (row,) = report["rows"]
+    assert row["accuracy"] == row["right"] / row["validated"]
+    assert row["seconds"] > 0
+    assert "found by lr_find" in row["chosen"][0]
+    right, seconds = report["targets"]
+    assert right["value"] == pytest.approx(100 * row["accuracy"])
+    assert not right["met"]  # of random weights
+    assert seconds["value"] == pytest.approx(row["seconds"])
 
 
 def test_interpolation_runs_with_every_way(run):

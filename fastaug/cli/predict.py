@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastaug.training.inference import Predictor
+    from fastaug.training.page import Page
 
 
 def predict(
@@ -25,6 +26,12 @@ def predict(
     ],
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     device: Device = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the photos into this HTML file, by class, the surest first.", show_default="none"
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -35,17 +42,21 @@ def predict(
     paths = list(_photos(files))
     with importing_torch():
         from fastaug.training.inference import load_classifier
+        from fastaug.training.page import Page
 
     predictor, bad, written = load_classifier(model, device), False, 0
-    for path, found in _predictions(predictor, paths, batch_size):
+    pictures = Page(predictor) if page else None
+    for path, found in _predictions(predictor, paths, batch_size, pictures):
         described: dict[str, Any] = {"file": path}
         if isinstance(found, str):
             bad = True
             described["error"] = found
+            if pictures is not None:
+                pictures.add_bad(path, found)
         else:
             index = int(predictor.decide(found[None])[0])
             described["class"] = predictor.name(index)
-            described["probability"] = float(found[index] if index >= 0 else found.max())
+            described["probability"] = predictor.confidence(found, index)
         if as_json:  # one array, an element a line, so that it can be read while it is written
             print_json(f"{',' if written else '['}{json.dumps(described)}")
             written += 1
@@ -53,6 +64,8 @@ def predict(
             say_row(path, described["class"], f"{described['probability']:.4f}")
     if as_json:
         print_json("]")
+    if pictures is not None and page is not None:
+        pictures.write(page)
     raise typer.Exit(bad)
 
 
@@ -66,11 +79,12 @@ def _photos(files: list[Path]) -> Iterator[str]:
             yield str(file)
 
 
-def _predictions(predictor: Predictor, paths: list[str], batch_size: int) -> Iterator[tuple[str, Tensor | str]]:
+def _predictions(
+    predictor: Predictor, paths: list[str], batch_size: int, pictures: Page | None
+) -> Iterator[tuple[str, Tensor | str]]:
     """(path, probabilities float32 [classes], or the reason why there are none) of each file, in their order."""
     from fastaug.loading.loader import ImageLoader
     from fastaug.samples.samples import Samples
-    from fastaug.training.inference import to_probabilities
 
     samples = Samples(paths, [0] * len(paths), predictor.classes)
     loader = ImageLoader(
@@ -85,7 +99,9 @@ def _predictions(predictor: Predictor, paths: list[str], batch_size: int) -> Ite
 
     with loader:
         for x, _, info in loader:
-            probabilities = to_probabilities(predictor.activations(x).cpu(), predictor.threshold)
+            probabilities = predictor.probabilities(predictor.activations(x).cpu())
+            if pictures is not None:
+                pictures.add([paths[index] for index in info.indices.tolist()], x, probabilities)
             for index, found in zip(info.indices.tolist(), probabilities, strict=True):
                 yield from bad_until(index)
                 yield paths[index], found

@@ -95,8 +95,8 @@ def train(
     The head is trained on the features of the frozen body, at a rate that is found on them; then everything, for 1, 2
     and 4 epochs, as long as the loss on the validation part falls.
 
-    Writes config.toml (for --config), model.safetensors (for `fastaug predict`), history.csv, history.json, curves.png
-    and confusion.png; and checkpoint.pth after each epoch. On several GPUs:
+    Writes config.toml (for --config), model.safetensors (for `fastaug predict`), history.csv, history.json, curves.png,
+    confusion.png and results.png; and checkpoint.pth after each epoch. On several GPUs:
     torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
     if train_bn and freeze_epochs is None:

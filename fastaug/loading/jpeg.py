@@ -159,4 +159,9 @@ def _warning(content: bytes) -> str:
     return ""
 
 
-__all__ = ["LEAST_FOOTPRINT", "MOST_SCANS", "check_scans", "decode"]
+def encode(pixels: np.ndarray, quality: int = 80) -> bytes:
+    """uint8 [h, w, 3] as a JPEG."""
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, colorspace="RGB"))
+
+
+__all__ = ["LEAST_FOOTPRINT", "MOST_SCANS", "check_scans", "decode", "encode"]

@@ -79,8 +79,8 @@ class ImageLoader(IterableDataset[Any]):
         max_pixels: larger images are bad files.
     Yields:
         x on `device`: the augment's dtype [B, 3, size, size], or uint8 [B, presize, presize, 3] without one;
-        y on `device`: int64 [B], the targets. A batch of bad files only is left out, but with several ranks it is
-        yielded, empty: ranks that take turns with each other would otherwise wait for ever.
+        y on `device`: int64 [B], the targets. A batch of bad files only is left out, as is one of a single image (see
+        drop_last), but with several ranks it is yielded, empty: ranks that take turns would otherwise wait for ever.
     Raises:
         ValueError, TypeError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
             without DALI.
@@ -139,12 +139,8 @@ class ImageLoader(IterableDataset[Any]):
         if self.decoder_choice.advice:
             warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
         self.scale, self.max_pixels = scale, arguments.whole("max_pixels", max_pixels)
-        self.training, self.seed, self.mode, self.on_error = (
-            training,
-            arguments.whole("seed", seed, None),
-            mode,
-            on_error,
-        )
+        self.seed = arguments.whole("seed", seed, None)
+        self.training, self.mode, self.on_error = training, mode, on_error
         self.shard = arguments.checked_shard(shard or (rank(), world()))
         self.drop_last = training if drop_last is None else drop_last
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)

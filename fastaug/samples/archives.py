@@ -133,16 +133,8 @@ def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -
         else:
             stem = key if number[key] == 1 and key in labels else _stem(image.name)
             if stem in taken or (number[key] > 1 and stem not in labels):
-                both = [taken[stem], image.name] if stem in taken else [m.name for k, _, m in images if k == key][:2]
-                own = (
-                    ""
-                    if stem in taken
-                    else f", or write the class of each beside it, {f'{_stem(both[1])}.{extension}'!r}"
-                )
-                raise ValueError(
-                    f"from_tar: expected one image per sample, got {both[0]!r} and {both[1]!r} in {archive!r}. "
-                    f"Name the ending of the one to load, image={posixpath.basename(both[0]).partition('.')[2]!r}{own}."
-                )
+                sample = [other.name for own_key, _, other in images if own_key == key]
+                raise _several_images(archive, taken.get(stem), image.name, sample, extension)
             taken[stem] = image.name
             label = _label_beside(image, labels.get(stem), field, reader)
         if not label:
@@ -151,6 +143,16 @@ def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -
                 'where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
             )
         yield image, label
+
+
+def _several_images(archive: str, taken: str | None, image: str, sample: list[str], extension: str) -> ValueError:
+    """taken: the image that has the label which this one would have; None: there is no label for each of the sample."""
+    first, second = (taken, image) if taken else sample[:2]
+    own = "" if taken else f", or write the class of each beside it, {f'{_stem(second)}.{extension}'!r}"
+    return ValueError(
+        f"from_tar: expected one image per sample, got {first!r} and {second!r} in {archive!r}. Name the ending of the "
+        f"one to load, image={posixpath.basename(first).partition('.')[2]!r}{own}."
+    )
 
 
 def _stem(name: str) -> str:

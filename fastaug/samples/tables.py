@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from fastaug.files import whole_file
-from fastaug.samples.sources import MEMBER
+from fastaug.samples.sources import IMAGE_EXTENSIONS, MEMBER
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -127,7 +127,10 @@ def _reader(file: IO[str], name: str, columns: tuple[str, str], sep: str | None)
     for separator in sep or SEPARATORS:
         file.seek(0)
         reader = csv_module.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
-        header = [value.strip() for value in next(_rows(reader, name), [])]
+        try:
+            header = [value.strip() for value in next(reader, [])]
+        except csv_module.Error:  # quotes that do not go with this separator
+            continue
         if all(column in header for column in columns):
             twice = next((column for column in columns if header.count(column) > 1), None)
             if twice is not None:
@@ -137,16 +140,18 @@ def _reader(file: IO[str], name: str, columns: tuple[str, str], sep: str | None)
             return reader, header
         most = max(most, header, key=len)
     missing = next(column for column in columns if column not in most)
-    advice = "The first line names the columns" if not most else f"Name them, as path={most[0]!r}, target={most[-1]!r}"
-    if len(most) == 1:
-        advice += ", and say sep= if what separates them is none of , ; | and tab"
+    if not most or most[0].lower().endswith(IMAGE_EXTENSIONS):
+        advice = f"Write the names of the columns, {columns[0]!r} and {columns[1]!r}, into the first line"
+    else:
+        advice = f"Name them, as path={most[0]!r}, target={most[-1]!r}"
+        if len(most) == 1:
+            advice += ", and say sep= if what separates them is none of , ; | and tab"
     raise ValueError(f"from_csv: expected a column {missing!r} in {name!r}, got {most}. {advice}.")
 
 
 def _rows(reader: Reader, name: str) -> Iterator[list[str]]:
-    begins = (
-        reader.line_num + 1
-    )  # the line of the row that is read: a quote that is not closed goes on to the end of the file
+    # The line in which the row begins that is read: a quote that is not closed goes on to the end of the file.
+    begins = reader.line_num + 1
     try:
         for row in reader:
             yield row

@@ -94,7 +94,8 @@ class Engine:
         self._activation = activation
         metrics = self._default_metrics() if metrics is None else metrics
         self.metrics = {name: metric.to(self.device) for name, metric in metrics.items()}
-        self.groups, self.opt_func = splitter(self.model), opt_func
+        self.groups, self.opt_func = [list(group) for group in splitter(self.model)], opt_func
+        self._check_groups()
         if not self.groups:
             raise ValueError("Learner: expected a model with parameters, got none. Give a model that can learn.")
         self.train_bn, self.amp, self.clip_norm, self.accumulate = train_bn, amp, clip_norm, accumulate
@@ -145,6 +146,17 @@ class Engine:
     def summed(self) -> bool:
         """Whether the loss is the sum over a batch, not the mean."""
         return getattr(self.loss_func, "reduction", "mean") == "sum"
+
+    def _check_groups(self) -> None:
+        """That the splitter has put every parameter that learns into a group."""
+        grouped = {id(parameter) for group in self.groups for parameter in group}
+        missed = [name for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in grouped]
+        if missed and grouped:
+            raise ValueError(
+                f"Learner: expected a splitter that puts every parameter into a group, got one without {len(missed)}: "
+                f"{', '.join(missed[:5] + ['…'] * (len(missed) > 5))}. They would never learn: add them, or say so by "
+                "requires_grad_(False)."
+            )
 
     def create_opt(self) -> None:
         """A fresh optimizer, which remembers nothing."""
@@ -315,6 +327,51 @@ class Engine:
             if place is not None and any(now[name] != place[name] for name in place.keys() - {"quarantined"}):
                 own.go_to(place)
 
+    def trainable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Without those of one image of which batch-norm, in training mode, could make no statistics; with a warning.
+
+        Raises:
+            ValueError: there is no other batch.
+        """
+        left_out = 0
+        for x, y, rows in batches:
+            if len(y) != 1 or not self._single_values(x):
+                left_out = 0
+                yield x, y, rows
+                continue
+            what = "a training batch of one image, of which batch-norm can make no statistics"
+            left_out += 1
+            if left_out >= len(self.train_loader):
+                raise ValueError(
+                    f"Learner: expected batches of two images or more, got nothing but {what}. "
+                    "Give a larger batch_size."
+                )
+            warnings.warn(
+                f"Learner: expected batches of two images or more, got {what}: it is left out. Give the loader "
+                "drop_last=True, or a batch_size that leaves no remainder of one.",
+                stacklevel=2,
+            )
+            if world() > 1:  # the others wait for this rank
+                yield x[:0], y[:0], None
+
+    def _single_values(self, x: Tensor) -> bool:
+        """Whether batch-norm that is in training mode would get a single value per channel of this image."""
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
+        single: list[bool] = []
+
+        def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            single.append(inputs[0].numel() == inputs[0].shape[1])
+
+        hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+        if norms:
+            self.model.eval()
+            with torch.no_grad(), mixed_precision(self.device, self.amp):
+                self.model(x)
+            self.train_mode()
+        for hook in hooks:
+            hook.remove()
+        return any(single)
+
     def evaluate(self, loader: Loader) -> Iterator[Batch]:
         """(activations, targets, rows) of every batch of `loader`, as it comes, in eval mode."""
         self.model.eval()
@@ -398,7 +455,9 @@ class Engine:
                 figures = self.validate()
             except (BadFileError, NoImagesError) as error:  # what was trained is not lost for it
                 warnings.warn(f"Learner: no validation in epoch {self.epoch}: {error}", stacklevel=4)
-                figures = dict.fromkeys(("loss", *self.metrics), math.nan)
+                before = self.history.epochs[-1] if self.history.epochs else {}
+                columns = [name for name in before if self.metric_of(name)] or [*self.metrics]  # of several values each
+                figures = dict.fromkeys(("loss", *columns), math.nan)
             row |= {"valid_loss" if name == "loss" else name: value for name, value in figures.items()}
         self.history.epochs.append({**row, "seconds": time.perf_counter() - start})
         self.history.ends.append(len(self.history.losses))
@@ -419,6 +478,23 @@ class Engine:
             "scaler": self.scaler.state_dict(),
             "random": random_state(LoaderAdapter(self.train_loader).generator),
         }
+
+    def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """That its state is of an optimizer of this kind. (Another version of torch may know a setting more.)"""
+        groups, own = saved["param_groups"], self.opt.state_dict()["param_groups"]
+        settings, known = (set(some[0]) - {"initial_lr", "max_lr", "min_lr"} for some in (groups, own))
+        sizes, wanted = ([len(group["params"]) for group in some] for some in (groups, own))
+        found = ""
+        if settings - known and known - settings:
+            found = f"settings {', '.join(sorted(settings - known))} instead of {', '.join(sorted(known - settings))}"
+        elif sizes != wanted:
+            found = f"groups of {sizes} parameters instead of {wanted}"
+        if found:
+            raise ValueError(
+                f"load: expected a file of a learner with {type(self.opt).__name__} and this splitter, got {found}. "
+                "Give the learner the opt_func and splitter of the run that was saved; for its weights alone give the "
+                "file to classifier(weights=path)."
+            )
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -82,7 +82,7 @@ class Predictor:
         found = [self.activations(x).cpu() for x, _ in loader]
         if not found:
             raise ValueError("get_preds: expected at least one file, got none.")
-        return torch.cat(found) if self.activation == "none" else to_probabilities(torch.cat(found), self.threshold)
+        return self.probabilities(torch.cat(found))
 
     @torch.no_grad()
     def activations(self, images: Tensor) -> Tensor:
@@ -91,6 +91,10 @@ class Predictor:
         with limits_named("Predictor", "the forward pass", images.device), mixed_precision(images.device, self.amp):
             activations: Tensor = self.model(images).float()
         return activations
+
+    def probabilities(self, activations: Tensor) -> Tensor:
+        """Softmax or sigmoid of activations [B, classes]; with activation="none" these themselves."""
+        return activations if self.activation == "none" else to_probabilities(activations, self.threshold)
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """int64 [B]: which class each image is of; -1: none of these."""

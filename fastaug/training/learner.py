@@ -23,7 +23,7 @@ from fastaug.files import whole_file
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
 from fastaug.text import described, html_table
-from fastaug.training import lr_finder, prediction, preview, ranks, transfer
+from fastaug.training import gallery, lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine, NoImagesError
 from fastaug.training.history import History
@@ -34,6 +34,8 @@ from fastaug.training.transfer import Judged, judge
 
 _REFRESH_S = 0.5
 _LEAST_STEPS = 50
+_CYCLE_STEPS = 100  # at least; in fewer a body gets worse at every rate, and does not recover
+_FITTED = 0.1  # share of the validation loss below which the training loss has nothing left to teach
 _LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
@@ -42,7 +44,8 @@ class Learner(Engine):
 
     Args:
         train_loader: yields (images float [B, C, H, W], targets int [B], ...) and has a length; batches without images
-            are passed over. Its `set_epoch(epoch)` is called before each epoch if it has one.
+            are passed over, and so are those of one where batch-norm would get a single value per channel. Its
+            `set_epoch(epoch)` is called before each epoch if it has one.
         valid_loader: the same, for `validate`; None trains without validation.
         model: images -> activations [B, classes]. Moved to the device, in channels_last memory.
         loss_func: (activations, targets) -> scalar. Default: cross-entropy, the mean over the batch. (With a sum, other
@@ -82,6 +85,7 @@ class Learner(Engine):
     lr_find = lr_finder.lr_find
     linear_probe = transfer.linear_probe
     show_batch, summary = preview.show_batch, preview.summary
+    show_results = gallery.show_results
     get_preds, tta, predict, export = prediction.get_preds, prediction.tta, prediction.predict, prediction.export
 
     def _settings(self) -> dict[str, object]:
@@ -172,10 +176,11 @@ class Learner(Engine):
     ) -> None:
         """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
 
-        The body is trained for an epoch, then for 2, and for 4: a cycle each, at slice(base_lr / 1000, base_lr / 10),
-        and the next one follows where the loss on the validation part fell by more than 1 % and its standard error. If
-        a cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
-        head is trained frozen instead of probed.
+        The body is not trained where the head alone fits the training images: their loss is below a tenth of that on
+        the validation part. Otherwise it is, at slice(base_lr / 100, base_lr / 10), for a cycle of 100 steps or an
+        epoch, then for one twice as long, and one four times; the next one follows where the validation loss fell by
+        more than 1 % and its standard error. If a cycle did not lower it at all, the model is put back to where it was
+        before. A model that does not end in one head is trained frozen instead. `train_bn` is False from here on.
 
         Args:
             epochs: of the body, in one cycle. 0: the head alone. None: as above.
@@ -202,9 +207,10 @@ class Learner(Engine):
                 say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
                 return
             say(f"head: {_figures(self.history.epochs[-1])}")
+            self.chosen["cycles"] = self._choose_cycles(epochs, say)
         self.unfreeze()
-        for cycle in (1, 2, 4) if epochs is None else [_whole(epochs)] if epochs else []:
-            self.fit_one_cycle(cycle, slice(rate / 1000, rate / 10))
+        for cycle in self.chosen["cycles"]:
+            self.fit_one_cycle(cycle, slice(rate / 100, rate / 10))
             if self._resuming is not None:
                 continue  # the run that is resumed went on from here
             before, now = Judged(*self.chosen["best"]), judge(self)
@@ -219,6 +225,22 @@ class Learner(Engine):
                 say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
                 break
             say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
+        self.chosen = {}  # a file that is saved now need not hold it
+
+    def _choose_cycles(self, epochs: int | None, say: Callable[[str], None]) -> list[int]:
+        """Epochs of each cycle in which the body may be trained."""
+        if epochs is not None:
+            return [_whole(epochs)] if epochs else []
+        losses, wanted = self.history.losses[-transfer.STEPS // 10 :], Judged(*self.chosen["best"]).mean
+        left = sum(losses) / len(losses)
+        if left < _FITTED * wanted:
+            say(
+                f"body: not trained. The head alone fits the training images, with a loss of {left:.4f}: they have "
+                "nothing left to teach. Give a number of epochs to train it all the same"
+            )
+            return []
+        first = math.ceil(_CYCLE_STEPS / len(self.train_loader))
+        return [first, 2 * first, 4 * first]
 
     def _choose_head(self, base_lr: float | None, say: Callable[[str], None]) -> None:
         """Train the head on features, or, of a model without one, choose how many frozen epochs it gets."""
@@ -283,7 +305,7 @@ class Learner(Engine):
         waiting: list[tuple[Tensor, Tensor | float]] = []  # losses still on the device, and what each counts
         self.opt.zero_grad()
         start = fetched = time.perf_counter()
-        for x, y, _ in self.batches(self.train_loader, keep_empty=world() > 1):
+        for x, y, _ in self.trainable(self.batches(self.train_loader, keep_empty=world() > 1)):
             loss, weight = self.forward(network, x, y)
             waiting.append((loss.detach(), weight))
             self._seen.append(len(y))
@@ -359,7 +381,8 @@ class Learner(Engine):
             resume: for a run that was ended from outside. Make the same calls of fit again: those that the run had
                 finished are passed over, and the one that it was in goes on where the file was written.
         Raises:
-            FileNotFoundError: no such file. ValueError: not a file of `save`. RuntimeError: another model's.
+            FileNotFoundError: no such file. ValueError: not a file of `save`, or of another optimizer.
+            RuntimeError: another model's.
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not {"model", "optimizer", "scaler", "seen", "random", "fit"} <= set(state):
@@ -367,6 +390,8 @@ class Learner(Engine):
                 f"load: expected a file that Learner.save wrote, got another, '{os.fspath(path)}'. "
                 "A bare state dict goes into classifier(weights=path)."
             )
+        if state["model"].keys() == self.model.state_dict().keys():  # else torch says it of the model
+            self._check_optimizer(state["optimizer"])
         self._restore(state)
         self._resuming, self._fits = state if resume and state["fit"] >= 0 else None, 0
 

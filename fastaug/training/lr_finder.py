@@ -155,7 +155,7 @@ def lr_find(
     with learn.restored(), Display(learn.progress, num_it) as display:
         network = learn.network()
         learn.train_mode()
-        for rate, (x, y, _) in zip(lrs, learn.training_batches(), strict=False):
+        for rate, (x, y, _) in zip(lrs, learn.trainable(learn.training_batches()), strict=False):
             learn.set_rates([rate] * len(learn.groups))
             loss, weight = learn.forward(network, x, y)
             value = float(ranks.total(loss.detach() * ranks.share(weight, learn.device, learn.summed))) / world()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastaug.augment.color import model_statistics as model_statistics
 
 Head = Literal["linear", "fastai"]
+_PREFIXES = ("module.", "_orig_mod.")
 _HEADS = ("fc", "classifier", "heads", "head")  # what torchvision's models call the module that ends in the last layer
 
 
@@ -33,13 +34,16 @@ def classifier(
     weights: str | os.PathLike[str] | Mapping[str, Tensor] | None = "DEFAULT",
     head: Head = "linear",
 ) -> nn.Module:
-    """A model for images [B, 3, H, W] -> activations [B, num_classes], its last layer new, the rest pretrained.
+    """A model for images [B, 3, H, W] -> activations [B, num_classes], pretrained but for a last layer of its own.
 
     Args:
         name: a classification model of torchvision ("resnet34"), or of timm ("timm:tf_efficientnet_lite0").
-        num_classes: outputs of the new last layer.
+        num_classes: outputs of the last layer.
         weights: "DEFAULT": the library's own ImageNet weights, downloaded once. A path to a .pth or .safetensors
             state dict, or the state dict itself: every tensor must fit but those of the last layer. None: random.
+            A last layer, or "fastai" head, that fits too is kept: one's own of as many classes, and ImageNet's with
+            num_classes=1000. Files of `Learner.save` and `learn.export`, and names that begin with "module." or
+            "_orig_mod.", as those of models in DistributedDataParallel or torch.compile, will do.
         head: "linear" keeps the architecture and renews its last layer. "fastai" replaces pooling and head by average
             and max pooling concatenated, batch-norm, dropout .25, 512, ReLU, batch-norm, dropout .5, linear.
     Returns:
@@ -55,13 +59,21 @@ def classifier(
     if head not in ("linear", "fastai"):
         raise ValueError(f"classifier: expected head 'linear' or 'fastai', got {head!r}.")
     model = _build(name, num_classes)
+    state, problem = None, ""
     if weights is not None:
         if not isinstance(weights, Mapping):
             weights = _downloaded(name) if weights == "DEFAULT" else _read(weights)
-        _load_body(model, weights, name)
+        state = _plain_names(weights)
+        problem = _load_body(model, state)
         for path in _last_layers(model):  # some architectures start theirs for training from scratch: too large here
             cast(Any, model.get_submodule(path)).reset_parameters()
     model = _with_fastai_head(model, name, num_classes) if head == "fastai" else model
+    if state is not None and _fits(model, state):
+        model.load_state_dict(state, strict=False)  # num_batches_tracked may be missing
+    elif problem:
+        raise ValueError(
+            f"classifier: expected weights that fit {name!r}, got {problem}. Give this model's state dict."
+        )
     built = {"name": name, "num_classes": num_classes, "head": head, "pretrained": weights is not None}
     cast(Any, model).built_as = built
     return model
@@ -96,7 +108,7 @@ def layer_table(model: nn.Module, groups: list[list[nn.Parameter]]) -> str:
         if own:
             learns = {parameter.requires_grad for parameter in own}
             state = "trains" if learns == {True} else "frozen" if learns == {False} else "in part"
-            of = ",".join(map(str, sorted({group_of[id(parameter)] for parameter in own})))
+            of = ",".join(sorted({str(group_of.get(id(parameter), "-")) for parameter in own}))
             rows.append((name or "-", type(module).__name__, f"{sum(p.numel() for p in own):,}", of, state))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -160,6 +172,9 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 
         return cast(Mapping[str, Tensor], load_file(path))
     state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model", "state_dict"):  # Learner.save's and others' checkpoints
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"classifier: expected a state dict (names -> tensors) in '{path}', got something else. "
@@ -168,8 +183,16 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     return state
 
 
-def _load_body(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load everything but the last layer; anything missing, left over or of another shape raises."""
+def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what DistributedDataParallel and torch.compile put before every name."""
+    state = dict(state)
+    while state and (prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), "")):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _load_body(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Load everything but the last layer, or else say what is missing, left over or of another shape."""
     last = tuple(f"{path}." for path in _last_layers(model))
     own = {key: value.shape for key, value in model.state_dict().items() if not key.startswith(last)}
     given = {key: value for key, value in state.items() if not key.startswith(last)}
@@ -181,9 +204,18 @@ def _load_body(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None
     }
     if any(wrong.values()):
         lists = {what: ", ".join(keys[:5] + ["…"] * (len(keys) > 5)) for what, keys in wrong.items() if keys}
-        found = "; ".join(f"{len(wrong[what])} {what}: {keys}" for what, keys in lists.items())
-        raise ValueError(f"classifier: expected weights that fit {name!r}, got {found}. Give this model's state dict.")
+        return "; ".join(f"{len(wrong[what])} {what}: {keys}" for what, keys in lists.items())
     model.load_state_dict(given, strict=False)
+    return ""
+
+
+def _fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether it is this model's whole, the head included."""
+    own, given = (
+        {key: value.shape for key, value in one.items() if not key.endswith("num_batches_tracked")}
+        for one in (model.state_dict(), state)
+    )
+    return own == given
 
 
 def _head(model: nn.Module) -> dict[str, nn.Module]:

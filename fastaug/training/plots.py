@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
 
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#9aa5b1"
+GREEN, RED = "#1a7f37", "#cf222e"
 MAX_CLASSES_WITH_NUMBERS = 40  # above, the numbers in the cells of a confusion matrix could not be read
 LABEL_LENGTH = 24  # longer class names are cut
 LETTERS_PER_INCH = 15  # of a title
@@ -39,6 +40,7 @@ def show_images(
     columns: int | None = None,
     inches: float = 1.7,
     heading: str = "",
+    right: Sequence[bool | None] = (),
 ) -> Figure:
     """Images side by side, each pixel a sharp square.
 
@@ -48,6 +50,7 @@ def show_images(
         columns: images per row; None: as square as it gets.
         inches: width of one image; the picture has 120 pixels per inch.
         heading: one line above all.
+        right: whether what is said of each image is right: a green frame; wrong: a dashed red one; None: neither.
     Raises:
         ValueError: no images, or another number of titles.
     """
@@ -71,6 +74,14 @@ def show_images(
     for axes, title in zip(grid, titles, strict=False):
         lines_of_title = [_cut(printable(line), int(LETTERS_PER_INCH * inches)) for line in title.split("\n")]
         axes.set_title("\n".join(lines_of_title), fontsize=9, pad=3, parse_math=False)
+    for axes, good in zip(grid, right, strict=False):
+        if good is not None:
+            color, line = (GREEN, "-") if good else (RED, "--")
+            axes.title.set_color(color)
+            axes.set_axis_on()
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set(color=color, linewidth=2.5, linestyle=line)
     if heading:
         figure.suptitle(heading, fontsize=11, parse_math=False)
     return figure

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastaug.files import whole_file
 from fastaug.machine import rank
-from fastaug.training import plots, prediction
+from fastaug.training import gallery, plots, prediction
 from fastaug.training.engine import Engine
 from fastaug.training.history import History
 from fastaug.training.interpretation import Interpretation
@@ -27,6 +27,7 @@ def save_results(learn: Engine, out: Path) -> Interpretation:
     history.json      the same, and loss, rates and momentum of every batch
     curves.png        loss and accuracy
     confusion.png     the confusion matrix of the validation images
+    results.png       some of these, with what the model says of them
 
     Returns:
         What the model gets right and wrong of the validation images.
@@ -39,6 +40,7 @@ def save_results(learn: Engine, out: Path) -> Interpretation:
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
     plots.save_figure(report.plot_confusion_matrix(), out / "confusion.png")
+    plots.save_figure(gallery.show_results(learn, 16), out / "results.png")
     return report
 
 

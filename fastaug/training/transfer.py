@@ -137,7 +137,7 @@ def _features(learn: Engine, head: nn.Module, display: Display) -> tuple[Tensor,
     loader, used = learn.train_loader, sum(inputs.nbytes for inputs, *_ in found)
     if isinstance(loader, ImageLoader) and 2 * used < _MOST_BYTES:  # they come in order: all of them, or none
         take(learn.batches(LoaderAdapter(loader).in_order(rows=True), keep_empty=True), math.inf)
-    parts = [part for part in ranks.gather([torch.cat(each) for each in zip(*found, strict=True)]) if part]
+    parts = [part for part in ranks.gather([torch.cat(each).cpu() for each in zip(*found, strict=True)]) if part]
     if not parts:
         raise ValueError("linear_probe: expected images to train on, got none that can be read.")
     inputs, targets, rows = (torch.cat([each.to(learn.device) for each in of]) for of in zip(*parts, strict=True))

@@ -137,38 +137,41 @@ def test_behind_dalis_pytorch_iterator() -> None:
         assert torch.equal(seeded(op, batch["images"]), seeded(op, IMAGES[:3])), op
 
 
-class Augmented(Dataset[Tensor]):
-    """Images that are augmented in the worker, one by one."""
+class Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """Images that are augmented in the worker, one by one: by an Augment, and by operators one after the other."""
 
-    def __init__(self, images: Tensor, augment: nn.Module):
-        self.images, self.augment = images, augment
+    def __init__(self, images: Tensor):
+        self.images, self.chain = images, nn.Sequential(*OPERATORS)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.augment(self.images[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return AUGMENT(self.images[index]), self.chain(self.images[index])
 
 
-def epochs(augment: nn.Module, workers: int, context: str | None, n: int = 2) -> Tensor:
-    data = Augmented(IMAGES[:1].expand(8, -1, -1, -1).contiguous(), augment)
+def epochs(workers: int, context: str | None, n: int = 2) -> list[Tensor]:
+    """Of both ways, [epochs, images, 3, H, W]."""
+    data = Augmented(IMAGES[:1].expand(8, -1, -1, -1).contiguous())
     loader = DataLoader(
         data, 4, num_workers=workers, multiprocessing_context=context, generator=torch.Generator().manual_seed(5),
         persistent_workers=workers > 0,
     )  # fmt: skip
-    return torch.stack([torch.cat(list(loader)) for _ in range(n)])
+    found = [[torch.cat(part) for part in zip(*loader, strict=True)] for _ in range(n)]
+    return [torch.stack(part) for part in zip(*found, strict=True)]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("augment", [AUGMENT, nn.Sequential(*OPERATORS)], ids=["Augment", "one after the other"])
-def test_dataloader_workers_forked_and_spawned(augment: nn.Module) -> None:
+def test_dataloader_workers_forked_and_spawned() -> None:
     """Every image of every epoch gets its own draw, in whichever worker; the loader's generator repeats them all."""
-    augment(IMAGES)  # the parent's threads are up before it forks
-    forked = epochs(augment, 2, "fork")
-    assert forked.shape[:3] == (2, 8, 3)
-    assert len({tuple(image.flatten().tolist()) for epoch in forked for image in epoch}) == 16
-    assert torch.equal(epochs(augment, 2, "fork"), forked)
-    assert torch.equal(epochs(augment, 1, "spawn"), epochs(augment, 1, "fork"))
+    AUGMENT(IMAGES)  # the parent's threads are up before it forks
+    forked, again = epochs(2, "fork"), epochs(2, "fork")
+    spawned, alone = epochs(1, "spawn"), epochs(1, "fork")
+    for way in range(2):
+        assert forked[way].shape[:3] == (2, 8, 3)
+        assert len({tuple(image.flatten().tolist()) for epoch in forked[way] for image in epoch}) == 16
+        assert torch.equal(again[way], forked[way])
+        assert torch.equal(spawned[way], alone[way])
 
 
 @pytest.mark.parametrize(

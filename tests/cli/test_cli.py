@@ -29,6 +29,7 @@ WRITTEN = {
     "history.json",
     "curves.png",
     "confusion.png",
+    "results.png",
     "checkpoint.pth",
 }
 

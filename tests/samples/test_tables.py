@@ -54,6 +54,19 @@ def test_the_separator_is_found_from_the_header(tmp_path: Path, sep: str) -> Non
     assert Samples.from_csv(table(tmp_path, text)) == Samples(["a.jpg", "b.jpg"], [0, 1], ["x", "y"])
 
 
+def test_the_separator_is_found_where_the_header_is_quoted(tmp_path: Path) -> None:
+    assert Samples.from_csv(table(tmp_path, '"file";"label"\n"a.jpg";"1,5"\n')).classes == ["1,5"]
+
+
+def test_a_list_without_a_header_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"got \['a\.JPG', 'cat'\]\. Write the names of the columns, 'file' and 'label', "
+    ):
+        Samples.from_csv(table(tmp_path, "a.JPG,cat\nb.jpg,dog\n"))
+    with pytest.raises(ValueError, match=r"got \[\]\. Write the names"):
+        Samples.from_csv(table(tmp_path, ""))
+
+
 def test_the_separator_may_be_said(tmp_path: Path) -> None:
     path = table(tmp_path, "file:label\na.jpg:x,y\n")
     assert Samples.from_csv(path, sep=":").classes == ["x,y"]

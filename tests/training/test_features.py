@@ -299,3 +299,43 @@ def test_validation_is_in_the_epoch_that_is_trained(tmp_path: Path) -> None:
     again.load(tmp_path / "checkpoint.pth")
     again.fit(1, 1e-3)
     assert seen == [(12, True), (12, True), (12, False), (12, False)]
+
+
+# A batch of one image
+
+
+def deep() -> nn.Sequential:
+    """Whose last batch-norm sees one value per channel and image."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)
+    )
+
+
+def cut(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    x, y = torch.rand(sum(sizes), 3, 8, 8), torch.arange(sum(sizes)) % 3
+    return list(zip(x.split(sizes), y.split(sizes), strict=True))
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_left_out_and_said() -> None:
+    batches = cut([4, 1, 4])
+    learn, without = learner(batches, deep()), learner([batches[0], batches[2]], deep())
+    with pytest.warns(UserWarning, match=r"got a training batch of one image, .* left out\. Give the loader drop_last"):
+        learn.fit(1, 0.01)
+    without.fit(1, 0.01)
+    assert len(learn.history.losses) == 2
+    assert differences(dict(learn.model.state_dict()), dict(without.model.state_dict())) == []
+    with pytest.warns(UserWarning, match="is left out"):
+        assert len(learn.lr_find(num_it=10).losses) == 10
+    with pytest.raises(ValueError, match=r"got nothing but a training batch of one image.*larger batch_size"):
+        learner(cut([1]), deep()).fit(1)
+
+
+def test_a_batch_of_one_that_can_be_taken_is(recwarn: pytest.WarningsRecorder) -> None:
+    for model in (plain(), tiny(), deep()):
+        learn = learner(cut([4, 1]), model, train_bn=False)
+        if any(isinstance(module, nn.BatchNorm1d) for module in model):
+            learn.freeze()  # batch-norm that keeps its statistics needs none
+        learn.fit(1, 0.01)
+        assert len(learn.history.losses) == 2
+    assert not recwarn.list

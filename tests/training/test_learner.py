@@ -367,6 +367,39 @@ def test_save_and_load_go_on_where_they_were(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["learner.pth"]
 
 
+def test_load_rejects_another_optimizers_file(tmp_path: Path) -> None:
+    learn, path = learner(), tmp_path / "learner.pth"
+    learn.fit(1, 1e-2)
+    learn.save(path)
+    sgd = learner(opt_func=lambda groups: torch.optim.SGD(groups, lr=0.1))
+    before = copy.deepcopy(sgd.model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"load: expected a file of a learner with SGD .* got settings amsgrad, betas, .*"
+    ):
+        sgd.load(path)
+    with pytest.raises(
+        ValueError, match=r"got groups of \[2, 6\] parameters instead of \[1, 3, 1, 3, 1, 1\]|instead of"
+    ):
+        learner(splitter=three_groups).load(path)
+    assert moved(sgd.model, before) == set()
+    sgd.fit(1, 1e-2)
+
+
+def test_a_splitter_that_misses_parameters_is_refused() -> None:
+    def without_body(model: nn.Module) -> Any:
+        return [model[4].parameters(), model[7].parameters()]
+
+    with pytest.raises(
+        ValueError, match=r"got one without 6: 0\.weight, 0\.bias, 1\.weight, 1\.bias, 3\.weight, …\. They"
+    ):
+        learner(splitter=without_body)
+    model = tiny()
+    model[:4].requires_grad_(False)
+    learn = learner(model=model, splitter=without_body)  # generators will do too
+    learn.fit(1, 1e-2)
+    assert [line.split()[3] for line in learn.summary().table.splitlines()[1:6]] == ["-", "-", "-", "0", "1"]
+
+
 def test_load_rejects_another_file(tmp_path: Path) -> None:
     torch.save(tiny().state_dict(), tmp_path / "bare.pth")
     with pytest.raises(ValueError, match=r"classifier\(weights=path\)"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassRecall
 
 import fastaug as fa
 from fastaug.training import ranks
@@ -132,6 +133,18 @@ def test_a_training_does_not_end_in_its_validation(readable: int, error: bool) -
     learn.valid_loader = Batches()
     learn.fit(1, 1e-3)
     assert learn.history.epochs[-1]["valid_loss"] > 0
+
+
+def test_a_failed_validation_has_the_columns_of_those_before() -> None:
+    metrics = {"recall": MulticlassRecall(num_classes=3, average=None)}
+    learn = factories.learner(valid=Batches(), metrics=metrics)
+    learn.fit(1, 1e-3)
+    learn.valid_loader = Unreadable()
+    with pytest.warns(UserWarning, match="no validation in epoch 1"):
+        learn.fit(1, 1e-3)
+    before, failed = learn.history.epochs
+    assert list(failed) == list(before)
+    assert math.isnan(failed["recall_2"])
 
 
 @pytest.mark.parametrize(("failed", "message"), [(0.0, None), (1.0, "another rank found too many bad files")])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fastaug as fa
 from fastaug.training import models
 from fastaug.training.models import classifier, model_statistics, parameter_groups
+from tests import factories
 
 
 def state_of(name: str) -> dict[str, Tensor]:
@@ -52,6 +53,52 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
         pytest.importorskip("safetensors.torch").save_file(state, path)
     model = classifier("resnet18", 4, weights=str(path))
     assert torch.equal(model.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "timm:test_vit", "timm:test_byobnet"]
+)
+def test_a_head_of_as_many_classes_is_kept(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    own, path = classifier(name, 3, weights=None), tmp_path / "own.pth"
+    torch.save(own.state_dict(), path)
+    again = classifier(name, 3, weights=path).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in own.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm:test_byobnet"])
+def test_a_fastai_head_is_kept_and_another_is_new(name: str) -> None:
+    torch.manual_seed(1)
+    own = classifier(name, 3, None, "fastai").state_dict()
+    again = classifier(name, 3, own, "fastai").state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in own.items())
+    plain = classifier(name, 3, None).state_dict()
+    other = classifier(name, 3, plain, "fastai").state_dict()
+    body = [key for key in other if key in plain and other[key].shape == plain[key].shape]
+    assert all(torch.equal(other[key], plain[key]) for key in body)
+    assert len(body) < len(other)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrapped_models(prefix: str) -> None:
+    own = classifier("timm:test_resnet", 3, None).state_dict()
+    again = classifier("timm:test_resnet", 3, {f"{prefix}{key}": value for key, value in own.items()}).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in own.items())
+
+
+@pytest.mark.parametrize("save", ["save", "export", "state_dict"])
+def test_weights_from_what_a_learner_wrote(save: str, tmp_path: Path) -> None:
+    samples = fa.Samples(["a.png", "b.png", "c.png"], [0, 1, 2], ["a", "b", "c"])
+    loader = fa.ImageLoader(samples, 1, 8, fa.Augment([], 64), "cpu", training=False)
+    with pytest.warns(UserWarning, match="two images or more of each class"):
+        learn = factories.learner(loader, classifier("timm:test_resnet", 3, None))
+    path = tmp_path / ("model.safetensors" if save == "export" else "model.pth")
+    if save == "state_dict":
+        torch.save({"state_dict": learn.model.state_dict(), "epoch": 3}, path)
+    else:
+        getattr(learn, save)(path)
+    again = classifier("timm:test_resnet", 3, path).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in learn.model.state_dict().items())
 
 
 def test_weights_that_do_not_fit() -> None:

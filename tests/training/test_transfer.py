@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastaug as fa
-from fastaug.training import transfer
+from fastaug.training import learner, transfer
 from fastaug.training.engine import Engine
 from fastaug.training.models import NoHeadError
 from fastaug.training.transfer import Judged, batch_size_for, linear_probe
@@ -35,6 +35,13 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def contrary() -> list[tuple[Tensor, Tensor]]:
     """For validation: what training teaches is wrong here."""
     return [(x, (y + 1) % 3) for x, y in Batches(6)]
+
+
+@pytest.fixture
+def short_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one epoch, two and four; and the body is always tried."""
+    monkeypatch.setattr(learner, "_CYCLE_STEPS", 6)
+    monkeypatch.setattr(learner, "_FITTED", 0.0)
 
 
 class Told(list[str]):
@@ -151,6 +158,7 @@ def test_steps_and_rates_that_are_none() -> None:
 # The body, if it helps
 
 
+@pytest.mark.usefixtures("short_cycles")
 def test_a_body_whose_training_helps_is_trained_on() -> None:
     learn, told = factories.learner(valid=list(Batches())), Told()
     before = body(learn)
@@ -163,6 +171,7 @@ def test_a_body_whose_training_helps_is_trained_on() -> None:
     assert learn.validate()["loss"] == pytest.approx(min(losses[0], losses[1], losses[3], losses[-1]))
 
 
+@pytest.mark.usefixtures("short_cycles")
 def test_a_body_whose_training_harms_is_as_it_was() -> None:
     learn, told = factories.learner(valid=contrary()), Told()
     before = body(learn)
@@ -174,11 +183,33 @@ def test_a_body_whose_training_harms_is_as_it_was() -> None:
     assert learn.validate()["loss"] == pytest.approx(learn.history.epochs[0]["valid_loss"])
 
 
+@pytest.mark.usefixtures("short_cycles")
 def test_a_gain_that_may_be_chance_is_kept_and_ends_it() -> None:
     learn, told = factories.learner(valid=list(Batches())), Told()
     learn.auto_fine_tune(base_lr=1e-6, say=told)
     assert len(learn.history.epochs) == 2
     assert re.search(r"Lower by 0\.0000 ± 0\.0000 is not clearly better: this is the end|worse than before", told[-1])
+
+
+def test_cycles_have_a_hundred_steps_or_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    cycles: list[int] = []
+    monkeypatch.setattr(fa.Learner, "fit_one_cycle", lambda self, epochs, rates: cycles.append((epochs, rates)))
+    monkeypatch.setattr(learner, "judge", lambda learn: Judged({}, {0: 2.0 - len(cycles), 1: 2.1 - len(cycles)}))
+    for batches, first in ((6, 17), (100, 1), (101, 1)):
+        cycles.clear()
+        factories.learner(Batches(batches, 1), valid=list(Batches())).auto_fine_tune(
+            base_lr=1e-4, say=lambda line: None
+        )
+        assert cycles == [(first * times, slice(1e-6, 1e-5)) for times in (1, 2, 4)]
+
+
+def test_a_body_is_not_trained_where_the_head_fits_the_images() -> None:
+    learn, told = factories.learner(valid=contrary()), Told()
+    before = body(learn)
+    learn.auto_fine_tune(base_lr=0.3, say=told)
+    assert same(before, body(learn))
+    assert len(learn.history.epochs) == 1
+    assert told[-1].startswith("body: not trained. The head alone fits the training images, with a loss of 0.")
 
 
 @pytest.mark.parametrize(("epochs", "trained"), [(0, 0), (1, 1), (3, 3)])
@@ -190,6 +221,7 @@ def test_epochs_that_are_given(epochs: int, trained: int) -> None:
     assert same(before, body(learn)) == (not epochs)
 
 
+@pytest.mark.usefixtures("short_cycles")
 def test_a_model_without_a_head_is_trained_frozen() -> None:
     learn, told = factories.learner(model=Goes(), valid=list(Batches())), Told()
     learn.auto_fine_tune(1, say=told)
