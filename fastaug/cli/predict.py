@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastaug.cli.options import Debug, Device, Json
+from fastaug.cli.errors import refuse_to_overwrite
+from fastaug.cli.options import Debug, Device, Json, Overwrite
 from fastaug.cli.printing import importing_torch, print_json, say_row
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def predict(
             help="Also write the photos into this HTML file, by class, the surest first.", show_default="none"
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -39,6 +41,7 @@ def predict(
 
     A file that cannot be read is a line on standard error, the others go on, and the exit code is 1.
     """
+    refuse_to_overwrite("--page", [page] if page else [], overwrite)
     paths = list(_photos(files))
     with importing_torch():
         from fastaug.training.inference import load_classifier
