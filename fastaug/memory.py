@@ -5,7 +5,9 @@ Fresh memory is paid for page by page, which the system fills with zeros first.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import threading
 import weakref
 from bisect import bisect_left, insort
@@ -15,6 +17,7 @@ import numpy as np
 
 _STEP = 1 << 16  # bytes: sizes are rounded up to it, so that photos of nearly one size share memory
 _MOST_WASTED = 2  # a block of up to so many times the size is taken
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 64 << 20  # that lie ready at most; or as many as are in use
 
 
@@ -60,4 +63,24 @@ class Memory:
         return block
 
 
-__all__ = ["Memory"]
+def keep_freed_memory() -> bool:
+    """For a program that trains on a CPU: malloc keeps what is freed, which the next step needs again at once.
+
+    glibc gives large blocks back to the system each time, and a third of a training went into their first pages. For
+    the whole process, hence for programs, not for a library. What the environment says of malloc is left as it is.
+
+    Returns:
+        Whether it was set: there is another malloc on other systems.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018 (there is a mallopt elsewhere too, with other numbers)
+        mallopt = library.mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+__all__ = ["Memory", "keep_freed_memory"]

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fastaug"
 ROOMS = {
     "fastaug": set(),  # the public names, all lazy
     "__main__": {"cli"},
-    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "text", "fastaug"},
+    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "memory", "text", "fastaug"},
     "config": {"files", "text", "fastaug"},
     "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
     "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},

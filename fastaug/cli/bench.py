@@ -88,7 +88,7 @@ def bench(
         stats.append(loader.stats())
     total = merge_stats(stats)
     names = ("images", "images_per_s", "first_batch_s", "waited_s", "warp_s", "model_s", "limit")
-    figures = {name: getattr(total, name) for name in names} | {"quarantined": len(loader.quarantined)}
+    figures = {name: getattr(total, name) for name in names} | {"quarantined": len(set(loader.quarantined))}
     speed = after_first_batches / (total.model_s + total.waited_s + total.warp_s)
     first = f"{speed:,.0f} images/s: {total.images:,} images, mode {mode}, {f'model {model}' if model else 'no model'}"
     print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, str(total)])

@@ -58,8 +58,10 @@ def lr_find(
     with importing_torch():
         from fastaug.cli.learner import make_learner
         from fastaug.cli.samples import Source
+        from fastaug.memory import keep_freed_memory
         from fastaug.training import plots
 
+    keep_freed_memory()
     plots.check_installed()
     learn, _ = make_learner(
         Source(folder, pattern, level, path, target, root, encoding),

@@ -41,8 +41,7 @@ def predict(
 
     A file that cannot be read is a line on standard error, the others go on, and the exit code is 1.
     """
-    if page is not None:
-        refuse_to_overwrite("--page", [page], overwrite)
+    refuse_to_overwrite("--page", [page] if page else [], overwrite)
     paths = list(_photos(files))
     with importing_torch():
         from fastaug.training.inference import load_classifier

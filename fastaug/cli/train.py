@@ -107,9 +107,11 @@ def train(
         from fastaug.cli.learner import make_learner
         from fastaug.cli.samples import Source
         from fastaug.machine import rank
+        from fastaug.memory import keep_freed_memory
         from fastaug.training import plots, ranks
         from fastaug.training.results import RunLog, save_results
 
+    keep_freed_memory()
     checkpoint = out / "checkpoint.pth"
     if resume and not checkpoint.is_file():
         raise FileNotFoundError(f"train: expected '{checkpoint}' for --resume, found none. Leave out --resume.")

@@ -79,6 +79,7 @@ def test_json_is_alone_on_standard_output(capsys: pytest.CaptureFixture[str]) ->
         (["demo", "--out", "out"], "--out", "out/model.safetensors"),
         (["show", "--out", "out/a.png"], "--out", "out/a.png"),
         (["lr-find", "--out", "out/a.png"], "--out", "out/a.png"),
+        (["predict", "model.safetensors", "--page", "out/a.html"], "--page", "out/a.html"),
         (["check", "--clean", "out/a.csv"], "--clean", "out/a.csv"),
     ],
 )
