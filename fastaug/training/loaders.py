@@ -61,11 +61,15 @@ class LoaderAdapter:
         if position is not None:
             getattr(self.loader, "load_state_dict", lambda position: None)(position)
 
-    def copied(self) -> LoaderAdapter:
-        """Of a copy of the loader, whose batches also tell the rows of the samples, where it can."""
+    def copied(self, drop_last: bool | None = None) -> LoaderAdapter:
+        """Of a copy of the loader, whose batches also tell the rows of the samples, where it can.
+
+        drop_last: of an ImageLoader; None: as it is.
+        """
         loader = copy.copy(self.loader)
         if isinstance(loader, ImageLoader):
             loader.return_info = True
+            loader.drop_last = loader.drop_last if drop_last is None else drop_last
         return LoaderAdapter(loader)
 
     def in_order(self, rows: bool = False) -> Loader:

@@ -132,9 +132,15 @@ def _features(learn: Engine, head: nn.Module, display: Display) -> tuple[Tensor,
                 found.append((_input_of(learn, head, x), y.to(learn.device), known))
             display.update(display.bar, completed=number, description="features of the frozen body")
 
-    with closing(learn.training_batches()) as augmented:
-        take(islice(augmented, len(learn.train_loader)), _MOST_BYTES)
-    loader, used = learn.train_loader, sum(inputs.nbytes for inputs, *_ in found)
+    loader = learn.train_loader
+    if isinstance(loader, ImageLoader):
+        copied = LoaderAdapter(loader).copied(drop_last=False)  # no gradients here, which few images would sway
+        copied.set_epoch(learn.epoch)
+        take(learn.batches(copied.loader, keep_empty=True), _MOST_BYTES)
+    else:
+        with closing(learn.training_batches()) as batches:
+            take(islice(batches, len(loader)), _MOST_BYTES)
+    used = sum(inputs.nbytes for inputs, *_ in found)
     if isinstance(loader, ImageLoader) and 2 * used < _MOST_BYTES:  # they come in order: all of them, or none
         take(learn.batches(LoaderAdapter(loader).in_order(rows=True), keep_empty=True), math.inf)
     parts = [part for part in ranks.gather([torch.cat(each).cpu() for each in zip(*found, strict=True)]) if part]

@@ -112,7 +112,7 @@ def test_of_photos_the_plain_ones_are_features_too(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(transfer, "_input_of", counted)
     learn = factories.learner(loader)
     learn.linear_probe(1e-2, 3)
-    assert seen == [4, 4, 4, 4, 2]  # an epoch, and everything as it is
+    assert seen == [4, 4, 2, 4, 4, 2]  # all of them augmented, and as they are
     assert loader.state_dict()["epoch"] == loader.state_dict()["delivered"] == 0
     seen.clear()
     monkeypatch.setattr(transfer, "_MOST_BYTES", 300)  # of features of 64 bytes: no room for both
