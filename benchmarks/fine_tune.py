@@ -4,7 +4,8 @@
     python -m benchmarks.fine_tune FOLDER --pattern '(.+)_\\d+\\.jpg$' --recipe   # schedules, with several splits
     python -m benchmarks.fine_tune --tiny
 
-Equal for fastai and fastaug: backbone and its weights, first weights of the linear head, epochs, rates, batch, split
+Equal for fastai and fastaug: backbone and its weights, head (linear, or fastai's with --head fastai) and its first
+weights, epochs, rates, batch, split
 (80/20 of each class), statistics, groups of parameters, sizes, torch's threads. Not equal, because it is what each has:
 the loader with its augmentation, memory layout, and what is left out where nothing learns. The time is that of the call
 of fine_tune, validation after each epoch included, everything loaded and compiled before. fastaug runs twice: with
@@ -106,7 +107,7 @@ class Contest:
         self.settings, self.seed = settings, seed
         self.train, self.valid = split(samples, seed)
         torch.manual_seed(seed)
-        self.first = fa.classifier(MODEL, len(samples.classes), weights=weights)
+        self.first = fa.classifier(MODEL, len(samples.classes), weights, settings["head"])
 
     def model(self) -> nn.Module:
         return copy.deepcopy(self.first)
@@ -332,6 +333,9 @@ def main() -> int:
     parser.add_argument("--freeze-epochs", type=int, default=5, help="of the recipe")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument(
+        "--head", choices=["linear", "fastai"], default="linear", help="fastai: the one it puts on a body"
+    )
     parser.add_argument("--drawn-epochs", type=int, default=8, help="augmented epochs for the heads alone")
     parser.add_argument("--features", type=Path, help="file that keeps the recipe's features between runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -346,14 +350,15 @@ def main() -> int:
         "batch": 4 if tiny else arguments.batch, "lr": arguments.lr, "epochs": 1 if tiny else arguments.epochs,
         "freeze_epochs": 1 if tiny else arguments.freeze_epochs,
         "fastai_workers": 0 if tiny else arguments.fastai_workers,
-        "seed": arguments.seed, "head_epochs": 1 if tiny else 8,
+        "head": arguments.head, "seed": arguments.seed, "head_epochs": 1 if tiny else 8,
         "head_splits": 1 if tiny else HEAD_SPLITS,
         "drawn_epochs": 1 if tiny else arguments.drawn_epochs, "threads": arguments.threads,
         "seeds": [arguments.seed + i for i in range(arguments.seeds)], "valid_fraction": VALID_FRACTION,
         "folder": arguments.folder.name if arguments.folder else None, "timm": timm.__version__,
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "OMP_"))},
     }  # fmt: skip
-    report = common.Report("fine_tune_recipe" if arguments.recipe else "fine_tune", settings)
+    with_head = "fine_tune" if arguments.head == "linear" else "fine_tune_fastai_head"
+    report = common.Report("fine_tune_recipe" if arguments.recipe else with_head, settings)
     weights = None if tiny else lite0_weights()
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.folder:
