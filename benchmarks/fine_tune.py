@@ -7,10 +7,10 @@
 
 Equal for fastai and fastaug: backbone and its weights, head (linear, or fastai's with --head fastai) and its first
 weights, epochs, rates, batch, split (80/20 of each class), statistics, groups of parameters, sizes, torch's threads.
-Not equal, because it is what each has: the loader with its augmentation, memory layout, and what is left out where nothing
-learns. The time is that of the call of fine_tune, validation after each epoch included, everything loaded and compiled
-before. fastaug runs twice: with train_bn=True it does what fastai does, batch-norm of the frozen body goes on learning
-and the backward pass crosses the body; with train_bn=False it does not.
+Not equal, because it is what each has: the loader with its augmentation, memory layout, and what is left out where
+nothing learns. The time is that of the call of fine_tune, validation after each epoch included, everything loaded and
+compiled before. fastaug runs twice: with train_bn=True it does what fastai does, batch-norm of the frozen body goes on
+learning and the backward pass crosses the body; with train_bn=False it does not.
 Checked first: both show the same validation photos, and the same model gets the same first activations.
 """
 
