@@ -78,7 +78,10 @@ def test_a_training_is_the_cpus(tmp_path: Path) -> None:
 def trained(device):
     learn = learner(valid=Batches(2), device=device, checkpoint=sys.argv[1] + device, accumulate=2, clip_norm=1.0)
     learn.lr_find(num_it=4)
-    learn.fine_tune(1)
+    learn.freeze()
+    learn.fit_one_cycle(1, 2e-3)
+    learn.unfreeze()
+    learn.fit_one_cycle(1, slice(1e-5, 1e-3))
     learn.load(sys.argv[1] + device)
     return learn
 there, here = trained("toy"), trained("cpu")
@@ -108,14 +111,14 @@ assert done.exit_code == 0 and done.output.count("\\t") == 2, done.output
 done = fastaug("show", folder, *sizes, "--out", out + "/show.png")
 assert done.exit_code == 0, done.output
 other_device.MISSING.add("aten::hardswish_")
-done = fastaug(*train, "--model", "mobilenet_v3_small")
+done = fastaug(*train, "--model", "mobilenet_v3_small", "--overwrite")
 print(done.exit_code, done.stderr)
 """, str(photos), str(tmp_path / "out"))  # fmt: skip
     code, _, message = out.partition(" ")
     assert code == "1"
     assert message.strip() == (
         "error: Learner: expected a model that the device 'toy' can run, got in the forward pass: The operator "
-        "'aten::hardswish_' is not currently implemented for the TOY device. If …. To go on, use device='cpu'."
+        "'aten::hardswish_' is not currently implemented for the TOY device. If …. To go on, use --device cpu."
     )
 
 
@@ -163,7 +166,7 @@ def test_a_device_that_is_not_there(photos: Path) -> None:
     for command, where in (("show", "ImageLoader"), ("train", "train")):
         done = CliRunner().invoke(app, [command, str(photos), "--device", "mps"])
         assert done.exit_code == 1
-        assert done.stderr.startswith(f"error: {where}: expected a device that is there, got device='mps'")
+        assert done.stderr.startswith(f"error: {where}: expected a device that is there, got --device mps ")
         assert done.stderr.count("\n") == 1
 
 
