@@ -29,8 +29,8 @@ Accuracy: **{accuracy:.1f} %** ({training[right]} of {data[valid]}; guessing wou
 Each class is one of the photographs that scikit-image ships. {data[train]} training crops come from the left \
 {train_share:.0f} % of each, {data[valid]} validation crops from the rest: no pixel is in both, so the model has to \
 recognise parts that it has not seen. {training[model]}, with ImageNet weights from a Python package, was fine-tuned \
-with `Learner.auto_fine_tune({scale[epochs]})` on batches of {scale[batch_size]} from `ImageLoader`, augmented by \
-`aug_transforms(size={scale[size]}, min_scale=0.75)`: first the head, on features of the frozen body, then everything.
+with `Learner.auto_fine_tune` on batches of {scale[batch_size]} from `ImageLoader`, augmented by \
+`aug_transforms(size={scale[size]}, min_scale=0.75)`: first the head, on features of the frozen body, then everything if that helps.
 
 ![a batch](batch.png)
 

@@ -40,7 +40,7 @@ class Scale:
 
     train_per_class: int = 20
     valid_per_class: int = 8
-    epochs: int = 2  # of the body
+    epochs: int | None = None  # of the body; None: as long as it helps
     batch_size: int = 16
     size: int = 224
     presize: int = 460
