@@ -30,7 +30,8 @@ Each class is one of the photographs that scikit-image ships. {data[train]} trai
 {train_share:.0f} % of each, {data[valid]} validation crops from the rest: no pixel is in both, so the model has to \
 recognise parts that it has not seen. {training[model]}, with ImageNet weights from a Python package, was fine-tuned \
 with `Learner.auto_fine_tune` on batches of {scale[batch_size]} from `ImageLoader`, augmented by \
-`aug_transforms(size={scale[size]}, min_scale=0.75)`: first the head, on features of the frozen body, then everything if that helps.
+`aug_transforms(size={scale[size]}, min_scale=0.75)`: first the head, on features of the frozen body, then everything \
+if that helps.
 
 ![a batch](batch.png)
 
@@ -39,6 +40,8 @@ with `Learner.auto_fine_tune` on batches of {scale[batch_size]} from `ImageLoade
 {epochs}
 
 ![loss and accuracy](curves.png)
+
+![some of the validation crops, and what the model says](results.png)
 
 ![confusion matrix](confusion.png)
 
