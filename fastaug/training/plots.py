@@ -189,7 +189,7 @@ def plot_bars(
     """Horizontal bars, the first on top, with the value beside each and its spread as a line.
 
     Args:
-        labels, values: one per bar.
+        labels, values: one per bar; a label may have several lines.
         spread: (low, high) of each value, such as its quartiles.
         unit: of the values, written below the axis.
     Raises:
@@ -207,7 +207,8 @@ def plot_bars(
     caps = {"capsize": 4, "linewidth": 1.2}
     places = np.arange(len(labels))
     bars = axes.barh(places, values, 0.6, xerr=errors, color=colors, error_kw=caps)
-    axes.set_yticks(places, list(map(printable, labels)), parse_math=False)
+    shown = ["\n".join(map(printable, label.split("\n"))) for label in labels]
+    axes.set_yticks(places, shown, parse_math=False)
     axes.bar_label(bars, fmt="{:,.0f}", padding=6)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(high for _, high in spread))

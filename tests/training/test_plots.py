@@ -130,9 +130,10 @@ def test_confusion_matrix_refuses_another_shape() -> None:
 
 
 def test_bars_have_values_spread_and_labels() -> None:
-    (axes,) = plots.plot_bars(["fast", "slow"], [900.0, 40.0], [(850, 1000), (39, 44)], "images/s", "speed").get_axes()
+    labels, spreads = ["fast", "slow\n(it)"], [(850, 1000), (39, 44)]
+    (axes,) = plots.plot_bars(labels, [900.0, 40.0], spreads, "images/s", "speed").get_axes()
     assert [patch.get_width() for patch in axes.patches] == [900, 40]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["fast", "slow"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels
     assert [text.get_text() for text in axes.texts] == ["900", "40"]
     assert (axes.get_xlabel(), axes.get_title()) == ("images/s", "speed")
     assert axes.yaxis_inverted()  # the first on top
@@ -153,7 +154,8 @@ def test_names_are_text_whatever_is_in_them(tmp_path: Path) -> None:
     (axes,) = matrix.get_axes()
     assert [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())] == shown * 2
     bars = plots.plot_bars(names, [1, 2, 3, 4], [(1, 1), (2, 2), (3, 3), (4, 4)], "s", "$20 to $30 a_{")
-    assert [label.get_text() for label in bars.get_axes()[0].get_yticklabels()] == shown
+    lines = [shown[0], shown[1], "two\nlines\\x1b[31m", shown[3]]  # labels of bars may have several
+    assert [label.get_text() for label in bars.get_axes()[0].get_yticklabels()] == lines
     images = plots.show_images(torch.rand(4, 3, 5, 7), ["$10_to_$20\n$", *shown[1:]], heading="$10_to_$20")
     assert images.get_axes()[0].get_title() == "$10_to_$20\n$"
     history = History([{**row, "$cost_to_$": 1.0} for row in HISTORY.epochs], HISTORY.losses)
