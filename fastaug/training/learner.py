@@ -36,6 +36,7 @@ _REFRESH_S = 0.5
 _LEAST_STEPS = 50
 _CYCLE_STEPS = 100  # at least; in fewer a body gets worse at every rate, and does not recover
 _FITTED = 0.1  # share of the validation loss below which the training loss has nothing left to teach
+_GAINED = 0.02  # share of the loss of the first batch below which the validation loss leaves nothing to gain
 _LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
@@ -176,11 +177,12 @@ class Learner(Engine):
     ) -> None:
         """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
 
-        The body is not trained where the head alone fits the training images: their loss is below a tenth of that on
-        the validation part. Otherwise it is, at slice(base_lr / 100, base_lr / 10), for a cycle of 100 steps or an
-        epoch, then for one twice as long, and one four times; the next one follows where the validation loss fell by
-        more than 1 % and its standard error. If a cycle did not lower it at all, the model is put back to where it was
-        before. A model that does not end in one head is trained frozen instead. `train_bn` is False from here on.
+        The body is not trained where the head alone fits the training images (their loss is below a tenth of that on
+        the validation part), or that loss is below 2 % of what it was at first. Otherwise it is, at
+        slice(base_lr / 100, base_lr / 10), for a cycle of 100 steps or an epoch, then for one twice as long, and one
+        four times; the next one follows where the validation loss fell by more than 1 % and its standard error. If a
+        cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
+        head is trained frozen instead. `train_bn` is False from here on.
 
         Args:
             epochs: of the body, in one cycle. 0: the head alone. None: as above.
@@ -221,8 +223,8 @@ class Learner(Engine):
                 say(f"{what}. That is worse than before: the model is as it was then, and this is the end")
                 break
             self.chosen["best"] = tuple(now)
-            if gain <= max(error, _LEAST_GAIN * before.mean):
-                say(f"{what}. Lower by {gain:.4f} ± {error:.4f} is not clearly better: this is the end")
+            if gain <= max(error, _LEAST_GAIN * before.mean) or now.mean < _GAINED * self.history.losses[0]:
+                say(f"{what}. Lower by {gain:.4f} ± {error:.4f}, not enough for more: this is the end")
                 break
             say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
         self.chosen = {}  # a file that is saved now need not hold it
@@ -233,6 +235,9 @@ class Learner(Engine):
             return [_whole(epochs)] if epochs else []
         losses, wanted = self.history.losses[-transfer.STEPS // 10 :], Judged(*self.chosen["best"]).mean
         left = sum(losses) / len(losses)
+        if wanted < _GAINED * self.history.losses[0]:
+            say(f"body: not trained. A validation loss of {wanted:.4f} leaves nothing to gain")
+            return []
         if left < _FITTED * wanted:
             say(
                 f"body: not trained. The head alone fits the training images, with a loss of {left:.4f}: they have "

@@ -42,6 +42,7 @@ def short_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one epoch, two and four; and the body is always tried."""
     monkeypatch.setattr(learner, "_CYCLE_STEPS", 6)
     monkeypatch.setattr(learner, "_FITTED", 0.0)
+    monkeypatch.setattr(learner, "_GAINED", 0.0)
 
 
 class Told(list[str]):
@@ -188,7 +189,7 @@ def test_a_gain_that_may_be_chance_is_kept_and_ends_it() -> None:
     learn, told = factories.learner(valid=list(Batches())), Told()
     learn.auto_fine_tune(base_lr=1e-6, say=told)
     assert len(learn.history.epochs) == 2
-    assert re.search(r"Lower by 0\.0000 ± 0\.0000 is not clearly better: this is the end|worse than before", told[-1])
+    assert re.search(r"Lower by 0\.0000 ± 0\.0000, not enough for more: this is the end|worse than before", told[-1])
 
 
 def test_cycles_have_a_hundred_steps_or_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +202,14 @@ def test_cycles_have_a_hundred_steps_or_an_epoch(monkeypatch: pytest.MonkeyPatch
             base_lr=1e-4, say=lambda line: None
         )
         assert cycles == [(first * times, slice(1e-6, 1e-5)) for times in (1, 2, 4)]
+
+
+def test_a_body_is_not_trained_where_nothing_is_left_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "judge", lambda learn: Judged({}, {0: 0.02, 1: 0.02}))
+    learn, told = factories.learner(valid=list(Batches())), Told()
+    learn.auto_fine_tune(base_lr=0.01, say=told)  # the first batch has a loss of ln 3
+    assert len(learn.history.epochs) == 1
+    assert told[-1] == "body: not trained. A validation loss of 0.0200 leaves nothing to gain"
 
 
 def test_a_body_is_not_trained_where_the_head_fits_the_images() -> None:
