@@ -49,7 +49,7 @@ RUNS: dict[str, Callable[[Learner], None]] = {
     "fit": lambda learn: learn.fit(4, slice(1e-3, 1e-2)),
     "one cycle": lambda learn: learn.fit_one_cycle(4, 1e-2),
     "fine_tune": lambda learn: learn.fine_tune(2, 1e-2, freeze_epochs=2),
-    "auto_fine_tune": lambda learn: learn.auto_fine_tune(),
+    "auto_fine_tune": lambda learn: learn.auto_fine_tune(base_lr=2e-3),
     "auto_fine_tune, one cycle": lambda learn: learn.auto_fine_tune(4, 1e-2),
     "swept": lambda learn: (learn.fit_one_cycle(2, learn.lr_find(num_it=20).valley), learn.fit(2)),  # type: ignore
 }
@@ -62,7 +62,10 @@ def without_times(learn: Learner) -> dict[str, Any]:
 
 @pytest.mark.parametrize("killed_after", [0, 5, 6, 9, 14, 23])
 @pytest.mark.parametrize("run", RUNS)
-def test_a_killed_run_goes_on_to_the_same_weights(run: str, killed_after: int, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights(
+    run: str, killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastaug.training.learner._CYCLE_STEPS", 18)  # of auto_fine_tune: 3, 6 and 12 epochs
     path = tmp_path / "run.pth"
     whole = learner()
     RUNS[run](whole)
