@@ -65,7 +65,7 @@ def without_times(learn: Learner) -> dict[str, Any]:
 def test_a_killed_run_goes_on_to_the_same_weights(
     run: str, killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastaug.training.learner._CYCLE_STEPS", 18)  # of auto_fine_tune: 3, 6 and 12 epochs
+    monkeypatch.setattr("fastaug.training.learner._CYCLE_STEPS", 30)  # of auto_fine_tune: 5, 10 and 20 epochs
     path = tmp_path / "run.pth"
     whole = learner()
     RUNS[run](whole)
