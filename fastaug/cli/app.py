@@ -20,6 +20,7 @@ from fastaug.cli.check import check
 from fastaug.cli.demo import demo
 from fastaug.cli.errors import WrongOption, one_line
 from fastaug.cli.lr_find import lr_find
+from fastaug.cli.options import with_source
 from fastaug.cli.predict import predict
 from fastaug.cli.printing import json_alone, notes_as_lines, say_error
 from fastaug.cli.show import show
@@ -57,6 +58,8 @@ def run() -> None:
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """A command, with its errors as one line on stderr and exit code 1, or 2; with --debug they pass."""
+
+    function = with_source(function)
 
     @app.command()
     @functools.wraps(function)

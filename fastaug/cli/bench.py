@@ -9,22 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastaug.cli.options import (
-    Beside,
-    Debug,
-    Device,
-    Encoding,
-    Folder,
-    Json,
-    Level,
-    Mode,
-    PathColumn,
-    Pattern,
-    Presize,
-    Root,
-    Size,
-    Target,
-)
+from fastaug.cli.options import Beside, Debug, Device, Json, Mode, Presize, Size, Source
 from fastaug.cli.printing import importing_torch, print_figures
 
 if TYPE_CHECKING:
@@ -35,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    folder: Folder,
-    pattern: Pattern = None,
-    level: Level = None,
-    path: PathColumn = None,
-    target: Target = None,
-    root: Root = None,
-    encoding: Encoding = None,
+    source: Source,
     mode: Mode = "direct",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     size: Size = 224,
@@ -57,15 +36,15 @@ def bench(
 
     Any folder of images will do. The --model is trained on the batches; without one nothing is done with them.
     """
-    from fastaug.cli.samples import Source, find_samples
+    from fastaug.cli.samples import find_samples
     from fastaug.samples.folders import find_images
     from fastaug.samples.samples import Samples
 
-    if folder.is_dir() and pattern is None and level is None:
-        paths = find_images(folder, "bench").paths
+    if source.folder.is_dir() and source.pattern is None and source.level is None:
+        paths = find_images(source.folder, "bench").paths
         samples = Samples(paths, [0] * len(paths), ["all"])
     else:
-        samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
+        samples = find_samples(source)
     with importing_torch():
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader

@@ -10,19 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastaug.cli.errors import refuse_to_overwrite
-from fastaug.cli.options import Debug, Encoding, Folder, Json, Level, Overwrite, PathColumn, Pattern, Root, Target
+from fastaug.cli.options import Debug, Json, Overwrite, Source
 from fastaug.cli.printing import print_figures
 from fastaug.text import printable
 
 
 def check(
-    folder: Folder,
-    pattern: Pattern = None,
-    level: Level = None,
-    path: PathColumn = None,
-    target: Target = None,
-    root: Root = None,
-    encoding: Encoding = None,
+    source: Source,
     num_threads: Annotated[int | None, typer.Option(min=1, show_default="the cores there are")] = None,
     clean: Annotated[
         Path | None, typer.Option(help="Write the good files and their classes into this .csv.", show_default="none")
@@ -32,12 +26,12 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Find the files that cannot be read or decoded, before a training does; exit code 1 if there are any."""
-    from fastaug.cli.samples import Source, find_samples
+    from fastaug.cli.samples import find_samples
     from fastaug.loading.check import bad_files
 
     if clean is not None:
         refuse_to_overwrite("--clean", [clean], overwrite)
-    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding), every=clean is None)
+    samples = find_samples(source, every=clean is None)
     bar = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:

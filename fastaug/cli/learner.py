@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from fastaug.augment.fastai_names import aug_transforms
+from fastaug.cli.options import Source
 from fastaug.cli.printing import say
-from fastaug.cli.samples import Source, split_samples
+from fastaug.cli.samples import split_samples
 from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.loading.loader import ImageLoader
 from fastaug.machine import rank, usable_device, world
 from fastaug.samples.samples import shortened
 from fastaug.training.learner import Learner
-from fastaug.training.models import classifier, model_statistics
+from fastaug.training.models import classifier
 from fastaug.training.transfer import batch_size_for
 
 
@@ -45,7 +46,7 @@ def make_learner(
     torch.manual_seed(seed)
     given = lite0_weights() if weights == "lite0" else None if weights.lower() == "none" else weights
     network = classifier(model, len(classes), given)
-    augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network))
+    augment = aug_transforms(size=size, min_scale=0.75, normalize=network)
     batch_size = batch_size or batch_size_for(len(parts[0]) // world())
     if not rank():
         counted = f"{len(parts[0]):,} images to train, in batches of {batch_size}, {len(parts[1]):,} to validate"

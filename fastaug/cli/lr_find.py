@@ -9,42 +9,29 @@ import typer
 
 from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import (
+    BatchSize,
     Debug,
     Device,
-    Encoding,
-    Folder,
     Json,
-    Level,
     ModelName,
     Overwrite,
-    PathColumn,
-    Pattern,
     Presize,
-    Root,
     Seed,
     Size,
-    Target,
+    Source,
     Weights,
 )
 from fastaug.cli.printing import importing_torch, print_figures
 
 
 def lr_find(
-    folder: Folder,
-    pattern: Pattern = None,
-    level: Level = None,
-    path: PathColumn = None,
-    target: Target = None,
-    root: Root = None,
-    encoding: Encoding = None,
+    source: Source,
     seed: Seed = 42,
     model: ModelName = "resnet34",
     weights: Weights = "DEFAULT",
     frozen: Annotated[bool, typer.Option(help="With only the head training, as fine-tuning begins.")] = True,
     batches: Annotated[int, typer.Option(min=2, help="From the lowest rate to the highest.")] = 100,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, show_default="8 to 64, so that an epoch has 12 batches")
-    ] = None,
+    batch_size: BatchSize = None,
     size: Size = 224,
     presize: Presize = 460,
     device: Device = None,
@@ -57,24 +44,12 @@ def lr_find(
     refuse_to_overwrite("--out", [out], overwrite)
     with importing_torch():
         from fastaug.cli.learner import make_learner
-        from fastaug.cli.samples import Source
         from fastaug.memory import keep_freed_memory
         from fastaug.training import plots
 
     keep_freed_memory()
     plots.check_installed()
-    learn, _ = make_learner(
-        Source(folder, pattern, level, path, target, root, encoding),
-        0.2,
-        seed,
-        batch_size,
-        size,
-        presize,
-        model,
-        weights,
-        device,
-        {},
-    )
+    learn, _ = make_learner(source, 0.2, seed, batch_size, size, presize, model, weights, device, {})
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from fastaug.cli.errors import WrongOption
 from fastaug.config import use_config
 from fastaug.loading.options import ModeName
 
@@ -53,6 +57,9 @@ Root = Annotated[
     ),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Of a list, such as latin-1.", show_default="utf-8")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Of each process.", show_default="8 to 64, so that an epoch has 12 batches")
+]
 ModelName = Annotated[str, typer.Option(help="A model of torchvision, or timm:NAME.")]
 Beside = Annotated[
     str | None, typer.Option(help="Also this model of torchvision, or timm:NAME (random weights).", show_default="none")
@@ -79,3 +86,57 @@ Config = Annotated[
         show_default="none",
     ),
 ]
+
+
+class Source(NamedTuple):
+    """FOLDER, and what the options say of it; None: nothing. The names are those of the arguments of `Samples`."""
+
+    folder: Folder
+    pattern: Pattern = None
+    level: Level = None
+    path: PathColumn = None
+    target: Target = None
+    root: Root = None
+    encoding: Encoding = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of these options that were given. Raises WrongOption where another one was."""
+        options = self._asdict()
+        for name in ("pattern", "level", "path", "target", "root", "encoding"):
+            if options[name] is not None and name not in names:
+                option = "--path-column" if name == "path" else f"--{name}"
+                raise WrongOption(f"{option}: expected {_GOES_WITH[name]}, got '{self.folder}'. Leave {option} out.")
+        return {name: options[name] for name in names if options[name] is not None}
+
+
+_GOES_WITH = {
+    "pattern": "a folder or an archive",
+    "level": "a folder without --pattern",
+    "path": "a list (.csv)",
+    "target": "a list (.csv) or an archive (.tar)",
+    "root": "a list (.csv)",
+    "encoding": "a list (.csv)",
+}
+
+
+def with_source(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `Source` where it takes a `source`; as it is where it takes none."""
+    own = inspect.signature(command, eval_str=True)
+    if "source" not in own.parameters:
+        return command
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> None:
+        command(source=Source(**{name: options.pop(name) for name in Source._fields}), **options)
+
+    hints, parameters = get_type_hints(Source, include_extras=True), list[inspect.Parameter]()
+    for parameter in own.parameters.values():
+        if parameter.name != "source":
+            parameters.append(parameter)
+            continue
+        for name, hint in hints.items():
+            default = Source._field_defaults.get(name, inspect.Parameter.empty)
+            parameters.append(inspect.Parameter(name, parameter.kind, default=default, annotation=hint))
+    wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped

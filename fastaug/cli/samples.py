@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from fastaug.cli.errors import WrongOption
+from fastaug.cli.options import Source
 from fastaug.cli.printing import say
 from fastaug.machine import rank
 from fastaug.samples.folders import split_names, subfolders
 from fastaug.samples.samples import Samples
 
 LISTS = (".csv", ".tsv", ".txt")
-
-
-class Source(NamedTuple):
-    """FOLDER, and what the options say of it; None: nothing. The names are those of the arguments of `Samples`."""
-
-    folder: Path
-    pattern: str | None = None
-    level: int | None = None
-    path: str | None = None
-    target: str | None = None
-    root: Path | None = None
-    encoding: str | None = None
-
-    def given(self, *names: str) -> dict[str, Any]:
-        """Those of these options that were given. Raises WrongOption where another one was."""
-        options = self._asdict()
-        for name in ("pattern", "level", "path", "target", "root", "encoding"):
-            if options[name] is not None and name not in names:
-                option = "--path-column" if name == "path" else f"--{name}"
-                raise WrongOption(f"{option}: expected {_GOES_WITH[name]}, got '{self.folder}'. Leave {option} out.")
-        return {name: options[name] for name in names if options[name] is not None}
-
-
-_GOES_WITH = {
-    "pattern": "a folder or an archive",
-    "level": "a folder without --pattern",
-    "path": "a list (.csv)",
-    "target": "a list (.csv) or an archive (.tar)",
-    "root": "a list (.csv)",
-    "encoding": "a list (.csv)",
-}
 
 
 def find_samples(source: Source, every: bool = False) -> Samples:

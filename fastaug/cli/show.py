@@ -9,33 +9,12 @@ from typing import Annotated
 import typer
 
 from fastaug.cli.errors import refuse_to_overwrite
-from fastaug.cli.options import (
-    Debug,
-    Device,
-    Encoding,
-    Folder,
-    Level,
-    Mode,
-    Overwrite,
-    PathColumn,
-    Pattern,
-    Presize,
-    Root,
-    Seed,
-    Size,
-    Target,
-)
+from fastaug.cli.options import Debug, Device, Mode, Overwrite, Presize, Seed, Size, Source
 from fastaug.cli.printing import importing_torch, say
 
 
 def show(
-    folder: Folder,
-    pattern: Pattern = None,
-    level: Level = None,
-    path: PathColumn = None,
-    target: Target = None,
-    root: Root = None,
-    encoding: Encoding = None,
+    source: Source,
     images: Annotated[int, typer.Option(min=1, help="Photos.")] = 9,
     seed: Seed = 42,
     size: Size = 224,
@@ -47,10 +26,10 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Look at a batch of training: each photo, and beside it what the model would get of it."""
-    from fastaug.cli.samples import Source, find_samples
+    from fastaug.cli.samples import find_samples
 
     refuse_to_overwrite("--out", [out], overwrite)
-    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
+    samples = find_samples(source)
     with importing_torch():
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader

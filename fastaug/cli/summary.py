@@ -6,33 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fastaug.cli.options import (
-    Beside,
-    Debug,
-    Device,
-    Encoding,
-    Folder,
-    Level,
-    Mode,
-    PathColumn,
-    Pattern,
-    Presize,
-    Root,
-    Seed,
-    Size,
-    Target,
-)
+from fastaug.cli.options import Beside, Debug, Device, Mode, Presize, Seed, Size, Source
 from fastaug.cli.printing import importing_torch, say
 
 
 def summary(
-    folder: Folder,
-    pattern: Pattern = None,
-    level: Level = None,
-    path: PathColumn = None,
-    target: Target = None,
-    root: Root = None,
-    encoding: Encoding = None,
+    source: Source,
     row: Annotated[int, typer.Option(min=0, help="Which photo, in the order of the paths.")] = 0,
     seed: Seed = 42,
     model: Beside = None,
@@ -46,18 +25,18 @@ def summary(
 
     Exit code 1 if a step failed.
     """
-    from fastaug.cli.samples import Source, find_samples
+    from fastaug.cli.samples import find_samples
 
-    samples = find_samples(Source(folder, pattern, level, path, target, root, encoding))
+    samples = find_samples(source)
     with importing_torch():
         from fastaug.augment.color import IMAGENET
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader
         from fastaug.training.learner import Learner
-        from fastaug.training.models import classifier, model_statistics
+        from fastaug.training.models import classifier
 
     network = classifier(model, len(samples.classes), None) if model else None
-    augment = aug_transforms(size=size, min_scale=0.75, normalize=model_statistics(network) if network else IMAGENET)
+    augment = aug_transforms(size=size, min_scale=0.75, normalize=IMAGENET if network is None else network)
     loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=mode)
     walk = Learner(loader, None, network, device=device).summary(row) if network else loader.summary(row)
     say(str(walk))

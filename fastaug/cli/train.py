@@ -9,22 +9,17 @@ import typer
 
 from fastaug.cli.errors import WrongOption, refuse_to_overwrite, results_in
 from fastaug.cli.options import (
+    BatchSize,
     Config,
     Debug,
     Device,
-    Encoding,
-    Folder,
     Json,
-    Level,
     ModelName,
     Overwrite,
-    PathColumn,
-    Pattern,
     Presize,
-    Root,
     Seed,
     Size,
-    Target,
+    Source,
     Weights,
 )
 from fastaug.cli.printing import importing_torch, print_figures, say
@@ -36,13 +31,7 @@ if TYPE_CHECKING:
 
 def train(
     context: typer.Context,
-    folder: Folder,
-    pattern: Pattern = None,
-    level: Level = None,
-    path: PathColumn = None,
-    target: Target = None,
-    root: Root = None,
-    encoding: Encoding = None,
+    source: Source,
     valid_fraction: Annotated[float, typer.Option(help="Share of each class that is kept for validation.")] = 0.2,
     seed: Seed = 42,
     model: ModelName = "resnet34",
@@ -65,10 +54,7 @@ def train(
         float | None,
         typer.Option(help="Learning rate of the head.", show_default="found; 2e-3 with --freeze-epochs"),
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of each process.", show_default="8 to 64, so that an epoch has 12 batches"),
-    ] = None,
+    batch_size: BatchSize = None,
     size: Size = 224,
     presize: Presize = 460,
     device: Device = None,
@@ -92,8 +78,8 @@ def train(
 ) -> None:
     """Fine-tune a model on a folder of images, and say what was chosen and why.
 
-    The head is trained on the features of the frozen body, at a rate that is found on them; then everything, for 1, 2
-    and 4 epochs, as long as the loss on the validation part falls.
+    The head is trained on the features of the frozen body, at a rate that is found on them; then everything, in cycles
+    of at least 100 steps, if the head has left something to learn and as long as the loss on the validation part falls.
 
     Writes config.toml (for --config), model.safetensors (for `fastaug predict`), history.csv, history.json, curves.png,
     confusion.png and results.png; and checkpoint.pth after each epoch. On several GPUs:
@@ -105,7 +91,6 @@ def train(
         refuse_to_overwrite("--out", results_in(out), overwrite, ", --resume")
     with importing_torch():
         from fastaug.cli.learner import make_learner
-        from fastaug.cli.samples import Source
         from fastaug.machine import rank
         from fastaug.memory import keep_freed_memory
         from fastaug.training import plots, ranks
@@ -118,21 +103,14 @@ def train(
     plots.check_installed()
     device = ranks.join(device)
     try:
-        data = (
-            Source(folder, pattern, level, path, target, root, encoding),
-            valid_fraction,
-            seed,
-            batch_size,
-            size,
-            presize,
-        )
         settings = {
             "train_bn": train_bn is not False,
             "amp": amp,
             "checkpoint": checkpoint,
             "after_epoch": [RunLog(out)],
         }
-        learn, loaders = make_learner(*data, model, weights, device, settings)
+        parts = source, valid_fraction, seed, batch_size, size, presize
+        learn, loaders = make_learner(*parts, model, weights, device, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:

