@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,6 +19,13 @@ def printable(text: str) -> str:
     else stays, the backslash included, so it is for eyes: it cannot be turned back.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def kind_of(value: object) -> str:
+    """For errors: a path or string with its text, the type of everything else."""
+    if not isinstance(value, str | os.PathLike):
+        return type(value).__name__
+    return f"the {'string' if isinstance(value, str) else 'path'} {os.fspath(value)!r}"
 
 
 def described(name: str, settings: Mapping[str, object]) -> str:
@@ -37,4 +45,4 @@ def html_table(heading: str, rows: Iterable[Sequence[object]], header: Sequence[
     return f"<table>{caption}{''.join(lines)}</table>"
 
 
-__all__ = ["described", "html_table", "printable"]
+__all__ = ["described", "html_table", "kind_of", "printable"]

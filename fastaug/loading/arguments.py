@@ -12,18 +12,18 @@ from fastaug.augment.augment import Augment, as_number
 from fastaug.loading.options import DecoderName, ModeName, ScaleName
 from fastaug.loading.quarantine import OnError
 from fastaug.samples.samples import Samples
+from fastaug.text import kind_of
 
 
 def check_samples(samples: object) -> None:
     if isinstance(samples, Samples):
         return
-    got, advice = type(samples).__name__, "fa.Samples(paths, targets, classes), or one of its from_… functions."
+    advice = "fa.Samples(paths, targets, classes), or one of its from_… functions."
     if isinstance(samples, str | os.PathLike):
-        got = f"the {'string' if isinstance(samples, str) else 'path'} {os.fspath(samples)!r}"
         advice = f"fa.Samples.from_folder({os.fspath(samples)!r})."
     elif isinstance(samples, Dataset):
         advice = "fa.Samples.from_dataset(dataset), of one that has .samples and .classes."
-    raise TypeError(f"ImageLoader: expected samples as fa.Samples, got {got}. Make them: {advice}")
+    raise TypeError(f"ImageLoader: expected samples as fa.Samples, got {kind_of(samples)}. Make them: {advice}")
 
 
 def check_augment(augment: object, schedule: object) -> None:

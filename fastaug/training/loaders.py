@@ -17,6 +17,7 @@ from fastaug.augment.augment import Augment
 from fastaug.augment.color import Statistics, model_statistics
 from fastaug.loading.loader import ImageLoader
 from fastaug.samples.samples import Samples
+from fastaug.text import kind_of
 
 SAME_STATISTICS = 5e-3  # mean and std that are closer are the same: the model sees no difference
 
@@ -146,9 +147,8 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
 
 def _check_loader(name: str, loader: object) -> None:
     """Raise for what is often given instead of a loader."""
-    got, advice = type(loader).__name__, "Give a fa.ImageLoader, a DataLoader or a list of batches."
+    got, advice = kind_of(loader), "Give a fa.ImageLoader, a DataLoader or a list of batches."
     if isinstance(loader, str | os.PathLike):
-        got = f"the {'string' if isinstance(loader, str) else 'path'} {os.fspath(loader)!r}"
         advice = "Load it: samples = fa.Samples.from_folder(path), fa.ImageLoader(samples, …)."
     elif isinstance(loader, Samples):
         advice = "Load them: fa.ImageLoader(samples, …)."
