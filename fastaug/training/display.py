@@ -10,6 +10,8 @@ from functools import cache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fastaug.training.history import WHOLE, metrics_in
+
 
 @cache
 def can_show_a_bar() -> bool:
@@ -41,10 +43,9 @@ class Display(Progress):
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Print the epoch's figures and keep its first metric beside the bar."""
-        whole = ("epoch", "images_per_s", "seconds")
-        metrics = [name for name in row if name not in (*whole, "train_loss", "valid_loss")]
+        metrics = metrics_in(row)
         self.metric = f" · {metrics[0]} {row[metrics[0]]:.4f}" if metrics else ""
-        line = "  ".join(f"{name} {value:{'.0f' if name in whole else '.4f'}}" for name, value in row.items())
+        line = "  ".join(f"{name} {value:{'.0f' if name in WHOLE else '.4f'}}" for name, value in row.items())
         if self.on_terminal:
             self.console.print(line, highlight=False)
         elif self.wanted:

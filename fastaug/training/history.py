@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fastaug.text import html_table
 
+WHOLE = ("epoch", "images_per_s", "seconds")  # of an epoch's figures, those that are shown without decimals
 _MOST_ROWS = 20  # of a table in a notebook; the last ones
 
 
@@ -35,6 +37,10 @@ class History:
         return html_table(heading, rows, list(self.epochs[-1]) if self.epochs else ())
 
 
+def metrics_in(row: Iterable[str]) -> list[str]:
+    """Of an epoch's figures the names of the metrics."""
+    return [name for name in row if name not in (*WHOLE, "train_loss", "valid_loss")]
+
+
 def _texts(row: dict[str, float]) -> dict[str, str]:
-    whole = ("epoch", "images_per_s", "seconds")
-    return {name: f"{value:,.0f}" if name in whole else f"{value:.4f}" for name, value in row.items()}
+    return {name: f"{value:,.0f}" if name in WHOLE else f"{value:.4f}" for name, value in row.items()}

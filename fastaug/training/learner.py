@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fastaug.files import whole_file
-from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank, world
 from fastaug.text import described, html_table
 from fastaug.training import gallery, lr_finder, prediction, preview, ranks, transfer
 from fastaug.training.display import Display
-from fastaug.training.engine import Engine, NoImagesError
+from fastaug.training.engine import Engine
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
 from fastaug.training.models import NoHeadError
@@ -203,13 +202,14 @@ class Learner(Engine):
             self.freeze()
             self.fit_one_cycle(frozen_epochs, slice(rate))
         if self._resuming is None:
-            try:
-                self.chosen["best"] = tuple(judge(self))
-            except (BadFileError, NoImagesError) as bad:
-                say(f"There are no images that could tell whether training the body helps, so this is the end. {bad}")
+            row = self.history.epochs[-1]
+            if math.isnan(row["valid_loss"]):
+                say("There are no images that could tell whether training the body helps, so this is the end.")
                 return
-            say(f"head: {_figures(self.history.epochs[-1])}")
-            self.chosen["cycles"] = self._choose_cycles(epochs, say)
+            say(f"head: {_scores(row)}")
+            self.chosen["cycles"] = self._choose_cycles(epochs, row["valid_loss"], say)
+            if self.chosen["cycles"]:
+                self.chosen["best"] = tuple(judge(self))
         self.unfreeze()
         for cycle in self.chosen["cycles"]:
             self.fit_one_cycle(cycle, slice(rate / 100, rate / 10))
@@ -217,7 +217,7 @@ class Learner(Engine):
                 continue  # the run that is resumed went on from here
             before, now = Judged(*self.chosen["best"]), judge(self)
             gain, error = before.gain(now)
-            what = f"body, {cycle} epoch{'s' * (cycle > 1)}: {_figures(self.history.epochs[-1])}"
+            what = f"body, {cycle} epoch{'s' * (cycle > 1)}: {_scores(self.history.epochs[-1])}"
             if gain < 0:
                 self.model.load_state_dict(before.model)
                 say(f"{what}. That is worse than before: the model is as it was then, and this is the end")
@@ -229,11 +229,11 @@ class Learner(Engine):
             say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
         self.chosen = {}  # a file that is saved now need not hold it
 
-    def _choose_cycles(self, epochs: int | None, say: Callable[[str], None]) -> list[int]:
+    def _choose_cycles(self, epochs: int | None, wanted: float, say: Callable[[str], None]) -> list[int]:
         """Epochs of each cycle in which the body may be trained."""
         if epochs is not None:
             return [_whole(epochs)] if epochs else []
-        losses, wanted = self.history.losses[-transfer.STEPS // 10 :], Judged(*self.chosen["best"]).mean
+        losses = self.history.losses[-transfer.STEPS // 10 :]
         left = sum(losses) / len(losses)
         if wanted < _GAINED * self.history.losses[0]:
             say(f"body: not trained. A validation loss of {wanted:.4f} leaves nothing to gain")
@@ -417,7 +417,7 @@ def _whole(epochs: int) -> int:
     return epochs
 
 
-def _figures(row: Mapping[str, float]) -> str:
+def _scores(row: Mapping[str, float]) -> str:
     """Of an epoch: the validation loss and the first metric that is no error rate."""
     names = [name for name in row if name in ("valid_loss", "accuracy")]
     return ", ".join(f"{name.replace('valid_', 'validation ')} {row[name]:.4f}" for name in names)

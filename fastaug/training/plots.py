@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastaug.files import whole_file
 from fastaug.text import printable
-from fastaug.training.history import History
+from fastaug.training.history import History, metrics_in
 from fastaug.warping.warp import channels_first
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def plot_curves(history: History) -> Figure:
     if not rows:
         raise ValueError("plot_curves: expected a history with epochs, got none. Train first.")
     ends = np.arange(1, len(rows) + 1)
-    names = [name for name in rows[0] if name not in ("epoch", "train_loss", "valid_loss", "images_per_s", "seconds")]
+    names = metrics_in(rows[0])
     names = [name for name in names if name != "error_rate"] if "accuracy" in names else names
     figure = _figure(9 if names else 5, 3.6)
     left, *right = figure.subplots(1, 1 + bool(names), squeeze=False)[0]

@@ -205,7 +205,7 @@ def test_cycles_have_a_hundred_steps_or_an_epoch(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_body_is_not_trained_where_nothing_is_left_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "judge", lambda learn: Judged({}, {0: 0.02, 1: 0.02}))
+    monkeypatch.setattr(Engine, "validate", lambda learn: {"loss": 0.02})
     learn, told = factories.learner(valid=list(Batches())), Told()
     learn.auto_fine_tune(base_lr=0.01, say=told)  # the first batch has a loss of ln 3
     assert len(learn.history.epochs) == 1
