@@ -20,6 +20,7 @@ from torch import nn
 from fastaug.cli.app import app
 from fastaug.demo.photos import cut_photos
 from fastaug.demo.weights import LITE0, lite0_weights
+from fastaug.training import inference  # before `classifier` is replaced below: a module keeps what it has imported
 from fastaug.training.models import classifier
 from tests.factories import write_photos
 
@@ -76,6 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastaug.classifier", tiny_classifier)  # first: a name is kept when it is first used
     monkeypatch.setattr("fastaug.training.models.classifier", tiny_classifier)
+    monkeypatch.setattr(inference, "classifier", tiny_classifier)
     return tmp_path
 
 
