@@ -1,11 +1,22 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all; and parts of files that several threads and processes use."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # on Windows nobody shares
+    fcntl = None
+
+_place = threading.Lock()  # where the place belongs to the open file, as on Windows, threads take turns
 
 
 @contextmanager
@@ -28,3 +39,45 @@ def whole_file(path: str | os.PathLike[str], shared: bool = False) -> Iterator[P
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def read_at(file: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes of an open file; several threads may read at a time."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, offset)
+    with _place:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, size)
+
+
+def write_at(file: int, content: Any, offset: int) -> None:
+    """All of the bytes, or an OSError."""
+    left = memoryview(content).cast("B")
+    while left:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(file, left, offset)
+        else:
+            with _place:
+                os.lseek(file, offset, os.SEEK_SET)
+                written = os.write(file, left)
+        left, offset = left[written:], offset + written
+
+
+@contextmanager
+def locked(file: int, shared: bool = False) -> Iterator[None]:
+    """Within, nobody else has this file locked, who has opened it by himself; or only `shared`. Ends with the process.
+
+    Raises:
+        OSError: its file system has no locks.
+    """
+    if fcntl is None:
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+HAS_LOCKS = fcntl is not None

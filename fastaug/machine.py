@@ -1,12 +1,15 @@
-"""What this process runs on, and beside which others: device, cores, rank."""
+"""What this process runs on, and beside which others: device, cores, memory, rank."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when it is asked: counting the cores does without
     import torch
@@ -16,6 +19,7 @@ _CANNOT = re.compile(
     r"not (currently |yet )?(implemented|supported|available)|n.t support|could not run|unsupported|divisible",
     re.IGNORECASE,
 )
+_SOME_MEMORY = 4 << 30  # bytes, of a machine that does not tell what it has
 _FALLBACK = "set PYTORCH_ENABLE_MPS_FALLBACK=1 before Python starts, or "
 
 
@@ -93,6 +97,50 @@ def core_count() -> int:
     return getattr(os, "process_cpu_count", os.cpu_count)() or 1  # macOS, Windows; Python 3.13 has the first
 
 
+def memory_left() -> int:
+    """Bytes that this process may still use: of the machine, or of the cgroup that it is in, whichever has less."""
+    return min(_free_memory(), *_left_in_cgroups())
+
+
+def _free_memory() -> int:
+    """Of the machine; where it does not tell, half of what it has."""
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+        return int(re.findall(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE)[0]) << 10
+    except (OSError, IndexError):
+        pass
+    if not hasattr(os, "sysconf"):
+        return _SOME_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Of each that has a limit, that this process is in; files in the page cache, which give way, count as left."""
+    left = [sys.maxsize]
+    try:
+        lines = own.read_text("utf-8").splitlines()
+    except OSError:
+        return left
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds == "":
+            base, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in kinds.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):  # in a container the outermost may be where its own is shown
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                limit, used = (int((folder / name).read_text("ascii")) for name in names[:2])
+                stat = (folder / "memory.stat").read_text("ascii")
+                idle = int(re.findall(rf"^{names[2]} (\d+)$", stat, re.MULTILINE)[0])
+                left.append(max(limit - used + idle, 0))
+            if folder == base:
+                break
+    return left
+
+
 def rank() -> int:
     """This process's number among those that torch.distributed has joined; alone, 0."""
     from torch import distributed
@@ -105,3 +153,12 @@ def world() -> int:
     from torch import distributed
 
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def board() -> Any | None:
+    """Where the processes that torch.distributed has joined leave each other notes, torch's own store; alone, None."""
+    if world() == 1:
+        return None
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fastaug.augment.augment import Augment, Params
+from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
-from fastaug.loading.header import likely_size
+from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Need, Photo
 from fastaug.loading.stats import Observer
@@ -70,6 +71,7 @@ class BatchMaker:
     Attributes:
         draw: rows of the samples -> what is decided about them.
         pinned: whether targets are wanted in memory that a GPU reads by itself.
+        cache: of photos.
         least: images that a batch must have; with fewer it has none.
     """
 
@@ -80,7 +82,11 @@ class BatchMaker:
     workers: Workers
     observer: Observer
     pinned: bool
+    cache: Cache | None = None
     least: int = 1
+
+    def __post_init__(self) -> None:
+        self.fetcher = Fetcher(self.workers, self.cache, self.observer)
 
     def make(self, indices: np.ndarray) -> Batch:
         """The batch of some rows of the samples."""
@@ -88,31 +94,28 @@ class BatchMaker:
         with observer.stage("draw", len(indices)) as tell:
             draws = self.draw(indices)
             tell(draws)
-        with observer.stage("read", len(indices)) as tell:
-            contents = self.workers.read([self.samples.paths[row] for row in indices])
-            tell(contents)
-        needs = self._needs(contents, draws)
+        found = self.fetcher.find([self.samples.paths[row] for row in indices])
+        needs = self._needs(found, draws)
         shape = self.mode.buffer_shape(draws) if decoder.device.type == "cpu" else None
         buffer = None if shape is None else self.workers.memory.take(shape)
         size = decoder.chunk_size
         chunks = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
-        found = self.workers.decode(partial(self._load, contents, needs, draws, buffer), chunks)
-        batch = self._gather(indices, [outcome for outcomes, _ in found for outcome in outcomes], draws, buffer)
-        batch.ready = [ready for _, ready in found if ready]
+        made = self.workers.decode(partial(self._load, found, needs, draws, buffer), chunks)
+        batch = self._gather(indices, [outcome for outcomes, _ in made for outcome in outcomes], draws, buffer)
+        batch.ready = [ready for _, ready in made if ready]
         return batch
 
-    def _needs(self, contents: Sequence[bytes | str], draws: Draws) -> list[Need | None]:
-        """What is needed of each file; None where its header does not tell its size."""
-        sizes = {row: likely_size(content) for row, content in enumerate(contents) if isinstance(content, bytes)}
-        known = {row: size for row, size in sizes.items() if size is not None}
-        needs: list[Need | None] = [None] * len(contents)
+    def _needs(self, found: Sequence[Found], draws: Draws) -> list[Need | None]:
+        """What is needed of each sample; None where its size is not known."""
+        known = {row: one.size for row, one in enumerate(found) if one.size is not None}
+        needs: list[Need | None] = [None] * len(found)
         for row, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
             needs[row] = need
         return needs
 
     def _load(
         self,
-        contents: Sequence[bytes | str],
+        found: Sequence[Found],
         needs: Sequence[Need | None],
         draws: Draws,
         buffer: np.ndarray | None,
@@ -120,16 +123,9 @@ class BatchMaker:
     ) -> tuple[list[Photo | str], torch.cuda.Event | None]:
         """Photos of some rows of a batch, or the reasons why there are none, and when they are ready."""
         decoder = self.workers.decoder
-        encoded = {row: content for row in rows if isinstance(content := contents[row], bytes)}
-        outcomes: dict[int, Photo | str] = dict.fromkeys(rows, "the loader was stopped")
-        outcomes |= {row: reason for row in rows if isinstance(reason := contents[row], str)}
-        if self.workers.stopped:
-            encoded = {}  # nobody will look at the batch
         with nullcontext() if decoder.stream is None else torch.cuda.stream(decoder.stream):
-            with self.observer.stage("decode", len(encoded)) as tell:
-                found = decoder.decode(list(encoded.values()), [needs[row] for row in encoded])
-                tell(found)
-            outcomes |= zip(encoded, found, strict=True)
+            fetched = self.fetcher.photos([found[row] for row in rows], [needs[row] for row in rows])
+            outcomes = dict(zip(rows, fetched, strict=True))
             photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
             wanted = [self._need_of(photo, needs[row], draws, row) for row, photo in photos.items()]
             resizing = self.mode.resizing(list(photos.values()), wanted, draws.presize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 import warnings
 import weakref
@@ -21,10 +22,11 @@ from fastaug.augment.augment import Augment
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
+from fastaug.loading.cache import DEVICE, Cache, open_cache
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Draws, draw
 from fastaug.loading.modes import MODES
-from fastaug.loading.options import MAX_PIXELS, DecoderName, ModeName, ScaleName
+from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
 from fastaug.loading.position import Position, names_crc32
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
@@ -77,6 +79,12 @@ class ImageLoader(IterableDataset[Any]):
         scale: "auto": on a CPU, JPEGs that are far larger than needed are decoded at 1/2, 1/4 or 1/8, which leaves
             twice the pixels that are needed; "exact": every pixel is decoded.
         max_pixels: larger images are bad files.
+        cache: photos are decoded once and kept: "memory", the host's, shared by the ranks of the machine; "device", the
+            GPU's; or a folder, which is made. Only pixels are kept: what is drawn is drawn anew each epoch. The first
+            epoch fills it while it trains, and has the pixels of every later one. None: decode each time.
+        cache_size: the short side of what is kept, pixels; of smaller photos everything is. None: `presize` as it is
+            now.
+        cache_bytes: that the cache may take; what does not fit is decoded each time. None: half of what is left.
     Yields:
         x on `device`: the augment's dtype [B, 3, size, size], or uint8 [B, presize, presize, 3] without one;
         y on `device`: int64 [B], the targets. A batch of bad files only is left out, as is one of a single image (see
@@ -86,6 +94,7 @@ class ImageLoader(IterableDataset[Any]):
             without DALI.
     Attributes:
         decoder_choice: which decoder is taken, and why: (name, reason, advice or None).
+        cache_size: the short side of what is kept; None without a cache.
         quarantined: [(path, reason)] of the bad files met so far, in the order of delivery. They are not tried again by
             this loader, nor by one that its `state_dict` is loaded into.
 
@@ -123,6 +132,9 @@ class ImageLoader(IterableDataset[Any]):
         decoder: DecoderName = "auto",
         scale: ScaleName = "auto",
         max_pixels: int = MAX_PIXELS,
+        cache: str | os.PathLike[str] | None = None,
+        cache_size: int | None = None,
+        cache_bytes: int | None = None,
     ):
         arguments.check_samples(samples)
         arguments.check_augment(augment, schedule)
@@ -146,6 +158,14 @@ class ImageLoader(IterableDataset[Any]):
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
         self.return_info, self.max_bad_share, self.schedule = return_info, max_bad_share, schedule
         self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
+        arguments.checked_cache(cache, cache_size, cache_bytes)
+        if cache == DEVICE and self.device.type == "cuda" and self.decoder_choice.name != "dali":
+            raise ValueError(
+                f"ImageLoader: cache='device' needs a decoder that works there, got '{self.decoder_choice.name}'. "
+                f"Install DALI: {INSTALL_DALI}; or use cache='memory'."
+            )
+        self.cache, self.cache_bytes = cache, cache_bytes
+        self.cache_size = None if cache is None else cache_size or self.presize
         self._mode = MODES[mode]()
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
         self._position = Position()
@@ -165,6 +185,15 @@ class ImageLoader(IterableDataset[Any]):
                 stacklevel=2,
             )
             self.batch_size = share
+        self._opened_cache = self._open_cache()
+
+    def _open_cache(self) -> Cache | None:
+        if self.cache is None or self.cache_size is None:
+            return None
+        device = self.device if self.device.type == "cuda" else torch.device("cpu")
+        return open_cache(
+            self.cache, self.cache_size, self.cache_bytes, self.decoder_choice.name, self.scale, device
+        )  # fmt: skip
 
     @property
     def presize(self) -> int:
@@ -266,6 +295,8 @@ class ImageLoader(IterableDataset[Any]):
         settings |= {name: getattr(self, name) for name in ("training", "mode", "presize")}
         settings |= {} if self.augment is None else {"size": self.augment.size}
         settings |= {"device": str(self.device), "decoder": self.decoder_choice.name}
+        if self.cache is not None:
+            settings |= {"cache": os.fspath(self.cache), "cache_size": self.cache_size}
         settings |= {"shard": self.shard} if self.shard[1] > 1 else {}
         return settings | {"epoch": self._position.epoch, "quarantined": len(self.quarantined)}
 
@@ -284,10 +315,12 @@ class ImageLoader(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without what belongs to a running iteration. A copy goes its own way from here."""
-        return {**self.__dict__, "_position": replace(self._position), "_clock": None, "_iterations": None}
+        own = {"_position": replace(self._position), "_clock": None, "_iterations": None, "_opened_cache": None}
+        return {**self.__dict__, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _clock=Clock(), _iterations=weakref.WeakSet())
+        self._opened_cache = self._open_cache()
 
     def __iter__(self) -> Generator[Any, None, None]:
         worker = get_worker_info()
@@ -310,7 +343,8 @@ class ImageLoader(IterableDataset[Any]):
         bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
         with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
-            self._clock = clock = Clock({**loading, **dict.fromkeys(("decode", "presize"), workers.decoder.threads)})
+            decoding = dict.fromkeys(("decode", "keep", "cache", "presize"), workers.decoder.threads)
+            self._clock = clock = Clock({**loading, **decoding})
             least = 2 if self.training and self.drop_last and self.batch_size > 1 else 1
             make = partial(self._make, self._maker(epoch, workers, clock, least))
             batches = prefetch(make, (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS)
@@ -355,7 +389,8 @@ class ImageLoader(IterableDataset[Any]):
             return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
         pinned = self.device.type == "cuda"
-        return BatchMaker(self.samples, self._targets, self._mode, draws_of, workers, observer, pinned, least)
+        parts = self.samples, self._targets, self._mode, draws_of, workers, observer, pinned, self._opened_cache
+        return BatchMaker(*parts, least)
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = warp_batch(batch, self.augment, self.device)

@@ -12,7 +12,10 @@ from typing import Any, Protocol
 from fastaug.augment.augment import Observe
 from fastaug.text import html_table
 
-STAGES = {"read": "reading", "decode": "decoding", "presize": "presizing", "draw": "drawing", "warp": "warping"}
+STAGES = {
+    "read": "reading", "decode": "decoding", "keep": "keeping", "cache": "from cache", "presize": "presizing",
+    "draw": "drawing", "warp": "warping",
+}  # fmt: skip
 LOADER_IS_THE_LIMIT = 0.1  # share of the time, from which on
 
 
@@ -28,7 +31,8 @@ class LoaderStats:
         warp_s: what the consumer spent in the warp. On a GPU: to launch it.
         stages: name -> (images, seconds), each by itself, as it ran beside the others; the seconds of its threads are
             added up and divided by their number. Prefetched images count. "presize" is with mode="direct" the
-            shrinking of photos that are far too large. On a GPU: the host's part.
+            shrinking of photos that are far too large; "keep" the filling of a cache, "cache" what was served from it.
+            On a GPU: the host's part.
     """
 
     images: int
@@ -42,6 +46,16 @@ class LoaderStats:
     def images_per_s(self) -> dict[str, float]:
         """Of each stage, if it had the machine as it had it, and nothing else were to be done."""
         return {name: images / seconds for name, (images, seconds) in self.stages.items() if seconds > 0 and images}
+
+    @property
+    def cached(self) -> int:
+        """Images that came from the cache; prefetched ones count."""
+        return self.stages.get("cache", (0, 0.0))[0]
+
+    @property
+    def decoded(self) -> int:
+        """Images that were decoded, bad ones included."""
+        return self.stages.get("decode", (0, 0.0))[0]
 
     @property
     def loader_share(self) -> float:
@@ -69,6 +83,8 @@ class LoaderStats:
 
     def __str__(self) -> str:
         lines = [f"{STAGES[name]:<10}{speed:>10,.0f} images/s" for name, speed in self.images_per_s.items()]
+        if self.cached or "keep" in self.stages:
+            lines.append(f"{self.cached:,} images from the cache, {self.decoded:,} decoded")
         return "\n".join([*lines, f"first batch after {self.first_batch_s:.2f} s", self.limit])
 
     __repr__ = __str__

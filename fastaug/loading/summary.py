@@ -147,11 +147,17 @@ def range_of(images: Tensor) -> str:
 def _told(walk: Walk, mode: Mode, augment: Augment | None) -> list[tuple[str, str]]:
     """What the observer heard, in the order in which it happens to a photo, up to the step that failed."""
     steps: list[tuple[str, str]] = []
-    if "read" in walk.found:
+    if walk.found.get("cache"):
+        kept: Photo = walk.found["cache"][0]
+        steps.append(("cache", _kept(kept)))
+        steps.append(("presize", _presize(kept, walk.found["draw"], mode)))
+    elif "read" in walk.found:
         steps.append(("read", f"{len(walk.found['read'][0]):,} bytes"))
     if "decode" in walk.found:
         photo: Photo = walk.found["decode"][0]
         steps.append(("decode", _decoded(photo, walk.found["read"][0])))
+        if "keep" in walk.found:
+            steps.append(("keep", _kept(walk.found["keep"][0])))
         steps.append(("presize", _presize(photo, walk.found["draw"], mode)))
     if walk.failed in ("read", "decode", "presize"):  # before the operators, though these are drawn first
         return steps
@@ -166,6 +172,11 @@ def _decoded(photo: Photo, content: bytes) -> str:
     scale = photo.matrix[0, 0]
     smaller = f", decoded at {scale:g} of that" if scale < 1 else ""
     return f"{width} × {height} pixels (width × height), RGB{turned}{smaller}"
+
+
+def _kept(photo: Photo) -> str:
+    (height, width), (kept_height, kept_width, _) = photo.size, photo.pixels.shape
+    return f"{kept_width} × {kept_height} of {width} × {height} pixels (width × height) are in the cache"
 
 
 def _presize(photo: Photo, draws: Draws, mode: Mode) -> str:

@@ -64,6 +64,10 @@ class Workers:
         """The content of each file, or the reason why there is none."""
         return self._share(self._readers, self._threads, self._files.read_bytes, paths)
 
+    def read_now(self, path: str) -> bytes | str:
+        """The same of one file, in the calling thread."""
+        return self._files.read_bytes(path)
+
     def decode(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work(item)` for each item, in order, in the threads that decode. Items of an earlier call come first."""
         return self._share(self._decoding, self.decoder.threads, work, items)

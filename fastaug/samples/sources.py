@@ -17,6 +17,8 @@ from typing import BinaryIO, NamedTuple, Self, overload
 
 import numpy as np
 
+from fastaug.files import read_at
+
 IMAGE_EXTENSIONS = (  # of what is decoded
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
     ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga", ".ico", ".sgi", ".pcx",
@@ -109,18 +111,43 @@ class _Archive:
 
     def __init__(self, path: str) -> None:
         self.file, self.users = open(path, "rb", buffering=0), 0  # noqa: SIM115 (the Reader closes it)
-        self._place = threading.Lock()
 
     def size(self) -> int:
         return os.fstat(self.file.fileno()).st_size
 
     def read(self, size: int, offset: int) -> bytes:
         """The bytes there; several threads may read at a time."""
-        if hasattr(os, "pread"):
-            return os.pread(self.file.fileno(), size, offset)
-        with self._place:  # Windows: the place belongs to the file, so they take turns
-            self.file.seek(offset)
-            return self.file.read(size) or b""
+        return read_at(self.file.fileno(), size, offset)
+
+
+class Stamp(NamedTuple):
+    """By which it is seen that a file is another one than before: bytes, and nanoseconds of its latest change."""
+
+    size: int
+    time_ns: int
+
+
+def stamps(paths: Iterable[str]) -> list[Stamp | None]:
+    """Of each file, or of the archive that a member lies in; None: it cannot be reached."""
+    archives: dict[str, Stamp | None] = {}
+    found = []
+    for path in paths:
+        stamp = _stamp(path)
+        if stamp is None and (member := MEMBER.fullmatch(path)) is not None:
+            archive = member["archive"]
+            if archive not in archives:
+                archives[archive] = _stamp(archive)
+            stamp = archives[archive]
+        found.append(stamp)
+    return found
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
@@ -279,4 +306,15 @@ def _end_of_zeros(file: BinaryIO) -> int | None:
     return None
 
 
-__all__ = ["IMAGE_EXTENSIONS", "MEMBER", "Member", "MemberPaths", "Reader", "members", "narrow", "read_bytes"]
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "MEMBER",
+    "Member",
+    "MemberPaths",
+    "Reader",
+    "Stamp",
+    "members",
+    "narrow",
+    "read_bytes",
+    "stamps",
+]

@@ -1,0 +1,239 @@
+"""Pictures by name, in two files, which several processes read and fill at the same time.
+
+A slot is there as a whole or not at all: bytes are given out under the lock of the index, written without it, and then
+the record is added under it; the lock ends with its process. What is served was made of the source as it is now, by its
+size and the time of its change, has that very name, and the checksum that it was written with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastaug.caching.index import DAMAGED, GOOD, UNKNOWN, Entry, Index
+from fastaug.caching.pixels import Pixels, place_for
+from fastaug.files import locked
+from fastaug.text import printable
+
+log = logging.getLogger("fastaug")
+
+
+class Source(NamedTuple):
+    """What a slot is made of.
+
+    Attributes:
+        name: by which it is found.
+        size, time_ns: bytes, and when it was changed: of one with other ones nothing is known.
+    """
+
+    name: str
+    size: int
+    time_ns: int
+
+
+class Picture(NamedTuple):
+    """What a slot keeps.
+
+    Attributes:
+        pixels: uint8 [h, w, 3], C-contiguous.
+        original: (height, width) of the picture that they were made of.
+        scale: (sx, sy, tx, ty), see `Entry`.
+    """
+
+    pixels: np.ndarray
+    original: tuple[int, int]
+    scale: tuple[float, float, float, float]
+
+
+class Slot(NamedTuple):
+    """One that there is, of this source. number: of its record."""
+
+    source: Source
+    number: int
+    entry: Entry
+
+
+class Store:
+    """The pictures in two open files, which it closes when nobody has it any more.
+
+    Args:
+        files: descriptors of the index and of the pixels.
+        where: what messages call it.
+        budget: bytes that may be given out, by everybody together; 0: who fills it says.
+        token: of its index.
+    """
+
+    def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"") -> None:
+        self.where, self.budget, self.token, self.writable = where, budget, token, True
+        self._index, self._pixels = Index(files[0]), Pixels(files[1])
+        self._lock = threading.RLock()
+        self._process, self._given_out = os.getpid(), 0
+        self.files = files
+        weakref.finalize(self, _close, self.files)
+        self._pixels.shrunk()
+        self._index.refresh()
+
+    def __len__(self) -> int:
+        """Records, also those that do not count any more."""
+        return len(self._index)
+
+    def is_at(self, index: Path) -> bool:
+        """Whether its index is the file of that name: somebody may have removed it."""
+        try:
+            return os.path.samestat(os.fstat(self.files[0]), os.stat(index))
+        except OSError:
+            return False
+
+    def given_out(self) -> int:
+        """Bytes that are somebody's."""
+        return self._index.given_out()
+
+    def find(self, sources: Sequence[Source]) -> list[Slot | None]:
+        """The slots of those that there are."""
+        with self._lock:
+            if self._pixels.shrunk():
+                self._index.state[:] = bytes(len(self._index))
+            found = self._look_up(sources)
+            missing = [i for i, slot in enumerate(found) if slot is None]
+            if missing and self._index.refresh():  # others have added some
+                for i, slot in zip(missing, self._look_up([sources[i] for i in missing]), strict=True):
+                    found[i] = slot
+            return found
+
+    def _look_up(self, sources: Sequence[Source]) -> list[Slot | None]:
+        found: list[Slot | None] = []
+        for source, number in zip(sources, self._index.find([_key(source.name) for source in sources]), strict=True):
+            slot = None
+            if number is not None and self._index.state[number] != DAMAGED:
+                entry = self._index.entry(number)
+                if entry is not None and (entry.source_bytes, entry.source_time_ns) == source[1:]:
+                    slot = Slot(source, number, entry)
+            found.append(slot)
+        return found
+
+    def get(self, slot: Slot) -> np.ndarray | None:
+        """Its pixels, uint8 [h, w, 3]: the memory of the store; None: they are damaged."""
+        entry = slot.entry
+        shape, size = (entry.height, entry.width, 3), entry.height * entry.width * 3
+        with self._lock:
+            known = self._index.state[slot.number] if slot.number < len(self._index) else UNKNOWN
+            memory = self._pixels.view(entry.offset, entry.stored_bytes + entry.name_bytes)
+        if (
+            memory is None
+            or size != entry.stored_bytes
+            or (known != GOOD and zlib.crc32(memory.data) != entry.checksum)
+        ):
+            self._mark(slot, DAMAGED)
+            return None
+        if known != GOOD:
+            self._mark(slot, GOOD)
+        if memory[size:].tobytes() != _encoded(slot.source.name):  # another of the same key
+            return None
+        return memory[:size].reshape(shape)
+
+    def _mark(self, slot: Slot, state: int) -> None:
+        with self._lock:
+            if slot.number < len(self._index):
+                self._index.state[slot.number] = state
+
+    def put(self, pictures: Sequence[tuple[Source, Picture]], budget: int) -> None:
+        """Keep those for which there is room; an error of the disk is a warning, once, and then nothing more is kept.
+
+        Args:
+            pictures: of sources, as they were before they were read.
+            budget: bytes that may be given out, by everybody together; that of the store comes first.
+        """
+        budget = self.budget or budget
+        fitting = [(source, picture) for source, picture in pictures if self._end_of(source, picture) <= budget]
+        if not fitting or not self.writable:
+            return
+        checksums = [zlib.crc32(_encoded(source.name), zlib.crc32(picture.pixels.data)) for source, picture in fitting]
+        try:
+            with self._filling():
+                entries = self._place(fitting, checksums, budget)
+            for (source, picture), entry in zip(fitting, entries, strict=True):
+                if entry is not None:
+                    self._pixels.write(entry.offset, (picture.pixels.reshape(-1), _encoded(source.name)))
+            written = [entry for entry in entries if entry is not None]
+            if written:
+                with self._filling():
+                    for number in self._index.add(written):
+                        self._index.state[number] = GOOD
+        except OSError as error:
+            self.stop_filling(error)
+
+    def stop_filling(self, error: OSError) -> None:
+        """Say so, once."""
+        with self._lock:
+            told, self.writable = not self.writable, False
+        if not told:
+            reason = printable(error.strerror or str(error))
+            log.warning(
+                "cache %s: cannot be filled (%s). What it has is used, everything else is decoded each time.",
+                printable(self.where), reason,
+            )  # fmt: skip
+
+    def _end_of(self, source: Source, picture: Picture) -> int:
+        """Of its bytes, if it came next."""
+        return self._given_out + picture.pixels.nbytes + len(_encoded(source.name))
+
+    def _place(
+        self, pictures: Sequence[tuple[Source, Picture]], checksums: Sequence[int], budget: int
+    ) -> list[Entry | None]:
+        """Give out bytes to those that are not there yet and fit; None for the others."""
+        self._index.refresh()
+        there = self._look_up([source for source, _ in pictures])
+        end = given_out = self._index.given_out()
+        entries: list[Entry | None] = []
+        for (source, picture), checksum, slot in zip(pictures, checksums, there, strict=True):
+            name_bytes, (height, width, _) = len(_encoded(source.name)), picture.pixels.shape
+            size = picture.pixels.nbytes + name_bytes
+            start = place_for(size, end)
+            if slot is not None or start + size > budget:
+                entries.append(None)
+                continue
+            numbers = picture.pixels.nbytes, name_bytes, height, width, *picture.original, *picture.scale
+            entries.append(Entry(_key(source.name), source.size, source.time_ns, start, *numbers, checksum))
+            end = start + size
+        if end > given_out:
+            self._pixels.grow(end)
+            self._index.give_out(end)
+        self._given_out = end
+        return entries
+
+    @contextmanager
+    def _filling(self) -> Iterator[None]:
+        """Within, no other thread and no other process gives out bytes or adds records."""
+        with self._lock:
+            if os.getpid() != self._process:  # a fork shares the open file, and so its lock, with its parent
+                self._open_again()
+            with locked(self._index.file):
+                yield
+
+    def _open_again(self) -> None:
+        own = os.open(f"/proc/self/fd/{self._index.file}", os.O_RDWR)
+        self.files.append(own)
+        self._index.file, self._process = own, os.getpid()
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(_encoded(name), digest_size=8).digest(), "little")
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
