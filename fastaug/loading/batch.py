@@ -132,7 +132,7 @@ class BatchMaker:
             outcomes = dict(zip(rows, fetched, strict=True))
             photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
             wanted = [self._need_of(photo, needs[row], draws, row) for row, photo in photos.items()]
-            resizing = self.mode.resizing(list(photos.values()), wanted, draws.presize)
+            resizing = self.mode.resizing(list(photos.values()), wanted, draws)
             if len(resizing):
                 out = None if buffer is None else [buffer[row] for row in photos]
                 with self.observer.stage("presize", len(resizing)):
