@@ -63,7 +63,7 @@ def images_by_hand(loader: fa.ImageLoader, rows: list[int], epoch: int, cache_si
     decoder, mode = make_decoder("jpeg"), MODES[loader.mode]()
     photos = photos_by_hand(loader.samples, rows, cache_size)
     sizes = [photo.size for photo in photos]
-    photos = decoder.resize(photos, mode.resizing(photos, mode.needs(draws, sizes), loader.presize))
+    photos = decoder.resize(photos, mode.resizing(photos, mode.needs(draws, sizes), draws))
     if draws.params is None or loader.augment is None:
         return torch.stack([photo.pixels for photo in photos])
     back = torch.linalg.inv(torch.from_numpy(np.array([photo.matrix for photo in photos])))

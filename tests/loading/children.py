@@ -175,7 +175,7 @@ CALLS = (
 
 
 def killed_at_call(pipe: Connection, samples: fa.Samples, folder: str, number: int, when: str) -> int:
-    """Killed before, within or after its call of that number to the system; returns how many there are if it lives."""
+    """Killed before or within its call of that number to the system; returns how many there are if it lives."""
     count, me = 0, os.getpid()
 
     def counting(call: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -186,8 +186,6 @@ def killed_at_call(pipe: Connection, samples: fa.Samples, folder: str, number: i
                 if when == "within" and name in ("write", "pwrite"):
                     fd, content, *rest = arguments
                     call(fd, memoryview(content).cast("B")[: len(memoryview(content).cast("B")) // 2], *rest)
-                elif when == "after":
-                    call(*arguments, **options)
                 os.kill(me, signal.SIGKILL)
             return call(*arguments, **options)
 
@@ -249,10 +247,6 @@ def damaged_while_open(pipe: Connection, samples: fa.Samples, folder: str, damag
     for epoch in range(3):
         assert len(assert_right(loader, epoch)) == len(samples)
     return served(loader)
-
-
-def killed_rank_free(fd: str) -> bool:
-    return fd.startswith("/memfd:")
 
 
 def memory_held() -> dict[tuple[int, int], int]:
