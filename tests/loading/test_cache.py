@@ -38,6 +38,7 @@ from tests.loading.by_hand import (
     write_crowd,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MODES = ["resize", "direct"]
 
 
@@ -520,7 +521,6 @@ def test_another_setting_is_another_cache(crowd: fa.Samples, folder: Path) -> No
 def test_loaders_side_by_side_see_what_each_other_keeps(crowd: fa.Samples, folder: Path) -> None:
     first, second = make_cached(crowd, folder), make_cached(crowd, folder, mode="direct", training=False)
     next(iter(second))
-    second.close()
     assert_right(first, 0)
     assert_right(second, 0)
     assert served(second) == (12, 0)
@@ -728,8 +728,6 @@ def use(samples: fa.Samples, cache: str, leave: str) -> None:
 
 
 def test_nothing_is_held_when_the_loader_is_gone(crowd: fa.Samples, cache: str) -> None:
-    use(crowd, cache, "closed")
-    gc.collect()
     before = held()
     for leave in ("over", "broken off", "exception", "closed", "with"):
         use(crowd, cache, leave)
@@ -745,9 +743,7 @@ def test_a_batch_outlives_its_loader(crowd: fa.Samples, cache: str) -> None:
     loader.set_epoch(0)
     batches = list(loader)
     expected = [x.clone() for x, _, _ in batches]
-    loader.close()
     del loader
-    gc.collect()
     assert all(torch.equal(x, other) for (x, _, _), other in zip(batches, expected, strict=True))
 
 
@@ -763,7 +759,7 @@ def test_a_loader_with_a_cache_is_copied_and_pickled(crowd: fa.Samples, cache: s
             assert sorted(assert_right(copy, 0)) == list(range(12))
         assert served(copy) == (12, 0)
         assert cache in repr(copy)
-        copy.close()
+    del copies, copy
     assert_right(loader, 0)
     assert served(loader) == (12, 0), "a copy took it away"
     state = pickle.dumps(loader)

@@ -29,7 +29,10 @@ from tests.loading import children
 from tests.loading.by_hand import assert_right, kept, make_cached, served, slots, write_crowd
 from tests.loading.children import Child, in_child, refuse, said, three_epochs
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, and forks")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, and forks"),
+    pytest.mark.usefixtures("one_thread"),
+]
 RECORD, HEADER = 92, 4096
 
 
@@ -526,5 +529,5 @@ class Life(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-Life.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+Life.TestCase.settings = settings(max_examples=12, stateful_step_count=16, deadline=None)
 TestLife = Life.TestCase
