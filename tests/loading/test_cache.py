@@ -209,7 +209,7 @@ def test_pixels_depend_on_file_and_settings_not_on_what_was_drawn_when(tmp_path:
     settings: dict[str, Any] = {"mode": mode, "scale": "auto", "augment": fa.aug_transforms(size=24, min_scale=0.1)}
     folders = (f"{cache} {k}" if os.sep in cache else cache for k in itertools.count())
 
-    def epochs(*numbers: int, **changes: Any) -> list[dict[int, Tensor]]:
+    def epochs(*numbers: int, **changes: Any) -> list[dict[int, torch.Tensor]]:
         """Of a loader with a new cache, these epochs, one after the other."""
         loader, found = make_cached(samples, next(folders), **{**settings, **changes}), []
         for number in numbers:

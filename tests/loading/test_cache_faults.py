@@ -405,8 +405,8 @@ def test_a_file_of_it_is_another(crowd: fa.Samples, filled: Path, tmp_path: Path
         try:
             assert_heals(crowd, folder)
         except ValueError as error:  # it may be somebody's
-            assert (what, name) == ("text", "index")  # noqa: PT017
-            assert str(error).startswith("cache: expected an index of fastaug in ")  # noqa: PT017
+            assert (what, name) == ("text", "index")
+            assert str(error).startswith("cache: expected an index of fastaug in ")
             assert path.read_bytes().startswith(b"no cache")
 
 
