@@ -27,6 +27,7 @@ from fastaug.text import printable
 
 log = logging.getLogger("fastaug")
 
+_MOST_BYTES = 1 << 32  # of a slot: its record has no room for more
 _BLOCK_BYTES = 4096  # that are summed, as numbers of 64 bits, before the sums are looked at
 
 
@@ -87,7 +88,7 @@ class Store:
         self.where, self.budget, self.token, self._checked, self.writable = where, budget, token, checked, True
         self._index, self._pixels = Index(files[0]), Pixels(files[1])
         self._lock = threading.RLock()
-        self._process = os.getpid()
+        self._process, self._told_stale = os.getpid(), False
         self.files = files
         weakref.finalize(self, _close, self.files)
         self._pixels.shrunk()
@@ -200,7 +201,10 @@ class Store:
             size = picture.pixels.nbytes + len(source.name)
             start = place_for(size, end)
             more = stale + (old.stored_bytes + old.name_bytes if old else 0)
-            if slot is not None or source.key in given or start + size - min(more, budget // 8) > budget:
+            fits = start + size - min(more, budget // 8) <= budget and size < _MOST_BYTES
+            if slot is not None or source.key in given or not fits:
+                if slot is None and old is not None and not fits:
+                    self._say_stale()
                 places.append(None)
                 continue
             places.append(start)
@@ -210,6 +214,16 @@ class Store:
             self._pixels.grow(end)
             self._index.give_out(end, stale)
         return places
+
+    def _say_stale(self) -> None:
+        """Once, that there is no room for what became of a source."""
+        if not self._told_stale:
+            self._told_stale = True
+            name = printable(self.where)
+            log.warning(
+                "cache %s: full, also of pixels of files that changed since. To give them back: fastaug cache %s --clean",
+                name, name,
+            )  # fmt: skip
 
     def _entry(self, source: Source, picture: Picture, start: int) -> Entry:
         pixels = picture.pixels

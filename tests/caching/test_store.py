@@ -120,7 +120,9 @@ def test_a_source_that_changed_is_not_there_and_refills_its_slot(tmp_path: Path)
     assert made.find([source(1, size=99)]) == [None]
 
 
-def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(tmp_path: Path) -> None:
+def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = opened(tmp_path)
     fill(made, range(50), budget=100_000)
     there = served(made, range(50))
@@ -136,6 +138,8 @@ def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(tmp_path: Pat
         made.put([(source(3, time_ns=time_ns), picture(3))], 100_000)
     assert made.given_out() <= 100_000 * 9 // 8
     assert made.find([source(3, time_ns=29)]) == [None]
+    (record,) = caplog.records
+    assert "full, also of pixels of files that changed since. To give them back: fastaug cache" in record.getMessage()
 
 
 def test_a_picture_larger_than_a_segment_has_one_of_its_own(tmp_path: Path) -> None:
