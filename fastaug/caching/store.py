@@ -219,11 +219,10 @@ class Store:
         """Once, that there is no room for what became of a source."""
         if not self._told_stale:
             self._told_stale = True
-            name = printable(self.where)
             log.warning(
-                "cache %s: full, also of pixels of files that changed since. To give them back: fastaug cache %s --clean",
-                name, name,
-            )  # fmt: skip
+                "cache %s: full, also of pixels of files that changed since. `fastaug cache` with --clean gives them back.",
+                printable(self.where),
+            )
 
     def _entry(self, source: Source, picture: Picture, start: int) -> Entry:
         pixels = picture.pixels

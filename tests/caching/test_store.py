@@ -139,7 +139,7 @@ def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(
     assert made.given_out() <= 100_000 * 9 // 8
     assert made.find([source(3, time_ns=29)]) == [None]
     (record,) = caplog.records
-    assert "full, also of pixels of files that changed since. To give them back: fastaug cache" in record.getMessage()
+    assert "full, also of pixels of files that changed since. `fastaug cache` with --clean" in record.getMessage()
 
 
 def test_a_picture_larger_than_a_segment_has_one_of_its_own(tmp_path: Path) -> None:
