@@ -79,7 +79,7 @@ class Store:
     Args:
         files: descriptors of the index and of the pixels.
         where: what messages call it.
-        budget: bytes that may be given out, by everybody together; 0: who fills it says.
+        budget: bytes that may be given out, if its index says so.
         token: of its index.
         checked: whether what is in it may be damaged, as in files.
     """
@@ -107,7 +107,7 @@ class Store:
 
     def given_out(self) -> int:
         """Bytes that are somebody's."""
-        return self._index.given_out()[0]
+        return self._index.given_out(self._pixels.size())[0]
 
     def find(self, sources: Sequence[Source]) -> list[Slot | None]:
         """The slots of those that there are."""
@@ -159,14 +159,14 @@ class Store:
 
         Args:
             pictures: of sources, as they were before they were read.
-            budget: bytes that may be given out, by everybody together; that of the store comes first. What sources
-                left that have changed since does not count, up to an eighth more.
+            budget: bytes that may be given out, by everybody together. What sources left that have changed since does
+                not count, up to an eighth more.
         """
         if not self.writable or not pictures:
             return
         try:
             with self._filling():
-                places = self._place(pictures, self.budget or budget)
+                places = self._place(pictures, budget)
             entries = []
             for (source, picture), start in zip(pictures, places, strict=True):
                 if start is not None:
@@ -194,7 +194,7 @@ class Store:
         self._index.refresh()
         sources = [source for source, _ in pictures]
         there, earlier = self._look_up(sources), self._index.find([source.key for source in sources])
-        (end, stale), given = self._index.given_out(), set[int]()
+        (end, stale), given = self._index.given_out(self._pixels.size()), set[int]()
         places: list[int | None] = []
         for (source, picture), slot, number in zip(pictures, there, earlier, strict=True):
             old = None if number is None else self._index.entry(number)
@@ -220,7 +220,7 @@ class Store:
         if not self._told_stale:
             self._told_stale = True
             log.warning(
-                "cache %s: full, also of pixels of files that changed since. `fastaug cache` with --clean gives them back.",
+                "cache %s: full, also of pixels of files that changed since; `fastaug cache --clean` gives them back.",
                 printable(self.where),
             )
 

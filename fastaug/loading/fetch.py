@@ -82,13 +82,15 @@ class Fetcher:
         rows = [row for row, one in enumerate(found) if one.content is None]
         photos: dict[int, Photo | str] = {}
         if rows and self._cache is not None:
-            with self._observer.stage("cache", len(rows)) as tell:
+            with self._observer.stage("cache", 0):
                 for row in rows:
                     place = found[row].place
                     photo = None if place is None else self._cache.photo(place)
                     if photo is not None:
                         pixels = photo.pixels.to(self._workers.decoder.device)
                         photos[row] = Photo(pixels, photo.matrix, photo.size)
+        if photos:  # some may be damaged
+            with self._observer.stage("cache", len(photos)) as tell:
                 tell([*photos.values()])
         return photos
 
