@@ -43,7 +43,7 @@ class Fetcher:
                 places = [self._allowed(place) for place in self._cache.find(paths)]
         missing = [row for row, place in enumerate(places) if place is None or place.kept is None]
         contents: dict[int, bytes | str] = {}
-        if missing or self._cache is None:
+        if missing:
             with self._observer.stage("read", len(missing)) as tell:
                 read = self._workers.read([paths[row] for row in missing])
                 tell(read)
@@ -74,7 +74,7 @@ class Fetcher:
                 encoded[row] = content
         if self._workers.stopped:  # nobody will look at them
             outcomes |= dict.fromkeys(encoded, "the loader was stopped")
-        elif encoded or self._cache is None:
+        elif encoded:
             outcomes |= self._decoded(found, needs, encoded)
         return [outcomes[row] for row in range(len(found))]
 
@@ -100,7 +100,7 @@ class Fetcher:
         decoder, cache = self._workers.decoder, self._cache
         wanted = [needs[row] for row in encoded]
         if cache is not None:
-            sizes = [likely_size(content) for content in encoded.values()]
+            sizes = [found[row].size for row in encoded]
             wanted = [None if size is None else needed(size, cache.short_side) for size in sizes]
         with self._observer.stage("decode", len(encoded)) as tell:
             outcomes = decoder.decode(list(encoded.values()), wanted)
