@@ -33,7 +33,7 @@ from tests.factories import PATIENCE_S
 from tests.loading.by_hand import AUGMENT, CACHE_SIZE, assert_right, make_cached, served  # noqa: F401
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "pytest"])  # it is the main module, which each child imports
 # Numba's loops are loaded once, before anything is forked; no threads are started by it.
 resize(np.zeros((9, 9, 3), np.uint8), (0, 0, 9, 9), np.zeros((4, 4, 3), np.uint8))
 
@@ -106,12 +106,13 @@ def said() -> Iterator[list[str]]:
 
 
 def fill(pipe: Connection, samples: fa.Samples, folder: str, seed: int) -> None:
-    """Again and again until it is killed; every sample is decoded and presized, which takes a moment."""
-    loader = make_cached(samples, folder, seed=seed, augment=None, batch_size=4, num_threads=1)
+    """Again and again until it is killed."""
+    settings: dict[str, Any] = {"augment": None, "batch_size": 4, "num_threads": 1, "prefetch_batches": 1}
+    loader = make_cached(samples, folder, seed=seed, **settings)
     pipe.send("ready")
     while True:
         for _ in loader:
-            pass
+            time.sleep(0.003)
 
 
 def fill_at_once(pipe: Connection, samples: fa.Samples, folder: str, seed: int) -> list[tuple[int, int]]:
