@@ -18,7 +18,8 @@ ROOMS = {
     "config": {"files", "text", "fastaug"},
     "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
     "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},
-    "loading": {"augment", "warping", "samples", "machine", "memory", "text"},
+    "loading": {"augment", "caching", "warping", "samples", "machine", "memory", "text"},
+    "caching": {"files", "text"},
     "augment": {"warping", "text"},
     "samples": {"files", "text"},
     "warping": {"memory"},
@@ -33,6 +34,8 @@ COMMANDS = {"bench", "check", "demo", "lr_find", "predict", "show", "summary", "
 # Libraries that are optional, heavy, or likely to be replaced: the files that know each.
 KNOWN_BY = {
     "nvidia": {"loading/dali.py"},
+    "fcntl": {"files.py"},
+    "mmap": {"caching/pixels.py"},
     "triton": {"warping/gpu.py"},
     "numba": {"warping/compiled.py", "warping/cpu.py", "loading/resize.py"},
     "llvmlite": {"warping/compiled.py", "warping/cpu.py", "loading/resize.py"},

@@ -1,6 +1,6 @@
 """The index of a cache: a page about it, then a record for each slot, added at the end.
 
-    0       magic, bytes given out, budget, token, the settings as JSON
+    0       magic; bytes given out, and how many of them nobody needs any more; budget, token, settings as JSON
     4,096   records of 92 bytes, see `Entry`
 
 Of two records of one key the later counts. A record whose check is wrong counts as none: it is what a power failure
@@ -22,7 +22,7 @@ from fastaug.files import read_at, write_at
 
 HEADER_BYTES = 4096
 _MAGIC = b"fastaug cache 1\n"
-_GIVEN_OUT = struct.Struct("<Q")  # after the magic
+_GIVEN_OUT = struct.Struct("<QQ")  # after the magic
 _TERMS = struct.Struct("<Q16s")  # after that
 _RECORD = struct.Struct("<QQqQIIHHIIddddI")
 _CHECK = struct.Struct("<I")
@@ -96,7 +96,9 @@ class Header(NamedTuple):
 
     def write(self, file: int) -> None:
         """Into a file that is empty, or has the beginning of a header."""
-        page = _MAGIC + _GIVEN_OUT.pack(0) + _TERMS.pack(self.budget, self.token) + json.dumps(self.settings).encode()
+        page = (
+            _MAGIC + _GIVEN_OUT.pack(0, 0) + _TERMS.pack(self.budget, self.token) + json.dumps(self.settings).encode()
+        )
         write_at(file, page.ljust(HEADER_BYTES, b"\0"), 0)
 
     @classmethod
@@ -176,13 +178,16 @@ class Index:
         """None: its record is damaged."""
         return Entry.decoded(read_at(self.file, RECORD_BYTES, HEADER_BYTES + number * RECORD_BYTES))
 
-    def given_out(self) -> int:
-        """Where the bytes end that are somebody's; that of the slots counts too, if a power failure undid the other."""
-        noted: int = _GIVEN_OUT.unpack(read_at(self.file, _GIVEN_OUT.size, len(_MAGIC)))[0]
-        return max(noted, self._end)
+    def given_out(self) -> tuple[int, int]:
+        """Where the bytes end that are somebody's, and how many of them are of sources that have changed since.
 
-    def give_out(self, end: int) -> None:
-        write_at(self.file, _GIVEN_OUT.pack(end), len(_MAGIC))
+        That of the slots counts too: a power failure may undo what was noted.
+        """
+        end, stale = _GIVEN_OUT.unpack(read_at(self.file, _GIVEN_OUT.size, len(_MAGIC)))
+        return max(end, self._end), stale
+
+    def give_out(self, end: int, stale: int) -> None:
+        write_at(self.file, _GIVEN_OUT.pack(end, stale), len(_MAGIC))
 
     def add(self, entries: Sequence[Entry]) -> list[int]:
         """Their numbers. What a killed process left of a record is overwritten."""

@@ -27,6 +27,8 @@ from fastaug.text import printable
 
 log = logging.getLogger("fastaug")
 
+_BLOCK_BYTES = 4096  # that are summed, as numbers of 64 bits, before the sums are looked at
+
 
 class Source(NamedTuple):
     """What a slot is made of.
@@ -77,7 +79,7 @@ class Store:
         self.where, self.budget, self.token, self.writable = where, budget, token, True
         self._index, self._pixels = Index(files[0]), Pixels(files[1])
         self._lock = threading.RLock()
-        self._process, self._given_out = os.getpid(), 0
+        self._process = os.getpid()
         self.files = files
         weakref.finalize(self, _close, self.files)
         self._pixels.shrunk()
@@ -96,7 +98,7 @@ class Store:
 
     def given_out(self) -> int:
         """Bytes that are somebody's."""
-        return self._index.given_out()
+        return self._index.given_out()[0]
 
     def find(self, sources: Sequence[Source]) -> list[Slot | None]:
         """The slots of those that there are."""
@@ -128,11 +130,7 @@ class Store:
         with self._lock:
             known = self._index.state[slot.number] if slot.number < len(self._index) else UNKNOWN
             memory = self._pixels.view(entry.offset, entry.stored_bytes + entry.name_bytes)
-        if (
-            memory is None
-            or size != entry.stored_bytes
-            or (known != GOOD and zlib.crc32(memory.data) != entry.checksum)
-        ):
+        if memory is None or size != entry.stored_bytes or (known != GOOD and _checksum(memory) != entry.checksum):
             self._mark(slot, DAMAGED)
             return None
         if known != GOOD:
@@ -151,23 +149,22 @@ class Store:
 
         Args:
             pictures: of sources, as they were before they were read.
-            budget: bytes that may be given out, by everybody together; that of the store comes first.
+            budget: bytes that may be given out, by everybody together; that of the store comes first. What sources
+                left that have changed since does not count, up to an eighth more.
         """
-        budget = self.budget or budget
-        fitting = [(source, picture) for source, picture in pictures if self._end_of(source, picture) <= budget]
-        if not fitting or not self.writable:
+        if not self.writable or not pictures:
             return
-        checksums = [zlib.crc32(_encoded(source.name), zlib.crc32(picture.pixels.data)) for source, picture in fitting]
         try:
             with self._filling():
-                entries = self._place(fitting, checksums, budget)
-            for (source, picture), entry in zip(fitting, entries, strict=True):
-                if entry is not None:
-                    self._pixels.write(entry.offset, (picture.pixels.reshape(-1), _encoded(source.name)))
-            written = [entry for entry in entries if entry is not None]
-            if written:
+                places = self._place(pictures, self.budget or budget)
+            entries = []
+            for (source, picture), start in zip(pictures, places, strict=True):
+                if start is not None:
+                    entries.append(_entry(source, picture, start))
+                    self._pixels.write(start, (picture.pixels.reshape(-1), _encoded(source.name)))
+            if entries:
                 with self._filling():
-                    for number in self._index.add(written):
+                    for number in self._index.add(entries):
                         self._index.state[number] = GOOD
         except OSError as error:
             self.stop_filling(error)
@@ -183,33 +180,28 @@ class Store:
                 printable(self.where), reason,
             )  # fmt: skip
 
-    def _end_of(self, source: Source, picture: Picture) -> int:
-        """Of its bytes, if it came next."""
-        return self._given_out + picture.pixels.nbytes + len(_encoded(source.name))
-
-    def _place(
-        self, pictures: Sequence[tuple[Source, Picture]], checksums: Sequence[int], budget: int
-    ) -> list[Entry | None]:
-        """Give out bytes to those that are not there yet and fit; None for the others."""
+    def _place(self, pictures: Sequence[tuple[Source, Picture]], budget: int) -> list[int | None]:
+        """Give out bytes to those that are not there yet and fit, and say where; None for the others."""
         self._index.refresh()
-        there = self._look_up([source for source, _ in pictures])
-        end = given_out = self._index.given_out()
-        entries: list[Entry | None] = []
-        for (source, picture), checksum, slot in zip(pictures, checksums, there, strict=True):
-            name_bytes, (height, width, _) = len(_encoded(source.name)), picture.pixels.shape
-            size = picture.pixels.nbytes + name_bytes
+        sources = [source for source, _ in pictures]
+        there, earlier = self._look_up(sources), self._index.find([_key(source.name) for source in sources])
+        (end, stale), given = self._index.given_out(), set[int]()
+        places: list[int | None] = []
+        for (source, picture), slot, number in zip(pictures, there, earlier, strict=True):
+            old = None if number is None else self._index.entry(number)
+            size = picture.pixels.nbytes + len(_encoded(source.name))
             start = place_for(size, end)
-            if slot is not None or start + size > budget:
-                entries.append(None)
+            more = stale + (old.stored_bytes + old.name_bytes if old else 0)
+            if slot is not None or _key(source.name) in given or start + size - min(more, budget // 8) > budget:
+                places.append(None)
                 continue
-            numbers = picture.pixels.nbytes, name_bytes, height, width, *picture.original, *picture.scale
-            entries.append(Entry(_key(source.name), source.size, source.time_ns, start, *numbers, checksum))
-            end = start + size
-        if end > given_out:
+            places.append(start)
+            given.add(_key(source.name))
+            end, stale = start + size, more
+        if given:
             self._pixels.grow(end)
-            self._index.give_out(end)
-        self._given_out = end
-        return entries
+            self._index.give_out(end, stale)
+        return places
 
     @contextmanager
     def _filling(self) -> Iterator[None]:
@@ -224,6 +216,20 @@ class Store:
         own = os.open(f"/proc/self/fd/{self._index.file}", os.O_RDWR)
         self.files.append(own)
         self._index.file, self._process = own, os.getpid()
+
+
+def _entry(source: Source, picture: Picture, start: int) -> Entry:
+    name, pixels = _encoded(source.name), picture.pixels
+    sizes = pixels.nbytes, len(name), pixels.shape[0], pixels.shape[1], *picture.original
+    checksum = zlib.crc32(name, _checksum(pixels.reshape(-1)))
+    return Entry(_key(source.name), source.size, source.time_ns, start, *sizes, *picture.scale, checksum)
+
+
+def _checksum(memory: np.ndarray) -> int:
+    """Of uint8 [N]: CRC-32 of the sums of blocks, and of what is left; a CRC of everything takes four times as long."""
+    whole = len(memory) // _BLOCK_BYTES * _BLOCK_BYTES
+    sums = memory[:whole].view(np.uint64).reshape(-1, _BLOCK_BYTES // 8).sum(1)
+    return zlib.crc32(memory[whole:].data, zlib.crc32(sums.data))
 
 
 def _key(name: str) -> int:

@@ -98,9 +98,13 @@ class BatchMaker:
         needs = self._needs(found, draws)
         shape = self.mode.buffer_shape(draws) if decoder.device.type == "cpu" else None
         buffer = None if shape is None else self.workers.memory.take(shape)
-        size = decoder.chunk_size
-        chunks = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
-        made = self.workers.decode(partial(self._load, found, needs, draws, buffer), chunks)
+        load = partial(self._load, found, needs, draws, buffer)
+        if shape is None and all(one.content is None for one in found):
+            made = [load(range(len(indices)))]  # from the cache, to be warped as they are
+        else:
+            size = decoder.chunk_size
+            chunks = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
+            made = self.workers.decode(load, chunks)
         batch = self._gather(indices, [outcome for outcomes, _ in made for outcome in outcomes], draws, buffer)
         batch.ready = [ready for _, ready in made if ready]
         return batch
@@ -128,7 +132,7 @@ class BatchMaker:
             outcomes = dict(zip(rows, fetched, strict=True))
             photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
             wanted = [self._need_of(photo, needs[row], draws, row) for row, photo in photos.items()]
-            resizing = self.mode.resizing(list(photos.values()), wanted, draws.presize)
+            resizing = self.mode.resizing(list(photos.values()), wanted, draws)
             if len(resizing):
                 out = None if buffer is None else [buffer[row] for row in photos]
                 with self.observer.stage("presize", len(resizing)):

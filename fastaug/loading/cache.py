@@ -200,9 +200,10 @@ def sources_of(paths: Sequence[str]) -> list[Source | None]:
     return found
 
 
-def settings_of(short_side: int, decoder: str, scale: ScaleName) -> dict[str, Any]:
+def settings_of(short_side: int, decoder: str, scale: ScaleName, device: torch.device) -> dict[str, Any]:
     """What the pixels of a cache depend on, beside the files."""
-    scale = "exact" if decoder == "dali" else scale  # which decodes all pixels there are
+    if decoder == "dali":  # it decodes all pixels there are, on a GPU others than on a CPU by a level
+        decoder, scale = f"dali_{device.type}", "exact"
     return {"pixels": _PIXELS, "cache_size": short_side, "filter": "lanczos3", "decoder": decoder, "scale": scale}
 
 
@@ -225,7 +226,7 @@ def open_cache(
     Raises:
         ValueError: what is there is no folder, or no cache.
     """
-    settings = settings_of(short_side, decoder, scale)
+    settings = settings_of(short_side, decoder, scale, device)
     if cache == DEVICE:
         name = f"{device} {settings}"
         found = _devices.get(name)

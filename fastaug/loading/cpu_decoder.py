@@ -38,7 +38,7 @@ class CpuDecoder:
             raise ValueError(f"CpuDecoder: expected num_threads of at least 1 or None, got {num_threads}.")
         self.threads = num_threads or core_count()
         self.memory = Memory()
-        self._scaled, self._max_pixels = scale == "auto", max_pixels
+        self._scaled, self.max_pixels = scale == "auto", max_pixels
 
     def decode(
         self, encoded: Sequence[bytes | np.ndarray], needs: Sequence[Need | None] | None = None
@@ -51,8 +51,8 @@ class CpuDecoder:
     def _decode(self, content: bytes, need: Need | None) -> Photo | str:
         try:
             if content.startswith(JPEG):
-                return jpeg.decode(content, need, self.memory, self._max_pixels)
-            return Photo.whole(torch.from_numpy(pillow.decode(content, self.memory, self._max_pixels)))
+                return jpeg.decode(content, need, self.memory, self.max_pixels)
+            return Photo.whole(torch.from_numpy(pillow.decode(content, self.memory, self.max_pixels)))
         except pillow.Unreadable as error:
             return str(error)
         except MemoryError:  # a damaged header asks for an absurd size

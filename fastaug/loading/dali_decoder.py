@@ -77,7 +77,7 @@ class DaliDecoder:
             raise ValueError(f"DaliDecoder: expected num_threads of at least 1 or None, got {num_threads}.")
         if self.device.type not in ("cpu", "cuda"):
             raise ValueError(f"DaliDecoder: expected device 'cpu' or 'cuda', got '{self.device}'.")
-        self._dali, self._max_pixels = _import_dali(), max_pixels
+        self._dali, self.max_pixels = _import_dali(), max_pixels
         self._cpu = CpuDecoder(1, "exact", max_pixels)
         self._lock = threading.Lock()
         self.stream: torch.cuda.Stream | None = None
@@ -157,7 +157,7 @@ class DaliDecoder:
     def _file(self, content: bytes) -> tuple[np.ndarray, int] | None:
         """What DALI is given, and its orientation; None: it is decoded on the CPU."""
         header = read_header(content)
-        if header is None or not header.ordinary or header.height * header.width > self._max_pixels:
+        if header is None or not header.ordinary or header.height * header.width > self.max_pixels:
             return None
         try:
             check_scans(content, header)

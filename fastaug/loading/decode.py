@@ -22,12 +22,14 @@ class Decoder(Protocol):
             another, call under `torch.cuda.stream(decoder.stream)` and let the user's stream wait for an event.
         threads: how many may call it at a time to some use.
         chunk_size: files that are best handed over at once.
+        max_pixels: larger images are refused.
     """
 
     device: torch.device
     stream: torch.cuda.Stream | None
     threads: int
     chunk_size: int
+    max_pixels: int
 
     def decode(
         self, encoded: Sequence[bytes | np.ndarray], needs: Sequence[Need | None] | None = None

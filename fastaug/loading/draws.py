@@ -13,6 +13,8 @@ from fastaug.augment.augment import Augment, Observe, Params
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.photo import Size
 
+_POSITION = "presize"  # the name of the draws of where its square lies
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -73,7 +75,9 @@ def draw(
     if not training:
         position = torch.full((uniforms.batch, 2), 0.5, dtype=torch.float64)
         return Draws(position, presize, None if augment is None else augment.without_chance(uniforms.batch, frame))
-    position = uniforms("presize", 2)
+    ops = {} if augment is None else augment.named_ops()
+    uniforms.make({_POSITION: 2, **{name: op.uniforms for name, op in ops.items()}})
+    position = uniforms(_POSITION, 2)
     if augment is None:
         return Draws(position, presize, None)
     return Draws(position, presize, augment.draw(uniforms.batch, frame, uniforms=uniforms, observe=observe))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Fetcher:
         places: list[Place | None] = [None] * len(paths)
         if self._cache is not None:
             with self._observer.stage("cache", 0):
-                places = [*self._cache.find(paths)]
+                places = [self._allowed(place) for place in self._cache.find(paths)]
         missing = [row for row, place in enumerate(places) if place is None or place.kept is None]
         contents: dict[int, bytes | str] = {}
         if missing or self._cache is None:
@@ -53,6 +54,11 @@ class Fetcher:
             size = likely_size(content) if isinstance(content, bytes) else place.size if place else None
             found.append(Found(path, content, size, place))
         return found
+
+    def _allowed(self, place: Place) -> Place:
+        """Not there, if it is of an image that is too large here: a decoder says so, in its words."""
+        too_large = place.size is not None and math.prod(place.size) > self._workers.decoder.max_pixels
+        return Place(place.source) if too_large else place
 
     def photos(self, found: Sequence[Found], needs: Sequence[Need | None]) -> list[Photo | str]:
         """Photos of samples, or the reasons why there are none; as fine as needed, or as the cache has them."""

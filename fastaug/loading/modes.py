@@ -10,11 +10,12 @@ import torch
 
 from fastaug.loading.draws import Draws
 from fastaug.loading.options import ModeName
-from fastaug.loading.photo import Need, Photo, Resizing, Size
+from fastaug.loading.photo import Box, Need, Photo, Resizing, Size
 from fastaug.warping.footprint import smallest_footprint
 
 SHRINK_BEYOND = 4.0  # a photo of which an output pixel covers more pixels than this along an axis …
 SHRINK_TO = 2.0  # … is first shrunk until it covers this many, so that the cost of the warp and the memory are bounded
+_ROUNDING_PX = 0.5  # of a photo's longer side, when it was made smaller for a cache
 
 
 class Mode(Protocol):
@@ -26,7 +27,7 @@ class Mode(Protocol):
         """What each sample needs of its original, whose size this is."""
         ...
 
-    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], presize: int) -> Resizing:
+    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
         """Which photos are resized before the warp, and to what."""
         ...
 
@@ -49,8 +50,10 @@ class Resize:
         footprints = (side / draws.presize).tolist(), _output_footprints(draws, sizes)
         return [Need(*need) for need in zip(sizes, *footprints, boxes, strict=True)]
 
-    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], presize: int) -> Resizing:
-        boxes = [photo.part(need.box) for photo, need in zip(photos, needs, strict=True)]
+    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
+        presize, boxes = draws.presize, [photo.part(need.box) for photo, need in zip(photos, needs, strict=True)]
+        if draws.params is not None:
+            boxes = [_whole_pixels(box, photo, presize) for box, photo in zip(boxes, photos, strict=True)]
         return Resizing([*range(len(photos))], boxes, [(presize, presize)] * len(photos))
 
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
@@ -73,7 +76,7 @@ class Direct:
         boxes = [(0.0, 0.0, float(width), float(height)) for height, width in sizes]
         return [Need(*need) for need in zip(sizes, footprints, footprints, boxes, strict=True)]
 
-    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], presize: int) -> Resizing:
+    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
         rows, boxes, sizes = [], [], []
         for row, (photo, need) in enumerate(zip(photos, needs, strict=True)):
             footprint = need.footprint * photo.matrix[0, 0]  # the photo may have been decoded at a smaller scale
@@ -86,6 +89,18 @@ class Direct:
 
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
         return None
+
+
+def _whole_pixels(box: Box, photo: Photo, presize: int) -> Box:
+    """The nearest square of so many whole pixels, if the box is one but for a rounding, as of a photo from a cache.
+
+    It is cut out, not interpolated. Where it lies then is in the photo's matrix, and the warp makes up for it.
+    """
+    (x, y, *extents), (height, width, _) = box, photo.pixels.shape
+    if max(abs(extent - presize) for extent in extents) > _ROUNDING_PX or min(height, width) < presize:
+        return box
+    left, top = (min(max(round(place), 0), side - presize) for place, side in ((x, width), (y, height)))
+    return float(left), float(top), float(presize), float(presize)
 
 
 def _output_footprints(draws: Draws, sizes: Sequence[Size]) -> list[float]:

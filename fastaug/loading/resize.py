@@ -50,6 +50,10 @@ def resize(image: np.ndarray, box: tuple[float, float, float, float], out: np.nd
     height, width, _ = image.shape
     rows, columns, _ = out.shape
     x, y, extent_x, extent_y = map(float, box)
+    if (extent_x, extent_y) == (columns, rows) and x.is_integer() and y.is_integer():  # the filter is 1 there, 0 beside
+        left, top = int(x), int(y)
+        out[:] = image[top : top + rows, left : left + columns]
+        return
     taps_x, taps_y = min(_count_taps(extent_x, columns), width), min(_count_taps(extent_y, rows), height)
     groups = -(-taps_x // _GROUP)
     first_x, weights_x = np.empty(columns, np.int64), np.empty((columns, groups * _GROUP), F)

@@ -121,7 +121,7 @@ class _Archive:
 
 
 class Stamp(NamedTuple):
-    """By which it is seen that a file is another one than before: bytes, and nanoseconds of its latest change."""
+    """By which it is seen that a file is another one than before: bytes, and when it or its name was changed last."""
 
     size: int
     time_ns: int
@@ -147,7 +147,8 @@ def _stamp(path: str) -> Stamp | None:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return Stamp(status.st_size, status.st_mtime_ns)
+    # Of archives that were unpacked all files have one time, of some formats also one size: ctime notices an exchange
+    return Stamp(status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
