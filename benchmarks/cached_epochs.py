@@ -23,7 +23,6 @@ has been done before; the difference is what the million costs.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import random
@@ -181,7 +180,6 @@ class FirstEpochs:
     def clear(self) -> None:
         """Give back what the latest pass has filled."""
         self._made.clear()
-        gc.collect()
         if isinstance(self.cache, Path):
             shutil.rmtree(self.cache, ignore_errors=True)
         common.settle()
