@@ -115,6 +115,10 @@ def fill(pipe: Connection, samples: fa.Samples, folder: str, seed: int) -> None:
             time.sleep(0.003)
 
 
+def fill_once(pipe: Connection, samples: fa.Samples, folder: str) -> None:
+    assert len(list(make_cached(samples, folder))) > 0
+
+
 def fill_at_once(pipe: Connection, samples: fa.Samples, folder: str, seed: int) -> list[tuple[int, int]]:
     """Two epochs, when told so."""
     loader = make_cached(samples, folder, seed=seed, augment=None, batch_size=4, num_threads=2)

@@ -113,6 +113,7 @@ def every_kind() -> dict[str, bytes]:
         "wide and thin.jpg": jpeg(3000, 1),
         "high and thin.jpg": jpeg(1, 3000),
         "long.jpg": jpeg(2000, 100),
+        "longer than a JPEG.png": encode(cat.resize((70_000, 3)), "PNG"),
         "progressive.jpg": jpeg(progressive=True),
         "4:2:2.jpg": jpeg(subsampling="4:2:2"),
         "cmyk.jpg": encode(cat.convert("CMYK")),
@@ -208,8 +209,10 @@ def test_pixels_depend_on_file_and_settings_not_on_what_was_drawn_when(tmp_path:
     """With scale='auto', where a loader without a cache decodes as fine as the draws of the moment need it."""
     samples = fa.Samples([str(tmp_path / f"{i}.jpg") for i in range(4)], [0] * 4, ["a"])
     for i, path in enumerate(samples.paths):
-        options: dict[str, Any] = {"subsampling": "4:2:2"} if i % 2 else {}
-        Path(path).write_bytes(jpeg(400 + 37 * i, 300 + 50 * i, **options))
+        exif = Image.Exif()
+        exif[0x0112] = (1, 3, 6, 8)[i]
+        subsampling = "4:2:2" if i % 2 else "4:2:0"
+        Path(path).write_bytes(jpeg(401 + 37 * i, 303 + 50 * i, subsampling=subsampling, exif=exif))
     settings: dict[str, Any] = {"mode": mode, "scale": "auto", "augment": fa.aug_transforms(size=24, min_scale=0.1)}
     folders = (f"{cache} {k}" if os.sep in cache else cache for k in itertools.count())
 
@@ -387,6 +390,19 @@ def test_a_source_that_changed_refills_its_own_slot(crowd: fa.Samples, cache: st
         assert served(loader) == (11, 1), what
         assert_right(loader, 1)
         assert served(loader) == (12, 0), what
+
+
+@pytest.mark.parametrize("time_s", [-(10**9), 0, 10**10])
+def test_times_that_cannot_be_true(crowd: fa.Samples, cache: str, time_s: int) -> None:
+    for path in crowd.paths:
+        os.utime(path, (time_s, time_s))
+    loader = make_cached(crowd, cache)
+    assert_right(loader, 0)
+    assert_right(loader, 0)
+    assert served(loader) == (12, 0)
+    rewrite(crowd.paths[0], jpeg(99, 77))
+    assert_right(loader, 0)
+    assert served(loader) == (11, 1)
 
 
 def test_sources_that_changed_places(tmp_path: Path, cache: str) -> None:

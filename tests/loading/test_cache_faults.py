@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastaug as fa
+from fastaug.caching.index import Index
 from tests.factories import PATIENCE_S, jpeg
 from tests.loading import children
 from tests.loading.by_hand import assert_right, kept, make_cached, served, slots, write_crowd
@@ -157,6 +159,28 @@ def test_several_processes_fill_one_folder(many: fa.Samples, tmp_path: Path) -> 
     assert [first[0] + first[1] for first, _ in found] == [n] * 3
     assert sum(first[0] for first, _ in found) > 0, "nobody profited from the others"
     assert assert_heals(many, folder) == (n, 0)
+
+
+def test_a_record_that_comes_while_it_is_looked_for(
+    crowd: fa.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pixels in a part of the file that was not there when this process looked last."""
+    folder, refresh, calls = tmp_path / "cache", Index.refresh, 0
+    loader = make_cached(crowd, folder, num_threads=1, prefetch_batches=1)
+
+    def late(index: Index) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            in_child(children.fill_once, crowd, str(folder))
+        return refresh(index)
+
+    monkeypatch.setattr(Index, "refresh", late)
+    assert len(assert_right(loader, 0)) == 12
+    assert calls
+    (inner,) = folder.iterdir()
+    assert len(records(inner)) == 12, "one record each"
+    assert served(loader)[0] >= 5, "what was there when its batch looked for it"
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
@@ -426,6 +450,24 @@ def test_each_slot_is_looked_at_before_its_first_use(crowd: fa.Samples, filled: 
             file.seek(at)
             file.write(bytes([content[at] ^ 1]))
     assert assert_heals(crowd, folder) == (9, 3)
+
+
+def test_a_damaged_slot_has_the_same_pixels_again(tmp_path: Path) -> None:
+    """Also of a photo whose header does not tell how it lies, and which is decoded at a smaller scale elsewhere."""
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    (tmp_path / "a.jpg").write_bytes(jpeg(600, 400, xmp=b"http://ns.adobe.com/xap/1.0/" + xmp))
+    samples = fa.Samples([str(tmp_path / "a.jpg")], [0], ["a"])
+    settings: dict[str, Any] = {"scale": "auto", "augment": None, "training": False, "batch_size": 1}
+    loader = make_cached(samples, tmp_path / "cache", **settings)
+    ((first, _, info),) = list(loader)
+    assert info.sizes.tolist() == [[600, 400]]
+    del loader
+    (inner,) = (tmp_path / "cache").iterdir()
+    damage_at(inner / "pixels", 0.0, b"\1")
+    loader = make_cached(samples, tmp_path / "cache", **settings)
+    ((again, _, _),) = list(loader)
+    assert served(loader) == (0, 1)
+    assert torch.equal(again, first)
 
 
 def test_names_that_have_one_key(crowd: fa.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
