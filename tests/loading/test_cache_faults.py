@@ -187,8 +187,8 @@ def test_a_record_that_comes_while_it_is_looked_for(
 def test_forked_processes_that_have_the_same_files_open(many: fa.Samples, tmp_path: Path, kind: str) -> None:
     """A lock of an open file is one lock for all who inherited that."""
     folder = tmp_path / "cache"
-    cached, _ = in_child(children.fill_forked, many, "memory" if kind == "memory" else str(folder))
-    assert cached == len(many)
+    found = in_child(children.fill_forked, many, "memory" if kind == "memory" else str(folder))
+    assert found == (len(many), 0), "some were written over by others"
     if kind == "folder":
         (inner,) = folder.iterdir()
         assert sorted(set(slots(inner, many))) == list(range(len(many)))
@@ -470,17 +470,34 @@ def test_a_damaged_slot_has_the_same_pixels_again(tmp_path: Path) -> None:
     assert torch.equal(again, first)
 
 
-def test_names_that_have_one_key(crowd: fa.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is the other's only by its name."""
-    digest = hashlib.blake2b
+@pytest.mark.parametrize("first", range(3))
+def test_each_byte_of_a_record_counts(crowd: fa.Samples, filled: Path, tmp_path: Path, first: int) -> None:
+    """Its shape, matrix and size of the original, as its checksum."""
+    inner, two = copied(filled, tmp_path / "cache"), crowd.subset(range(2))
+    content = (inner / "index").read_bytes()
+    for at in range(first, RECORD, 3):
+        spoilt = bytearray(content)
+        for record in range(12):
+            spoilt[HEADER + RECORD * record + at] ^= 0x51
+        (inner / "index").write_bytes(spoilt)
+        loader = make_cached(two, tmp_path / "cache", augment=None, num_threads=1)
+        assert len(assert_right(loader, 0)) == 2
+        assert served(loader) == (0, 2), f"byte {at}"
+
+
+def test_names_that_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is the other's only by its name: of files of one size and time."""
+    samples, digest = write_crowd(tmp_path), hashlib.blake2b
     monkeypatch.setattr(hashlib, "blake2b", lambda content, **options: digest(b"", **options))
-    for path in crowd.paths:
-        os.utime(path, ns=(1, 1))
-    loader = make_cached(crowd, tmp_path / "cache")
+    for path in samples.paths:
+        content = Path(path).read_bytes()
+        Path(path).write_bytes(content.ljust(9000, b"\0"))
+        os.utime(path, (2**32, 2**32))  # later than any ctime
+    loader = make_cached(samples, tmp_path / "cache")
     for epoch in range(3):
         assert len(assert_right(loader, epoch)) == 12
     assert served(loader)[1] >= 11, "the keys are others"
-    assert len(assert_right(make_cached(crowd, tmp_path / "cache"), 0)) == 12
+    assert len(assert_right(make_cached(samples, tmp_path / "cache"), 0)) == 12
 
 
 def test_a_header_of_another_version(crowd: fa.Samples, filled: Path, tmp_path: Path) -> None:
