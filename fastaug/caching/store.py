@@ -77,6 +77,7 @@ class Store:
 
     def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"") -> None:
         self.where, self.budget, self.token, self.writable = where, budget, token, True
+        self.problem: str | None = None  # why it is not writable
         self._index, self._pixels = Index(files[0]), Pixels(files[1])
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -171,10 +172,10 @@ class Store:
 
     def stop_filling(self, error: OSError) -> None:
         """Say so, once."""
+        reason = printable(error.strerror or str(error))
         with self._lock:
-            told, self.writable = not self.writable, False
+            told, self.writable, self.problem = not self.writable, False, reason
         if not told:
-            reason = printable(error.strerror or str(error))
             log.warning(
                 "cache %s: cannot be filled (%s). What it has is used, everything else is decoded each time.",
                 printable(self.where), reason,

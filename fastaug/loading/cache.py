@@ -98,6 +98,11 @@ class HostCache:
         self.name, self.short_side = store.where, short_side
         self.store, self._budget = store, budget
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing more can be kept; None: it can."""
+        return self.store.problem
+
     def find(self, paths: Sequence[str]) -> list[Place]:
         """See Cache."""
         sources = sources_of(paths)
