@@ -183,7 +183,10 @@ class Index:
 
         That of the slots counts too: a power failure may undo what was noted.
         """
-        end, stale = _GIVEN_OUT.unpack(read_at(self.file, _GIVEN_OUT.size, len(_MAGIC)))
+        noted = read_at(self.file, _GIVEN_OUT.size, len(_MAGIC))
+        if len(noted) < _GIVEN_OUT.size:
+            raise OSError("its index was cut off")
+        end, stale = _GIVEN_OUT.unpack(noted)
         return max(end, self._end), stale
 
     def give_out(self, end: int, stale: int) -> None:
@@ -191,7 +194,6 @@ class Index:
 
     def add(self, entries: Sequence[Entry]) -> list[int]:
         """Their numbers. What a killed process left of a record is overwritten."""
-        self.refresh()
         first = len(self)
         write_at(self.file, b"".join(entry.encoded() for entry in entries), HEADER_BYTES + first * RECORD_BYTES)
         self.refresh()

@@ -48,7 +48,7 @@ def _made(settings: Mapping[str, Any], budget: int) -> Store:
     files = [_nameless(), _nameless()]
     header = Header(dict(settings), budget, secrets.token_bytes(16))
     header.write(files[0])
-    return Store(files, "memory", budget=header.budget, token=header.token)
+    return Store(files, "memory", header.budget, header.token, checked=False)
 
 
 def _nameless() -> int:
@@ -82,7 +82,7 @@ def _opened(note: str) -> Store | None:
             files.append(os.open(f"/proc/{process}/fd/{number}", os.O_RDWR | os.O_CLOEXEC))
         header = Header.read(files[0])
         if header is not None and header.token.hex() == token:
-            return Store(files, "memory", budget=header.budget, token=header.token)
+            return Store(files, "memory", header.budget, header.token, checked=False)
     except OSError:
         pass
     for file in files:

@@ -34,13 +34,20 @@ class Source(NamedTuple):
     """What a slot is made of.
 
     Attributes:
-        name: by which it is found.
+        name: by which it is found, encoded.
+        key: of the name.
         size, time_ns: bytes, and when it was changed: of one with other ones nothing is known.
     """
 
-    name: str
+    name: bytes
+    key: int
     size: int
     time_ns: int
+
+    @classmethod
+    def of(cls, name: str, size: int, time_ns: int) -> Source:
+        encoded = name.encode("utf-8", "surrogateescape")
+        return cls(encoded, int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little"), size, time_ns)
 
 
 class Picture(NamedTuple):
@@ -73,10 +80,11 @@ class Store:
         where: what messages call it.
         budget: bytes that may be given out, by everybody together; 0: who fills it says.
         token: of its index.
+        checked: whether what is in it may be damaged, as in files.
     """
 
-    def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"") -> None:
-        self.where, self.budget, self.token, self.writable = where, budget, token, True
+    def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"", checked: bool = True) -> None:
+        self.where, self.budget, self.token, self._checked, self.writable = where, budget, token, checked, True
         self.problem: str | None = None  # why it is not writable
         self._index, self._pixels = Index(files[0]), Pixels(files[1])
         self._lock = threading.RLock()
@@ -115,30 +123,31 @@ class Store:
 
     def _look_up(self, sources: Sequence[Source]) -> list[Slot | None]:
         found: list[Slot | None] = []
-        for source, number in zip(sources, self._index.find([_key(source.name) for source in sources]), strict=True):
+        for source, number in zip(sources, self._index.find([source.key for source in sources]), strict=True):
             slot = None
             if number is not None and self._index.state[number] != DAMAGED:
                 entry = self._index.entry(number)
-                if entry is not None and (entry.source_bytes, entry.source_time_ns) == source[1:]:
+                if entry is not None and (entry.source_bytes, entry.source_time_ns) == source[2:]:
                     slot = Slot(source, number, entry)
             found.append(slot)
         return found
 
     def get(self, slot: Slot) -> np.ndarray | None:
         """Its pixels, uint8 [h, w, 3]: the memory of the store; None: they are damaged."""
-        entry = slot.entry
-        shape, size = (entry.height, entry.width, 3), entry.height * entry.width * 3
+        entry, size = slot.entry, slot.entry.height * slot.entry.width * 3
         with self._lock:
             known = self._index.state[slot.number] if slot.number < len(self._index) else UNKNOWN
             memory = self._pixels.view(entry.offset, entry.stored_bytes + entry.name_bytes)
-        if memory is None or size != entry.stored_bytes or (known != GOOD and _checksum(memory) != entry.checksum):
+        if memory is None or size != entry.stored_bytes:
             self._mark(slot, DAMAGED)
             return None
-        if known != GOOD:
-            self._mark(slot, GOOD)
-        if memory[size:].tobytes() != _encoded(slot.source.name):  # another of the same key
+        pixels, name = memory[:size], memory[size:].tobytes()
+        if known == UNKNOWN:
+            known = GOOD if not self._checked or _checksum(pixels, name) == entry.checksum else DAMAGED
+            self._mark(slot, known)
+        if known == DAMAGED or name != slot.source.name:  # another one of that key
             return None
-        return memory[:size].reshape(shape)
+        return pixels.reshape(entry.height, entry.width, 3)
 
     def _mark(self, slot: Slot, state: int) -> None:
         with self._lock:
@@ -161,12 +170,11 @@ class Store:
             entries = []
             for (source, picture), start in zip(pictures, places, strict=True):
                 if start is not None:
-                    entries.append(_entry(source, picture, start))
-                    self._pixels.write(start, (picture.pixels.reshape(-1), _encoded(source.name)))
+                    entries.append(self._entry(source, picture, start))
+                    self._pixels.write(start, (picture.pixels.reshape(-1), source.name))
             if entries:
                 with self._filling():
-                    for number in self._index.add(entries):
-                        self._index.state[number] = GOOD
+                    self._add(entries)
         except OSError as error:
             self.stop_filling(error)
 
@@ -185,24 +193,41 @@ class Store:
         """Give out bytes to those that are not there yet and fit, and say where; None for the others."""
         self._index.refresh()
         sources = [source for source, _ in pictures]
-        there, earlier = self._look_up(sources), self._index.find([_key(source.name) for source in sources])
+        there, earlier = self._look_up(sources), self._index.find([source.key for source in sources])
         (end, stale), given = self._index.given_out(), set[int]()
         places: list[int | None] = []
         for (source, picture), slot, number in zip(pictures, there, earlier, strict=True):
             old = None if number is None else self._index.entry(number)
-            size = picture.pixels.nbytes + len(_encoded(source.name))
+            size = picture.pixels.nbytes + len(source.name)
             start = place_for(size, end)
             more = stale + (old.stored_bytes + old.name_bytes if old else 0)
-            if slot is not None or _key(source.name) in given or start + size - min(more, budget // 8) > budget:
+            if slot is not None or source.key in given or start + size - min(more, budget // 8) > budget:
                 places.append(None)
                 continue
             places.append(start)
-            given.add(_key(source.name))
+            given.add(source.key)
             end, stale = start + size, more
         if given:
             self._pixels.grow(end)
             self._index.give_out(end, stale)
         return places
+
+    def _entry(self, source: Source, picture: Picture, start: int) -> Entry:
+        pixels = picture.pixels
+        sizes = pixels.nbytes, len(source.name), pixels.shape[0], pixels.shape[1], *picture.original
+        checksum = _checksum(pixels.reshape(-1), source.name) if self._checked else 0
+        return Entry(source.key, source.size, source.time_ns, start, *sizes, *picture.scale, checksum)
+
+    def _add(self, entries: Sequence[Entry]) -> None:
+        """Those that nobody else has added meanwhile."""
+        self._index.refresh()
+        new = []
+        for entry, number in zip(entries, self._index.find([entry.key for entry in entries]), strict=True):
+            other = None if number is None or self._index.state[number] == DAMAGED else self._index.entry(number)
+            if other is None or entry[1:3] != other[1:3]:
+                new.append(entry)
+        for number in self._index.add(new):
+            self._index.state[number] = GOOD
 
     @contextmanager
     def _filling(self) -> Iterator[None]:
@@ -219,26 +244,11 @@ class Store:
         self._index.file, self._process = own, os.getpid()
 
 
-def _entry(source: Source, picture: Picture, start: int) -> Entry:
-    name, pixels = _encoded(source.name), picture.pixels
-    sizes = pixels.nbytes, len(name), pixels.shape[0], pixels.shape[1], *picture.original
-    checksum = zlib.crc32(name, _checksum(pixels.reshape(-1)))
-    return Entry(_key(source.name), source.size, source.time_ns, start, *sizes, *picture.scale, checksum)
-
-
-def _checksum(memory: np.ndarray) -> int:
+def _checksum(pixels: np.ndarray, name: bytes) -> int:
     """Of uint8 [N]: CRC-32 of the sums of blocks, and of what is left; a CRC of everything takes four times as long."""
-    whole = len(memory) // _BLOCK_BYTES * _BLOCK_BYTES
-    sums = memory[:whole].view(np.uint64).reshape(-1, _BLOCK_BYTES // 8).sum(1)
-    return zlib.crc32(memory[whole:].data, zlib.crc32(sums.data))
-
-
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(_encoded(name), digest_size=8).digest(), "little")
-
-
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+    whole = len(pixels) // _BLOCK_BYTES * _BLOCK_BYTES
+    sums = pixels[:whole].view(np.uint64).reshape(-1, _BLOCK_BYTES // 8).sum(1)
+    return zlib.crc32(name, zlib.crc32(pixels[whole:].data, zlib.crc32(sums.data)))
 
 
 def _close(files: list[int]) -> None:

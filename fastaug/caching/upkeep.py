@@ -121,10 +121,12 @@ class Upkeep:
         live, slot_bytes, spans = list[tuple[int, int]](), 0, np.zeros((len(self), 2), np.int64)
         for first in range(0, len(self), _AT_ONCE):
             slots = self._slots(range(first, min(first + _AT_ONCE, len(self))), counts, spans)
-            for slot, stamp in zip(slots, stamps([slot.source.name for slot in slots]), strict=True):
+            for slot, stamp in zip(
+                slots, stamps([slot.source.name.decode("utf-8", "surrogateescape") for slot in slots]), strict=True
+            ):
                 if stamp is None:
                     counts["gone"] += 1
-                elif tuple(stamp) != slot.source[1:]:
+                elif tuple(stamp) != slot.source[2:]:
                     counts["changed"] += 1
                 elif not quick and not self._intact(slot):
                     counts["damaged"] += 1
@@ -155,7 +157,7 @@ class Upkeep:
             if name is None:
                 counts["damaged"] += 1
                 continue
-            source = Source(name.decode("utf-8", "surrogateescape"), entry.source_bytes, entry.source_time_ns)
+            source = Source(name, entry.key, entry.source_bytes, entry.source_time_ns)
             slots.append(Slot(source, number, entry))
         return slots
 
