@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 
 from fastaug.caching import folder as folders
-from fastaug.caching.folder import open_folder
+from fastaug.caching.folder import is_at, open_folder
 from fastaug.caching.index import HEADER_BYTES, RECORD_BYTES
 from fastaug.caching.store import Picture, Source, Store
-from fastaug.caching.upkeep import Survey, Upkeep, caches_in
+from fastaug.caching.upkeep import Survey, Upkeep, _new_files, caches_in
 
 SETTINGS = {"cache_size": 8, "decoder": "jpeg", "scale": "auto"}
 BUDGET = 1 << 30
@@ -278,3 +279,28 @@ def test_what_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (inner / "index").write_bytes(content)
         with pytest.raises(ValueError, match=f"expected an index of fastaug in {re.escape(repr(str(inner)))}, got ano"):
             Upkeep(inner)
+
+
+def test_who_wants_the_same_new_files_waits(tmp_path: Path) -> None:
+    paths, like = [tmp_path / "a.new", tmp_path / "b.new"], [tmp_path / "a", tmp_path / "b"]
+    for path in like:
+        path.write_bytes(b"old")
+    begun, named = threading.Event(), list[bool]()
+
+    def other() -> None:
+        begun.set()
+        with _new_files(paths, like) as files:
+            named.extend(is_at(file, path) for file, path in zip(files, paths, strict=True))
+
+    thread = threading.Thread(target=other)
+    with _new_files(paths, like) as files:
+        thread.start()
+        begun.wait()
+        os.write(files[0], b"new")
+        for path, old in zip(paths, like, strict=True):
+            os.replace(path, old)
+        assert named == []
+    thread.join()
+    assert named == [True, True]
+    assert [path.read_bytes() for path in like] == [b"new", b""]
+    assert not any(path.exists() for path in paths)
