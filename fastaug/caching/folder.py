@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastaug.caching.index import HEADER_BYTES, Header, looks_like_an_index
+from fastaug.caching.index import Header
 from fastaug.caching.store import Store, log
 from fastaug.files import HAS_LOCKS, locked
 from fastaug.text import printable
@@ -21,6 +21,7 @@ _ATTEMPTS = 100  # others may be making it anew
 
 # Loaders of one process share what is open: to train and to validate they often have the same cache.
 _open: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_told = set[str]()  # of which it was said that they cannot be
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
@@ -32,7 +33,7 @@ def open_folder(folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> 
     """The store of these settings in a folder, which is made; None where it cannot be, and a warning says why.
 
     Raises:
-        ValueError: what is there is no folder, or no cache.
+        ValueError: what is there is no folder.
     """
     path = Path(os.path.abspath(folder), folder_name(settings))
     known = _open.get(str(path))
@@ -90,12 +91,7 @@ def _ready(path: Path, files: list[int], settings: Mapping[str, Any]) -> bool:
     header = Header.read(files[0])
     if header is not None and header.settings == settings:
         return True
-    size = os.fstat(files[0]).st_size
-    if size and not looks_like_an_index(files[0]):
-        raise ValueError(
-            f"cache: expected an index of fastaug in {printable(str(path))!r}, got another file. Name another folder."
-        )
-    if size >= HEADER_BYTES or os.fstat(files[1]).st_size:  # of other settings, or damaged
+    if any(os.fstat(file).st_size for file in files):  # of other settings, or damaged
         for name in (PIXELS, INDEX):
             (path / name).unlink()
         return False
@@ -116,7 +112,9 @@ def _open_to_read(path: Path, settings: Mapping[str, Any], error: OSError) -> St
     except OSError:
         pass
     _close(files)
-    log.warning(
+    if str(path) not in _told:
+        _told.add(str(path))
+        log.warning(
         "cache %s: there is none, and it cannot be made (%s). Everything is decoded each time.",
         printable(str(path)), printable(error.strerror or str(error)),
     )  # fmt: skip

@@ -115,12 +115,6 @@ class Header(NamedTuple):
         return cls(settings, *_TERMS.unpack_from(page, terms))
 
 
-def looks_like_an_index(file: int) -> bool:
-    """Whether it begins as one, or is the beginning of one."""
-    start = read_at(file, len(_MAGIC), 0)
-    return start == _MAGIC[: len(start)]
-
-
 class Index:
     """The records in an open file. Who adds some, or gives out bytes, has the file locked; reading needs no lock."""
 
@@ -149,7 +143,7 @@ class Index:
             place, number = HEADER_BYTES + first * RECORD_BYTES, min(there - first, _READ_AT_ONCE)
             records = np.frombuffer(read_at(self.file, number * RECORD_BYTES, place), _COLUMNS)
             parts.append(records["key"].copy())
-            self._end = max(self._end, int((records["offset"] + records["stored"] + records["name"]).max()))
+            self._note_end(first, records["offset"] + records["stored"] + records["name"])
         keys = np.concatenate(parts)
         numbers = np.arange(len(self), len(self) + len(keys), dtype=np.uint32)
         self.state.extend(bytes(len(keys)))
@@ -161,6 +155,15 @@ class Index:
         order = np.argsort(keys, kind="stable")  # of one key, the later record stays the later
         self._keys, self._numbers, self._recent = keys[order], numbers[order], {}
         return True
+
+    def _note_end(self, first: int, ends: np.ndarray) -> None:
+        """Of the last of these slots, whose records begin with number `first`; those that are damaged say nothing."""
+        for row in np.argsort(ends)[::-1].tolist():
+            if int(ends[row]) <= self._end:
+                break
+            entry = self.entry(first + row)
+            if entry is not None:
+                self._end = entry.end
 
     def find(self, keys: Sequence[int]) -> list[int | None]:
         """The number of the latest record of each key."""
@@ -178,16 +181,19 @@ class Index:
         """None: its record is damaged."""
         return Entry.decoded(read_at(self.file, RECORD_BYTES, HEADER_BYTES + number * RECORD_BYTES))
 
-    def given_out(self) -> tuple[int, int]:
+    def given_out(self, size: int) -> tuple[int, int]:
         """Where the bytes end that are somebody's, and how many of them are of sources that have changed since.
 
-        That of the slots counts too: a power failure may undo what was noted.
+        Those of the slots count, whatever is noted, which a power failure may undo.
+
+        Args:
+            size: of the file of bytes; it was long enough before more than that could be noted.
         """
         noted = read_at(self.file, _GIVEN_OUT.size, len(_MAGIC))
         if len(noted) < _GIVEN_OUT.size:
             raise OSError("its index was cut off")
         end, stale = _GIVEN_OUT.unpack(noted)
-        return max(end, self._end), stale
+        return max(end if end <= size else 0, self._end), stale
 
     def give_out(self, end: int, stale: int) -> None:
         write_at(self.file, _GIVEN_OUT.pack(end, stale), len(_MAGIC))

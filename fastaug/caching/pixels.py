@@ -53,11 +53,15 @@ class Pixels:
 
     def shrunk(self) -> bool:
         """Whether somebody has cut it off since it was last looked at: what was known of it is not true any more."""
-        size, before = os.fstat(self.file).st_size, self._size
+        size, before = self.size(), self._size
         self._size = size
         if size < before:
             self._mapped = {}
         return size < before
+
+    def size(self) -> int:
+        """Of the file as it is now."""
+        return os.fstat(self.file).st_size
 
     def view(self, offset: int, size: int) -> np.ndarray | None:
         """uint8 [size], the bytes themselves; None: the file has no such part. Who writes to them changes no file."""
@@ -80,7 +84,7 @@ class Pixels:
     def grow(self, end: int) -> None:
         """Make it long enough for bytes up to there. Who does so has the index locked."""
         end = Segment.at(max(end - 1, 0)).end
-        if os.fstat(self.file).st_size < end:
+        if self.size() < end:
             os.ftruncate(self.file, end)
         self._size = max(self._size, end)
 

@@ -27,6 +27,7 @@ from fastaug.text import printable
 
 log = logging.getLogger("fastaug")
 
+_MOST_BYTES = 1 << 32  # of a slot: its record has no room for more
 _BLOCK_BYTES = 4096  # that are summed, as numbers of 64 bits, before the sums are looked at
 
 
@@ -78,7 +79,7 @@ class Store:
     Args:
         files: descriptors of the index and of the pixels.
         where: what messages call it.
-        budget: bytes that may be given out, by everybody together; 0: who fills it says.
+        budget: bytes that may be given out, if its index says so.
         token: of its index.
         checked: whether what is in it may be damaged, as in files.
     """
@@ -88,7 +89,7 @@ class Store:
         self.problem: str | None = None  # why it is not writable
         self._index, self._pixels = Index(files[0]), Pixels(files[1])
         self._lock = threading.RLock()
-        self._process = os.getpid()
+        self._process, self._told_stale = os.getpid(), False
         self.files = files
         weakref.finalize(self, _close, self.files)
         self._pixels.shrunk()
@@ -107,7 +108,7 @@ class Store:
 
     def given_out(self) -> int:
         """Bytes that are somebody's."""
-        return self._index.given_out()[0]
+        return self._index.given_out(self._pixels.size())[0]
 
     def find(self, sources: Sequence[Source]) -> list[Slot | None]:
         """The slots of those that there are."""
@@ -159,14 +160,14 @@ class Store:
 
         Args:
             pictures: of sources, as they were before they were read.
-            budget: bytes that may be given out, by everybody together; that of the store comes first. What sources
-                left that have changed since does not count, up to an eighth more.
+            budget: bytes that may be given out, by everybody together. What sources left that have changed since does
+                not count, up to an eighth more.
         """
         if not self.writable or not pictures:
             return
         try:
             with self._filling():
-                places = self._place(pictures, self.budget or budget)
+                places = self._place(pictures, budget)
             entries = []
             for (source, picture), start in zip(pictures, places, strict=True):
                 if start is not None:
@@ -194,14 +195,17 @@ class Store:
         self._index.refresh()
         sources = [source for source, _ in pictures]
         there, earlier = self._look_up(sources), self._index.find([source.key for source in sources])
-        (end, stale), given = self._index.given_out(), set[int]()
+        (end, stale), given = self._index.given_out(self._pixels.size()), set[int]()
         places: list[int | None] = []
         for (source, picture), slot, number in zip(pictures, there, earlier, strict=True):
             old = None if number is None else self._index.entry(number)
             size = picture.pixels.nbytes + len(source.name)
             start = place_for(size, end)
             more = stale + (old.stored_bytes + old.name_bytes if old else 0)
-            if slot is not None or source.key in given or start + size - min(more, budget // 8) > budget:
+            fits = start + size - min(more, budget // 8) <= budget and size < _MOST_BYTES
+            if slot is not None or source.key in given or not fits:
+                if slot is None and old is not None and not fits:
+                    self._say_stale()
                 places.append(None)
                 continue
             places.append(start)
@@ -211,6 +215,15 @@ class Store:
             self._pixels.grow(end)
             self._index.give_out(end, stale)
         return places
+
+    def _say_stale(self) -> None:
+        """Once, that there is no room for what became of a source."""
+        if not self._told_stale:
+            self._told_stale = True
+            log.warning(
+                "cache %s: full, also of pixels of files that changed since; `fastaug cache --clean` gives them back.",
+                printable(self.where),
+            )
 
     def _entry(self, source: Source, picture: Picture, start: int) -> Entry:
         pixels = picture.pixels

@@ -75,14 +75,16 @@ def whole(name: str, number: int, least: int | None = 1) -> int:
     return whole
 
 
-def checked_cache(cache: object, cache_size: int | None, cache_bytes: int | None) -> None:
+def check_cache(cache: object) -> None:
     if not (cache is None or (isinstance(cache, str | os.PathLike) and os.fspath(cache))):
         raise TypeError(
             f"ImageLoader: expected cache as 'memory', 'device', a folder's path or None, got {cache!r}. Name a folder "
             "that may be made."
         )
-    for name, number in (("cache_size", cache_size), ("cache_bytes", cache_bytes)):
-        if number is not None:
-            whole(name, number)
-            if cache is None:
-                raise ValueError(f"ImageLoader: {name} needs a cache, got cache=None. Give one, or leave {name} out.")
+
+
+def of_a_cache(name: str, number: int | None, cache: object) -> int | None:
+    """A whole number, if it is given; without a cache it may not be."""
+    if number is not None and cache is None:
+        raise ValueError(f"ImageLoader: {name} needs a cache, got cache=None. Give one, or leave {name} out.")
+    return None if number is None else whole(name, number)

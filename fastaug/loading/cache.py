@@ -138,6 +138,24 @@ class HostCache:
         self.store.put(pictures, self._budget)
 
 
+class NoCache:
+    """Of a cache that cannot be: nothing is kept, and the pixels are those that it would have."""
+
+    def __init__(self, name: str, short_side: int) -> None:
+        self.name, self.short_side = name, short_side
+
+    def find(self, paths: Sequence[str]) -> list[Place]:
+        """See Cache."""
+        return [Place(None)] * len(paths)
+
+    def photo(self, place: Place) -> Photo | None:
+        """See Cache."""
+        return None
+
+    def keep(self, photos: Sequence[tuple[Place, Photo]]) -> None:
+        """See Cache."""
+
+
 class DeviceCache:
     """A Cache in the memory of a device, of one process. Not run on a GPU yet.
 
@@ -225,30 +243,29 @@ def open_cache(
     decoder: str,
     scale: ScaleName,
     device: torch.device,
-) -> Cache | None:
-    """The cache of these settings, which loaders of one process share; None: it cannot be, and a warning said why.
+) -> Cache:
+    """The cache of these settings, which loaders of one process share. Where it cannot be, a warning says why.
 
     Args:
         cache: "memory", "device" or a folder.
         budget: bytes that it may take; None: half of what is left there.
     Raises:
-        ValueError: what is there is no folder, or no cache.
+        ValueError: what is there is no folder.
     """
     settings = settings_of(short_side, decoder, scale, device)
     if cache == DEVICE:
-        name = f"{device} {settings}"
+        name = f"{device} {budget} {settings}"
         found = _devices.get(name)
         if found is None:
-            found = _devices[name] = DeviceCache(
-                device, short_side, _device_left(device) // 2 if budget is None else budget
-            )
+            budget = _device_left(device) // 2 if budget is None else budget
+            found = _devices[name] = DeviceCache(device, short_side, budget)
         return found
     if cache == MEMORY:
-        budget = memory_left() // 2 if budget is None else budget
-        return HostCache(open_memory(settings, budget, board()), short_side, budget)
+        memory = open_memory(settings, memory_left() // 2 if budget is None else budget, board())
+        return HostCache(memory, short_side, memory.budget if budget is None else budget)
     store = open_folder(cache, settings)
     if store is None:
-        return None
+        return NoCache(os.fspath(cache), short_side)
     return HostCache(store, short_side, store.given_out() + disk_left(cache) // 2 if budget is None else budget)
 
 

@@ -43,7 +43,7 @@ class Fetcher:
                 places = [self._allowed(place) for place in self._cache.find(paths)]
         missing = [row for row, place in enumerate(places) if place is None or place.kept is None]
         contents: dict[int, bytes | str] = {}
-        if missing or self._cache is None:
+        if missing:
             with self._observer.stage("read", len(missing)) as tell:
                 read = self._workers.read([paths[row] for row in missing])
                 tell(read)
@@ -74,7 +74,7 @@ class Fetcher:
                 encoded[row] = content
         if self._workers.stopped:  # nobody will look at them
             outcomes |= dict.fromkeys(encoded, "the loader was stopped")
-        elif encoded or self._cache is None:
+        elif encoded:
             outcomes |= self._decoded(found, needs, encoded)
         return [outcomes[row] for row in range(len(found))]
 
@@ -82,13 +82,15 @@ class Fetcher:
         rows = [row for row, one in enumerate(found) if one.content is None]
         photos: dict[int, Photo | str] = {}
         if rows and self._cache is not None:
-            with self._observer.stage("cache", len(rows)) as tell:
+            with self._observer.stage("cache", 0):
                 for row in rows:
                     place = found[row].place
                     photo = None if place is None else self._cache.photo(place)
                     if photo is not None:
                         pixels = photo.pixels.to(self._workers.decoder.device)
                         photos[row] = Photo(pixels, photo.matrix, photo.size)
+        if photos:  # some may be damaged
+            with self._observer.stage("cache", len(photos)) as tell:
                 tell([*photos.values()])
         return photos
 
@@ -98,7 +100,7 @@ class Fetcher:
         decoder, cache = self._workers.decoder, self._cache
         wanted = [needs[row] for row in encoded]
         if cache is not None:
-            sizes = [likely_size(content) for content in encoded.values()]
+            sizes = [found[row].size for row in encoded]
             wanted = [None if size is None else needed(size, cache.short_side) for size in sizes]
         with self._observer.stage("decode", len(encoded)) as tell:
             outcomes = decoder.decode(list(encoded.values()), wanted)

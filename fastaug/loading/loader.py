@@ -158,14 +158,16 @@ class ImageLoader(IterableDataset[Any]):
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
         self.return_info, self.max_bad_share, self.schedule = return_info, max_bad_share, schedule
         self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
-        arguments.checked_cache(cache, cache_size, cache_bytes)
+        arguments.check_cache(cache)
         if cache == DEVICE and self.device.type == "cuda" and self.decoder_choice.name != "dali":
             raise ValueError(
                 f"ImageLoader: cache='device' needs a decoder that works there, got '{self.decoder_choice.name}'. "
                 f"Install DALI: {INSTALL_DALI}; or use cache='memory'."
             )
-        self.cache, self.cache_bytes = cache, cache_bytes
-        self.cache_size = None if cache is None else cache_size or self.presize
+        self.cache, self.cache_bytes = cache, arguments.of_a_cache("cache_bytes", cache_bytes, cache)
+        self.cache_size = arguments.of_a_cache("cache_size", cache_size, cache)
+        if cache is not None and self.cache_size is None:
+            self.cache_size = self.presize
         self._mode = MODES[mode]()
         self._targets = torch.tensor(samples.targets, dtype=torch.int64)
         self._position = Position()

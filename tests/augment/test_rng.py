@@ -51,3 +51,13 @@ def test_sources_agree_on_shape_and_type() -> None:
         u = source("x", 4)
         assert (source.batch, u.shape, u.dtype) == (3, (3, 4), torch.float64)
     assert SampleUniforms(0, 0, [])("x", 4).shape == (0, 4)
+
+
+def test_numbers_made_at_once_are_those_asked_for_one_by_one() -> None:
+    at_once, counts = SampleUniforms(7, 3, [5, 0, 2**31]), {"a": 2, "b": 9, "c": 0, "a-2": 4}
+    at_once.make(counts)
+    for name, count in {**counts, "d": 3}.items():
+        one = SampleUniforms(7, 3, [5, 0, 2**31])(name, count)
+        assert torch.equal(at_once(name, count), one)
+        assert one.shape == (3, count)
+    assert torch.equal(at_once("b", 3), at_once("b", 9)[:, :3])

@@ -120,7 +120,9 @@ def test_a_source_that_changed_is_not_there_and_refills_its_slot(tmp_path: Path)
     assert made.find([source(1, size=99)]) == [None]
 
 
-def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(tmp_path: Path) -> None:
+def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = opened(tmp_path)
     fill(made, range(50), budget=100_000)
     there = served(made, range(50))
@@ -136,6 +138,8 @@ def test_a_full_cache_stays_as_it_is_but_has_room_for_what_changed(tmp_path: Pat
         made.put([(source(3, time_ns=time_ns), picture(3))], 100_000)
     assert made.given_out() <= 100_000 * 9 // 8
     assert made.find([source(3, time_ns=29)]) == [None]
+    (record,) = caplog.records
+    assert "full, also of pixels of files that changed since; `fastaug cache --clean`" in record.getMessage()
 
 
 def test_a_picture_larger_than_a_segment_has_one_of_its_own(tmp_path: Path) -> None:
@@ -202,6 +206,22 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path) -> None:
         os.close(there.file)
 
 
+@pytest.mark.parametrize("bit", range(0, 64, 3))
+@pytest.mark.parametrize("place", [16, HEADER_BYTES + 2 * RECORD_BYTES + 24])
+def test_a_number_that_was_damaged_leaves_room_for_the_rest(tmp_path: Path, place: int, bit: int) -> None:
+    """place: of what is given out, and of the offset of a slot."""
+    fill(opened(tmp_path), range(5))
+    path = tmp_path / "460-jpeg-auto" / "index"
+    content = bytearray(path.read_bytes())
+    content[place + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    made = of_its_own(tmp_path)
+    fill(made, range(8), budget=1 << 22)
+    assert served(made, range(8)) == list(range(8))
+    assert served(of_its_own(tmp_path), range(8)) == list(range(8))
+    assert (path.parent / "pixels").stat().st_size < 1 << 22
+
+
 def test_records_after_one_that_was_cut_off_are_read(tmp_path: Path) -> None:
     fill(opened(tmp_path), range(5))
     path = tmp_path / "460-jpeg-auto" / "index"
@@ -255,13 +275,14 @@ def test_a_cache_without_its_pixels_or_its_index_is_made_anew(tmp_path: Path) ->
     assert served(old, range(5)) == list(range(5))  # its files are there as long as it has them
 
 
-@pytest.mark.parametrize("spoil", ["settings", "cut off", "garbage in it"])
+@pytest.mark.parametrize("spoil", ["settings", "cut off", "garbage in it", "zeros", "empty"])
 def test_a_damaged_header_makes_it_anew(tmp_path: Path, spoil: str) -> None:
     fill(opened(tmp_path), range(5))
     path = tmp_path / "460-jpeg-auto" / "index"
     content = path.read_bytes()
     changed = {
         "settings": content.replace(b'"auto"', b'"some"'), "cut off": content[:900],
+        "zeros": bytes(HEADER_BYTES) + content[HEADER_BYTES:], "empty": b"",
         "garbage in it": content[:60] + b"\xff" * 50 + content[110:],
     }[spoil]  # fmt: skip
     path.write_bytes(changed)
@@ -284,15 +305,7 @@ def test_the_index_cut_off_while_it_is_open_ends_filling_not_training(
     assert len(caplog.records) == 1
 
 
-def test_another_file_of_that_name_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "460-jpeg-auto" / "index"
-    path.parent.mkdir()
-    path.write_bytes(b"the index of a book")
-    with pytest.raises(
-        ValueError, match=r"expected an index of fastaug in .*460-jpeg-auto', got another file. Name anot"
-    ):
-        opened(tmp_path)
-    assert path.read_bytes() == b"the index of a book"
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"expected a folder, or none yet, got '.*file'. Name another one."):
         open_folder(tmp_path / "file", SETTINGS)
