@@ -177,11 +177,12 @@ class Upkeep:
     def _lost_bytes(self, spans: np.ndarray) -> int:
         """Between slots, beyond what lies free there because the next one would not have fitted; and after the last."""
         end = lost = 0
+        size = os.fstat(self._store.files[1]).st_size
         for start, after in spans[spans[:, 0].argsort()].tolist():
             if start > place_for(after - start, end):
                 lost += start - end
             end = max(end, after)
-        return lost + max(self._index.given_out()[0] - end, 0)
+        return lost + max(self._index.given_out(size)[0] - end, 0)
 
     def clean(self, done: Done = lambda count: None) -> int:
         """Write what counts into new files, which take the names of the old ones; after `survey`, which says what does.
