@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from fastaug.caching.folder import INDEX
 from fastaug.loading.cache import DEVICE, MEMORY, HostCache, open_cache
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.fetch import Fetcher, Found
@@ -144,6 +146,11 @@ class _Filling:
         return [None if isinstance(outcome, Photo) else outcome for outcome in outcomes]
 
     def _check(self) -> None:
+        if not self._cache.store.is_at(Path(self._cache.name, INDEX)):
+            raise OSError(
+                f"prepare: another process has cleaned or removed the cache in {printable(self._cache.name)!r} "
+                "meanwhile. Do the same again: what is in it stays."
+            )
         if self._cache.problem is not None:
             raise OSError(
                 f"prepare: the cache in {printable(self._cache.name)!r} cannot be filled ({self._cache.problem}). What "

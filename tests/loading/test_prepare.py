@@ -11,9 +11,10 @@ import pytest
 
 import fastaug as fa
 from fastaug.caching import folder as folders
+from fastaug.caching.upkeep import Upkeep, caches_in
 from fastaug.loading.cpu_decoder import CpuDecoder
 from fastaug.loading.prepare import prepare
-from fastaug.samples.sources import Reader
+from fastaug.samples.sources import Reader, stamps
 from tests.factories import spoil
 
 
@@ -152,6 +153,24 @@ def test_a_cache_that_cannot_be_filled_is_an_error(
         assert len(decoded) == 0
         with pytest.raises(OSError, match=r"prepare: expected a folder that can be made and written to, got '.*none'"):
             prepare(samples, tmp_path / "none", 32, device="cpu")
+
+
+@pytest.mark.usefixtures("groups_of_four")
+def test_a_cache_that_is_cleaned_meanwhile_is_not_filled_for_nobody(samples: fa.Samples, tmp_path: Path) -> None:
+    def clean(count: int) -> None:
+        if count:
+            (folder,) = caches_in(tmp_path)
+            upkeep = Upkeep(folder)
+            assert upkeep.survey(stamps).slots >= 4
+            upkeep.clean()
+
+    with pytest.raises(
+        OSError, match=r"another process has cleaned or removed the cache in '.*32-jpeg-auto' meanwhile"
+    ):
+        prepare(samples, tmp_path, 32, device="cpu", num_threads=1, done=clean)
+    came = prepare(samples, tmp_path, 32, device="cpu")
+    assert came.there >= 4
+    assert came.made + came.there == 50
 
 
 def test_what_is_no_folder(samples: fa.Samples, tmp_path: Path) -> None:
