@@ -44,7 +44,7 @@ PRESIZE, SIZE = 460, 224
 MEAN, STD = fa.IMAGENET
 PACKAGES = (
     "torch", "torchvision", "kornia", "numpy", "numba", "pillow", "simplejpeg", "opencv-python-headless", "fastai",
-    "nvidia-dali-cuda130", "nvidia-dali-cuda120", "spdl", "scikit-image",
+    "nvidia-dali-cuda130", "nvidia-dali-cuda120", "spdl", "litdata", "scikit-image",
 )  # fmt: skip
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 

@@ -245,6 +245,15 @@ def _ideal(report: Report) -> list[Line]:
     return [(what, _listed(ours, 0, lambda _: False), _listed(share, 0, lambda value: value > best))]
 
 
+def _cached_epochs(report: Report) -> list[Line]:
+    speed = _medians(report, "images_per_s")
+    ours = {name.removeprefix("fastaug, "): value for name, value in speed.items() if name.startswith("fastaug, cache")}
+    theirs = {name: value for name, value in speed.items() if name.startswith(("DALI", "LitData"))}
+    best = max(ours.values())
+    what = f"images/s of epochs from a cache ({report['settings']['folder']}), LitData's of raw arrays, DALI's of files"
+    return [(what, _listed(ours, 0, lambda _: False), _listed(theirs, 0, lambda value: value > best))]
+
+
 LINES: dict[str, Callable[[Report], list[Line]]] = {
     "fidelity": _fidelity,
     "warp_cpu": _warp_cpu,
@@ -252,6 +261,7 @@ LINES: dict[str, Callable[[Report], list[Line]]] = {
     "decode_to_batch": _decode_to_batch,
     "fine_tune": _fine_tune,
     "decode_to_batch_hires": _decode_to_batch,
+    "cached_epochs": _cached_epochs,
     "ideal_loader": _ideal,
 }
 NO_GPU = "GPU: not measured. `benchmarks/gpu.sh` is the one call that measures it."

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 pytest.importorskip("cv2")
 
 from benchmarks import (
+    cached_epochs,
     common,
     decode_to_batch,
     fidelity,
@@ -161,6 +163,62 @@ def test_loader_overhead_runs(run, monkeypatch):
     assert not report["refused"]
     names = [loader_overhead.LOADER, loader_overhead.PLAIN, loader_overhead.BARE]
     assert [row["name"] for row in report["rows"][:3]] == names
+
+
+def test_cached_epochs_run(run, monkeypatch):
+    monkeypatch.setattr(cached_epochs, "LISTED", 1000)
+    monkeypatch.setattr(common, "settle", lambda: None)
+    monkeypatch.setattr(cached_epochs, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(loaders, "dali_loader", _absent)
+    monkeypatch.setattr(cached_epochs, "litdata_loader", _absent)
+    report = run(cached_epochs)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    assert [row["name"] for row in report["rows"]] == [
+        cached_epochs.WARP, cached_epochs.MEMORY, cached_epochs.FILE, cached_epochs.RESIZED, cached_epochs.UNCACHED,
+        cached_epochs.FILL_MEMORY, cached_epochs.FILL_FILE, cached_epochs.LARGE_WARP, cached_epochs.LARGE_MEMORY,
+        cached_epochs.LARGE_UNCACHED, "opening",
+    ]  # fmt: skip
+    assert {entry["name"] for entry in report["missing"]} == {
+        loaders.DALI_USUAL, cached_epochs.LITDATA, cached_epochs.FFCV,
+    }  # fmt: skip
+    (unknown,) = (target["what"] for target in report["targets"] if target["value"] is None)
+    assert unknown == f"{cached_epochs.MEMORY} / {loaders.DALI_USUAL}, images/s"
+
+
+def test_cached_epochs_refuse_other_draws_and_pixels_that_are_one_off(tmp_path):
+    (file,) = common.scikit_image_photos(["hubble_deep_field.jpg"])
+    job = loaders.Job(cached_epochs.linked([file], tmp_path / "photos", 4), 4, 1, 0)
+    kept = cached_epochs.kept_photos([file], 4)
+    (first,) = cached_epochs.loader(job, cache=tmp_path / "cache")
+    assert cached_epochs.most_pixels_off(kept, job, 0, lambda: [first]) < 0.5
+    images, rows = first
+    wrong = images.clone()
+    wrong[2] = images[2].roll(1, 2)  # one image of four, one pixel down
+    for passes, epoch in (((wrong, rows), 0), ((images.flip(0), rows), 0), (first, 1)):
+        assert cached_epochs.most_pixels_off(kept, job, epoch, lambda passes=passes: [passes]) > 1
+
+
+def test_an_epoch_that_is_not_all_from_the_cache_or_all_decoded_is_not_timed(tmp_path):
+    photos = cached_epochs.linked(loaders.scikit_image_jpegs(tmp_path)[:1], tmp_path / "photos", 4)
+    made = cached_epochs.loader(loaders.Job(photos, 4, 1, 0), cache=tmp_path / "cache")
+    with pytest.raises(RuntimeError, match="all 4 images from the cache, got 0 from the cache and 4 decoded"):
+        list(cached_epochs.epoch_of(made, cached=True))
+    assert len(list(cached_epochs.epoch_of(made, cached=True))) == 1
+    with pytest.raises(RuntimeError, match="all 4 images decoded, got 4 from the cache"):
+        list(cached_epochs.epoch_of(made, cached=False))
+
+
+def test_a_pass_that_fills_starts_with_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "settle", lambda: None)
+    photos = cached_epochs.linked(loaders.scikit_image_jpegs(tmp_path)[:1], tmp_path / "photos", 4)
+    for cache in ("memory", tmp_path / "cache"):
+        passes = cached_epochs.FirstEpochs(loaders.Job(photos, 4, 1, 0), cache)
+        for _ in range(2):
+            passes.clear()
+            loaders.run_pass(passes, 4)
+        with pytest.raises(RuntimeError, match="all 4 images decoded, got 4 from the cache"):
+            loaders.run_pass(passes, 4)
 
 
 def test_functions_run():
@@ -425,6 +483,22 @@ def test_the_short_table_has_losses_in_bold_and_the_goals_that_were_missed(tmp_p
     shown = readme.summary(tmp_path)
     assert "| direct 500 | slow 100; fast **900** |" in shown
     assert "direct / fast: 0.50, goal ≥ 0.7: NOT MET" in shown
+
+
+def test_the_short_table_compares_later_epochs_with_peers_only(tmp_path):
+    report = common.Report("cached_epochs", {"folder": "photos"})
+    speeds = {
+        cached_epochs.WARP: 2000, cached_epochs.MEMORY: 1800, cached_epochs.FILL_MEMORY: 400, loaders.DALI_USUAL: 600,
+        cached_epochs.LITDATA: 1900, cached_epochs.LARGE_MEMORY: 1700,
+    }  # fmt: skip
+    for name, speed in speeds.items():
+        report.rows.append({"name": name, "images_per_s": comparison.quartiles([speed])})
+    report.rows.append({"name": "opening", "seconds": [0.3]})
+    report.finish(tmp_path)
+    assert (
+        f'| cache="memory" 1,800 | {loaders.DALI_USUAL} 600; {cached_epochs.LITDATA} **1,900** |'
+        in readme.summary(tmp_path)
+    )  # fmt: skip
 
 
 def test_plots_are_drawn_from_results(tmp_path):
