@@ -144,17 +144,20 @@ class Index:
             records = np.frombuffer(read_at(self.file, number * RECORD_BYTES, place), _COLUMNS)
             parts.append(records["key"].copy())
             self._note_end(first, records["offset"] + records["stored"] + records["name"])
-        keys = np.concatenate(parts)
+        self._insert(np.concatenate(parts), UNKNOWN)
+        return True
+
+    def _insert(self, keys: np.ndarray, state: int) -> None:
+        """The keys of the records that follow."""
         numbers = np.arange(len(self), len(self) + len(keys), dtype=np.uint32)
-        self.state.extend(bytes(len(keys)))
+        self.state.extend(bytes([state]) * len(keys))
         if len(self._recent) + len(keys) <= _MOST_RECENT:
             self._recent.update(zip(keys.tolist(), numbers.tolist(), strict=True))
-            return True
+            return
         keys = np.concatenate([self._keys, np.array(list(self._recent), np.uint64), keys])
         numbers = np.concatenate([self._numbers, np.array(list(self._recent.values()), np.uint32), numbers])
         order = np.argsort(keys, kind="stable")  # of one key, the later record stays the later
         self._keys, self._numbers, self._recent = keys[order], numbers[order], {}
-        return True
 
     def _note_end(self, first: int, ends: np.ndarray) -> None:
         """Of the last of these slots, whose records begin with number `first`; those that are damaged say nothing."""
@@ -198,9 +201,9 @@ class Index:
     def give_out(self, end: int, stale: int) -> None:
         write_at(self.file, _GIVEN_OUT.pack(end, stale), len(_MAGIC))
 
-    def add(self, entries: Sequence[Entry]) -> list[int]:
-        """Their numbers. What a killed process left of a record is overwritten."""
-        first = len(self)
-        write_at(self.file, b"".join(entry.encoded() for entry in entries), HEADER_BYTES + first * RECORD_BYTES)
-        self.refresh()
-        return [*range(first, first + len(entries))]
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Records of good slots, after a `refresh`. What a killed process left of one is overwritten."""
+        place = HEADER_BYTES + len(self) * RECORD_BYTES
+        write_at(self.file, b"".join([entry.encoded() for entry in entries]), place)
+        self._insert(np.array([entry.key for entry in entries], np.uint64), GOOD)
+        self._end = max(self._end, *(entry.end for entry in entries))

@@ -18,7 +18,7 @@ import numpy as np
 from fastaug.files import write_at
 
 SEGMENT_BYTES = 1 << 27  # of the first one
-_ALIGNED = 64  # bytes
+_ALIGNED = 4096  # bytes: to write parts of pages takes longer
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0  # nobody writes to them, so no memory need be kept for that
 
 
@@ -89,6 +89,9 @@ class Pixels:
         self._size = max(self._size, end)
 
     def write(self, offset: int, parts: Sequence[Any]) -> None:
-        for part in parts:
-            write_at(self.file, part, offset)
-            offset += memoryview(part).nbytes
+        written = os.pwritev(self.file, parts, offset) if hasattr(os, "pwritev") else 0
+        for part in parts:  # what is left, if the disk is full or a signal came
+            size = memoryview(part).nbytes
+            if written < size:
+                write_at(self.file, memoryview(part).cast("B")[written:], offset + written)
+            offset, written = offset + size, max(written - size, 0)

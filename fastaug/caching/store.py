@@ -123,15 +123,15 @@ class Store:
             return found
 
     def _look_up(self, sources: Sequence[Source]) -> list[Slot | None]:
-        found: list[Slot | None] = []
-        for source, number in zip(sources, self._index.find([source.key for source in sources]), strict=True):
-            slot = None
-            if number is not None and self._index.state[number] != DAMAGED:
-                entry = self._index.entry(number)
-                if entry is not None and (entry.source_bytes, entry.source_time_ns) == source[2:]:
-                    slot = Slot(source, number, entry)
-            found.append(slot)
-        return found
+        numbers = self._index.find([source.key for source in sources])
+        return [self._slot(source, number) for source, number in zip(sources, numbers, strict=True)]
+
+    def _slot(self, source: Source, number: int | None) -> Slot | None:
+        if number is None or self._index.state[number] == DAMAGED:
+            return None
+        entry = self._index.entry(number)
+        made_of_it = entry is not None and (entry.source_bytes, entry.source_time_ns) == source[2:]
+        return Slot(source, number, entry) if entry is not None and made_of_it else None
 
     def get(self, slot: Slot) -> np.ndarray | None:
         """Its pixels, uint8 [h, w, 3]: the memory of the store; None: they are damaged."""
@@ -193,18 +193,18 @@ class Store:
     def _place(self, pictures: Sequence[tuple[Source, Picture]], budget: int) -> list[int | None]:
         """Give out bytes to those that are not there yet and fit, and say where; None for the others."""
         self._index.refresh()
-        sources = [source for source, _ in pictures]
-        there, earlier = self._look_up(sources), self._index.find([source.key for source in sources])
         (end, stale), given = self._index.given_out(self._pixels.size()), set[int]()
         places: list[int | None] = []
-        for (source, picture), slot, number in zip(pictures, there, earlier, strict=True):
-            old = None if number is None else self._index.entry(number)
+        numbers = self._index.find([source.key for source, _ in pictures])
+        for (source, picture), number in zip(pictures, numbers, strict=True):
+            there = self._slot(source, number) is not None or source.key in given
+            old = None if there or number is None else self._index.entry(number)
             size = picture.pixels.nbytes + len(source.name)
             start = place_for(size, end)
             more = stale + (old.stored_bytes + old.name_bytes if old else 0)
             fits = start + size - min(more, budget // 8) <= budget and size < _MOST_BYTES
-            if slot is not None or source.key in given or not fits:
-                if slot is None and old is not None and not fits:
+            if there or not fits:
+                if old is not None and not there:
                     self._say_stale()
                 places.append(None)
                 continue
@@ -239,8 +239,8 @@ class Store:
             other = None if number is None or self._index.state[number] == DAMAGED else self._index.entry(number)
             if other is None or entry[1:3] != other[1:3]:
                 new.append(entry)
-        for number in self._index.add(new):
-            self._index.state[number] = GOOD
+        if new:
+            self._index.add(new)
 
     @contextmanager
     def _filling(self) -> Iterator[None]:

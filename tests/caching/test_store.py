@@ -156,6 +156,7 @@ def test_a_picture_larger_than_a_segment_has_one_of_its_own(tmp_path: Path) -> N
 
 def test_segments_follow_each_other_and_each_is_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "SEGMENT_BYTES", 100)
+    monkeypatch.setattr(pixels, "_ALIGNED", 64)
     ends = [pixels.Segment.at(offset) for offset in (0, 99, 100, 299, 300, 699, 700)]
     assert [tuple(end) for end in ends] == [
         (0, 0, 100), (0, 0, 100), (1, 100, 300), (1, 100, 300), (2, 300, 700), (2, 300, 700), (3, 700, 1500),
@@ -324,7 +325,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: int, after: int =
 
 
 @pytest.mark.parametrize(
-    ("name", "after"), [("pwrite", 7), ("pwrite", 8), ("pwrite", 9), ("pwrite", 10), ("ftruncate", 0)]
+    ("name", "after"), [("pwrite", 5), ("pwrite", 6), ("pwritev", 0), ("pwritev", 2), ("ftruncate", 0)]
 )
 def test_a_full_disk_is_said_once_and_what_is_there_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, after: int
@@ -391,6 +392,7 @@ def test_a_system_without_locks_or_reading_at_a_place(
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     monkeypatch.delattr(os, "pread")
     monkeypatch.delattr(os, "pwrite")
+    monkeypatch.delattr(os, "pwritev")
     monkeypatch.setattr(files, "fcntl", None)
     files.write_at(file, b"abcdef", 2)
     files.write_at(file, np.arange(3, dtype=np.uint8), 0)
@@ -400,6 +402,16 @@ def test_a_system_without_locks_or_reading_at_a_place(
     monkeypatch.setattr(folder, "HAS_LOCKS", False)
     assert open_folder(tmp_path / "cache", SETTINGS) is None
     assert "no locks" in caplog.text
+
+
+@pytest.mark.parametrize("most", [1, 100, 3600, 3607])
+def test_calls_that_write_less_than_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """As where a signal comes, or a limit is near. The pixels are 3,600 bytes, then the name's follow."""
+    real, at_once = os.pwrite, os.pwritev
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: real(file, content[: max(most, 500)], place))
+    monkeypatch.setattr(os, "pwritev", lambda file, parts, place: at_once(file, [b"".join(parts)[:most]], place))
+    fill(opened(tmp_path), range(2))
+    assert served(of_its_own(tmp_path), range(2)) == [0, 1]
 
 
 def test_many_threads_fill_and_read_one(tmp_path: Path) -> None:
@@ -472,7 +484,8 @@ def test_the_latest_record_of_a_key_counts_however_they_came(tmp_path: Path) -> 
     there, rng, latest = Index(file), np.random.default_rng(0), dict[int, int]()
     for _ in range(40):
         keys = rng.integers(0, 60, rng.integers(1, 25)).tolist()
-        numbers = there.add([Entry(key, *[0] * 9, 1.0, 1.0, 0.0, 0.0, 0) for key in keys])
+        numbers = range(len(there), len(there) + len(keys))
+        there.add([Entry(key, *[0] * 9, 1.0, 1.0, 0.0, 0.0, 0) for key in keys])
         latest |= zip(keys, numbers, strict=True)
         assert there.find(range(70)) == [latest.get(key) for key in range(70)]
     afresh = Index(file)
