@@ -266,7 +266,9 @@ def open_cache(
     store = open_folder(cache, settings)
     if store is None:
         return NoCache(os.fspath(cache), short_side)
-    return HostCache(store, short_side, store.given_out() + disk_left(cache) // 2 if budget is None else budget)
+    # What is in it counts as free: it is the same for who opens it half filled
+    free = store.given_out() + disk_left(cache)
+    return HostCache(store, short_side, free // 2 if budget is None else budget)
 
 
 def _device_left(device: torch.device) -> int:

@@ -133,7 +133,7 @@ def test_a_cache_that_cannot_be_filled_is_an_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastaug.caching.pixels.write_at", full)
+        patch.setattr("fastaug.caching.pixels.Pixels.write", full)
         with pytest.raises(
             OSError, match=r"prepare: the cache in '.*32-jpeg-auto' cannot be filled \(No space left on"
         ):
@@ -178,3 +178,20 @@ def test_what_is_no_folder(samples: fa.Samples, tmp_path: Path) -> None:
         prepare(samples, samples.paths[0], device="cpu")
     with pytest.raises(ValueError, match="prepare: expected a folder for the cache, got 'memory', which ends"):
         prepare(samples, "memory", device="cpu")
+
+
+def test_the_same_command_again_takes_no_more_of_the_disk(
+    samples: fa.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default half of what is left without the cache, however often it is opened, and however full it is then."""
+    whole = prepare(samples, tmp_path / "whole", 32, device="cpu").bytes
+
+    def left(folder: Path) -> int:
+        stores = list(folders._open.values())
+        return whole - sum(store.given_out() for store in stores if store.where.startswith(str(folder)))
+
+    monkeypatch.setattr("fastaug.loading.cache.disk_left", left)
+    another_process(monkeypatch)
+    first, *others = [prepare(samples, tmp_path / "half", 32, device="cpu") for _ in range(3)]
+    assert 0.4 * whole < first.bytes <= 0.5 * whole
+    assert [(came.made, came.bytes) for came in others] == [(0, first.bytes)] * 2
