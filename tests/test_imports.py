@@ -14,7 +14,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fastaug"
 ROOMS = {
     "fastaug": set(),  # the public names, all lazy
     "__main__": {"cli"},
-    "cli": {"config", "demo", "training", "loading", "augment", "samples", "machine", "memory", "text", "fastaug"},
+    "cli": {
+        "config",
+        "demo",
+        "training",
+        "loading",
+        "caching",
+        "augment",
+        "samples",
+        "machine",
+        "memory",
+        "text",
+        "fastaug",
+    },
     "config": {"files", "text", "fastaug"},
     "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
     "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},
@@ -29,7 +41,7 @@ ROOMS = {
     "text": set(),
 }
 
-COMMANDS = {"bench", "check", "demo", "lr_find", "predict", "show", "summary", "train"}
+COMMANDS = {"bench", "cache", "check", "demo", "lr_find", "predict", "prepare", "show", "summary", "train"}
 
 # Libraries that are optional, heavy, or likely to be replaced: the files that know each.
 KNOWN_BY = {
@@ -44,7 +56,7 @@ KNOWN_BY = {
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
     "torchmetrics": {"training/callbacks.py", "training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
-    "rich": {"cli/check.py", "training/display.py"},
+    "rich": {"cli/progress.py", "training/display.py"},
     "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "options", "printing")} | {"config.py"},
     "PIL": {"loading/libtiff.py", "loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},
     "simplejpeg": {"loading/jpeg.py"},

@@ -86,7 +86,7 @@ def _ready(path: Path, files: list[int], settings: Mapping[str, Any]) -> bool:
 
     The pixels of an index that is new are new as well: bytes that others still look at are given out by their own.
     """
-    if not all(_is_at(file, path / name) for file, name in zip(files, (INDEX, PIXELS), strict=True)):
+    if not all(is_at(file, path / name) for file, name in zip(files, (INDEX, PIXELS), strict=True)):
         return False
     header = Header.read(files[0])
     if header is not None and header.settings == settings:
@@ -121,7 +121,8 @@ def _open_to_read(path: Path, settings: Mapping[str, Any], error: OSError) -> St
     return None
 
 
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
+    """Whether an open file is the one of that name now."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except OSError:

@@ -86,6 +86,7 @@ class Store:
 
     def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"", checked: bool = True) -> None:
         self.where, self.budget, self.token, self._checked, self.writable = where, budget, token, checked, True
+        self.problem: str | None = None  # why it is not writable
         self._index, self._pixels = Index(files[0]), Pixels(files[1])
         self._lock = threading.RLock()
         self._process, self._told_stale = os.getpid(), False
@@ -180,10 +181,10 @@ class Store:
 
     def stop_filling(self, error: OSError) -> None:
         """Say so, once."""
+        reason = printable(error.strerror or str(error))
         with self._lock:
-            told, self.writable = not self.writable, False
+            told, self.writable, self.problem = not self.writable, False, reason
         if not told:
-            reason = printable(error.strerror or str(error))
             log.warning(
                 "cache %s: cannot be filled (%s). What it has is used, everything else is decoded each time.",
                 printable(self.where), reason,

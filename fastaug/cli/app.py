@@ -16,12 +16,14 @@ import typer.main
 from fastaug import __version__
 from fastaug.cli import interrupt
 from fastaug.cli.bench import bench
+from fastaug.cli.cache import cache
 from fastaug.cli.check import check
 from fastaug.cli.demo import demo
 from fastaug.cli.errors import WrongOption, one_line
 from fastaug.cli.lr_find import lr_find
 from fastaug.cli.options import with_source
 from fastaug.cli.predict import predict
+from fastaug.cli.prepare import prepare
 from fastaug.cli.printing import json_alone, notes_as_lines, say_error
 from fastaug.cli.show import show
 from fastaug.cli.summary import summary
@@ -109,5 +111,5 @@ def _fastaug(
     pass
 
 
-for function in (train, predict, lr_find, show, summary, demo, check, bench):
+for function in (train, predict, lr_find, show, summary, demo, check, prepare, cache, bench):
     command(function)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import Debug, Json, Overwrite, Source
 from fastaug.cli.printing import print_figures
+from fastaug.cli.progress import progress_bar
 from fastaug.text import printable
 
 
@@ -32,11 +31,8 @@ def check(
     if clean is not None:
         refuse_to_overwrite("--clean", [clean], overwrite)
     samples = find_samples(source, every=clean is None)
-    bar = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(samples))
-        bad = bad_files(samples, num_threads, lambda count: progress.advance(task, count))
+    with progress_bar(len(samples), "files") as done:
+        bad = bad_files(samples, num_threads, done)
     listed = [{"path": samples.paths[row], "reason": reason} for row, reason in bad.items()]
     lines = [f"{printable(one['path'])}: {printable(one['reason'])}" for one in listed]
     lines.append(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))

@@ -30,6 +30,7 @@ def make_learner(
     model: str,
     weights: str,
     device: str | None,
+    cache: str | None,
     settings: Mapping[str, Any],
 ) -> tuple[Learner, list[ImageLoader]]:
     """The learner, with `settings` of it, and its loaders, to train and to validate."""
@@ -52,7 +53,7 @@ def make_learner(
         counted = f"{len(parts[0]):,} images to train, in batches of {batch_size}, {len(parts[1]):,} to validate"
         say(f"{counted}, {len(classes):,} classes: {shortened(classes)}")
     train_loader, valid_loader = (
-        ImageLoader(part, batch_size, presize, augment, device, training, seed)
+        ImageLoader(part, batch_size, presize, augment, device, training, seed, cache=cache)
         for part, training in zip(parts, (True, False), strict=True)
     )
     learn = Learner(train_loader, valid_loader, network, device=device, **settings)

@@ -10,6 +10,7 @@ import typer
 from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import (
     BatchSize,
+    Cache,
     Debug,
     Device,
     Json,
@@ -35,6 +36,7 @@ def lr_find(
     size: Size = 224,
     presize: Presize = 460,
     device: Device = None,
+    cache: Cache = None,
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("lr-find.png"),
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -49,7 +51,7 @@ def lr_find(
 
     keep_freed_memory()
     plots.check_installed()
-    learn, _ = make_learner(source, 0.2, seed, batch_size, size, presize, model, weights, device, {})
+    learn, _ = make_learner(source, 0.2, seed, batch_size, size, presize, model, weights, device, cache, {})
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)

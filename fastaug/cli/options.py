@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -13,6 +14,16 @@ import typer
 from fastaug.cli.errors import WrongOption
 from fastaug.config import use_config
 from fastaug.loading.options import ModeName
+
+
+def _bytes(text: str) -> int:
+    """20000000000, 20G and 20GB are the same."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    count = int(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " ")) if found else 0
+    if count < 1:
+        raise typer.BadParameter(f"expected bytes, such as 20GB, got {text!r}.")
+    return count
+
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 Device = Annotated[
@@ -73,6 +84,19 @@ Weights = Annotated[
 ]
 Size = Annotated[int, typer.Option(min=1, help="Side of the images that the model gets, pixels.")]
 Presize = Annotated[int, typer.Option(min=1, help="Side to which photos are resized first, pixels.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep decoded photos: 'memory', which ends with the training; 'device', the GPU's; or a folder.",
+        show_default="none",
+    ),
+]
+CacheBytes = Annotated[
+    int | None,
+    typer.Option(
+        parser=_bytes, metavar="BYTES", help="That the cache may take, as 20GB.", show_default="half of what is free"
+    ),
+]
 Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")]
@@ -130,13 +154,14 @@ def with_source(command: Callable[..., None]) -> Callable[..., None]:
         command(source=Source(**{name: options.pop(name) for name in Source._fields}), **options)
 
     hints, parameters = get_type_hints(Source, include_extras=True), list[inspect.Parameter]()
+    kind = inspect.Parameter.KEYWORD_ONLY  # an option may be required after those of `Source`, which are not
     for parameter in own.parameters.values():
         if parameter.name != "source":
-            parameters.append(parameter)
+            parameters.append(parameter.replace(kind=kind))
             continue
         for name, hint in hints.items():
             default = Source._field_defaults.get(name, inspect.Parameter.empty)
-            parameters.append(inspect.Parameter(name, parameter.kind, default=default, annotation=hint))
+            parameters.append(inspect.Parameter(name, kind, default=default, annotation=hint))
     wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped

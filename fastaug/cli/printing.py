@@ -14,6 +14,7 @@ import typer
 
 from fastaug.text import printable
 
+_UNITS = ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB"))
 _figures_to: list[IO[str]] = []  # where JSON goes while everything else is for people
 
 
@@ -29,6 +30,14 @@ def say_row(*cells: str) -> None:
 
 def say_error(text: str) -> None:
     typer.secho(f"error: {printable(text)}", fg="red", err=True)
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes for people: 5.1 GB."""
+    for power, unit in _UNITS:
+        if count >= 1000**power:
+            return f"{count / 1000**power:,.1f} {unit}"
+    return f"{count:,} bytes"
 
 
 def print_figures(as_json: bool, figures: Any, lines: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import typer
 from fastaug.cli.errors import WrongOption, refuse_to_overwrite, results_in
 from fastaug.cli.options import (
     BatchSize,
+    Cache,
     Config,
     Debug,
     Device,
@@ -26,6 +27,7 @@ from fastaug.cli.printing import importing_torch, print_figures, say
 from fastaug.config import write_config
 
 if TYPE_CHECKING:
+    from fastaug.loading.stats import LoaderStats
     from fastaug.training.interpretation import Interpretation
 
 
@@ -58,6 +60,7 @@ def train(
     size: Size = 224,
     presize: Presize = 460,
     device: Device = None,
+    cache: Cache = None,
     train_bn: Annotated[
         bool | None,
         typer.Option(
@@ -110,7 +113,7 @@ def train(
             "after_epoch": [RunLog(out)],
         }
         parts = source, valid_fraction, seed, batch_size, size, presize
-        learn, loaders = make_learner(*parts, model, weights, device, settings)
+        learn, loaders = make_learner(*parts, model, weights, device, cache, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:
@@ -129,7 +132,7 @@ def train(
         report = save_results(learn, out)
         if not rank():
             bad = [bad for loader in loaders for bad in loader.quarantined]
-            _print_results(report, learn.history.epochs, chosen, bad, out, as_json)
+            _print_results(report, learn.history.epochs, chosen, bad, loaders[0].stats(), out, as_json)
     finally:
         ranks.leave()
 
@@ -139,6 +142,7 @@ def _print_results(
     epochs: list[dict[str, float]],
     chosen: list[str],
     quarantined: list[tuple[str, str]],
+    last: LoaderStats,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -148,8 +152,10 @@ def _print_results(
         f"accuracy {right / total:.4f} ({right:,} of {total:,}), validation loss {loss:.4f}, "
         f"{epochs[-1]['images_per_s']:,.0f} images/s in the last epoch"
     ]
+    if last.cached:
+        lines[0] += f", {last.cached / (last.cached + last.decoded):.0%} of them from the cache"
     for path, reason in quarantined[:1]:
         lines.append(f"skipped {len(quarantined):,} files that could not be read, the first '{path}': {reason}")
     figures: dict[str, Any] = {"accuracy": right / total, "right": right, "validated": total, "validation_loss": loss}
-    figures |= {"chosen": chosen, "epochs": epochs, "quarantined": quarantined, "out": str(out)}
+    figures |= {"cached": last.cached, "chosen": chosen, "epochs": epochs, "quarantined": quarantined, "out": str(out)}
     print_figures(as_json, figures, [*lines, f"results: {out}"])

@@ -101,6 +101,11 @@ class HostCache:
         self.name, self.short_side = store.where, short_side
         self.store, self._budget = store, budget
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing more can be kept; None: it can."""
+        return self.store.problem
+
     def find(self, paths: Sequence[str]) -> list[Place]:
         """See Cache."""
         sources = sources_of(paths)
@@ -261,7 +266,9 @@ def open_cache(
     store = open_folder(cache, settings)
     if store is None:
         return NoCache(os.fspath(cache), short_side)
-    return HostCache(store, short_side, store.given_out() + disk_left(cache) // 2 if budget is None else budget)
+    # What is in it counts as free: it is the same for who opens it half filled
+    free = store.given_out() + disk_left(cache)
+    return HostCache(store, short_side, free // 2 if budget is None else budget)
 
 
 def _device_left(device: torch.device) -> int:

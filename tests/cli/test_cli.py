@@ -7,7 +7,9 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fastaug as fa
+from fastaug.loading.cpu_decoder import CpuDecoder
 from fastaug.training.learner import Learner
 from fastaug.training.models import model_statistics
 from fastaug.training.transfer import STEPS
@@ -134,6 +137,28 @@ def test_train_same_seed_same_result(trained: tuple[Result, Path], photos: Path,
     run("train", photos, *TINY, "--valid-fraction", "0.34", "--out", tmp_path)
     first, again = (json.loads((folder / "history.json").read_text())["losses"] for folder in (out, tmp_path))
     assert first == pytest.approx(again, rel=1e-5)
+
+
+def test_train_with_a_cache_is_the_same_training(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of the frozen body, the epochs and all validations share it: each photo is decoded once."""
+    options = ["--presize", "64", "--valid-fraction", "0.34"]  # of photos that are smaller all pixels are kept
+    without = run("train", photos, *TINY, *options, "--out", tmp_path / "without", "--json")
+    assert json.loads(without.stdout)["cached"] == 0
+    decoded: list[int] = []
+
+    def decode(self: CpuDecoder, encoded: Sequence[bytes], *needs: Any, own: Any = CpuDecoder.decode) -> Any:
+        decoded.append(len(encoded))
+        return own(self, encoded, *needs)
+
+    monkeypatch.setattr(CpuDecoder, "decode", decode)
+    result = run("train", photos, *TINY, *options, "--out", tmp_path / "cached", "--cache", "memory")
+    assert result.exit_code == 0, result.output
+    assert sum(decoded) == 12
+    assert "images/s in the last epoch, 100% of them from the cache\n" in result.stdout
+    assert tomllib.loads((tmp_path / "cached" / "config.toml").read_text("utf-8"))["cache"] == "memory"
+    first, cached = (load_file(tmp_path / out / "model.safetensors") for out in ("without", "cached"))
+    assert first.keys() == cached.keys()
+    assert all(torch.equal(first[name], cached[name]) for name in first)
 
 
 def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_help_and_wrong_options_import_no_torch() -> None:
         import sys
         from fastaug.cli.app import app, run
 
-        commands = ("train", "predict", "lr-find", "show", "summary", "demo", "check", "bench")
+        commands = ("train", "predict", "lr-find", "show", "summary", "demo", "check", "prepare", "cache", "bench")
         for arguments, code in (
             (["--version"], 0), (["--help"], 0), *(([command, "--help"], 0) for command in commands),
             ([], 2), (["train"], 2), (["trian", "photos"], 2), (["train", "photos", "--epoch", "3"], 2),

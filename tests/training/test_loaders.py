@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,3 +267,20 @@ def test_no_alarm_where_nothing_is_known(photos: fa.Samples) -> None:
 def test_an_augment_takes_the_statistics_from_the_model() -> None:
     assert fa.aug_transforms(normalize=pretrained(**HALF)).normalize == fa.INCEPTION
     assert fa.Augment([], 8, normalize=pretrained()).normalize == fa.IMAGENET
+
+
+@pytest.mark.parametrize("where", ["memory", "device", "folder"])
+def test_copies_of_a_loader_share_its_cache(tmp_path: Path, where: str) -> None:
+    """Those of the features' pass and of validation: nothing is kept twice, or decoded again."""
+    rng = np.random.default_rng(0)
+    root = write_photos(tmp_path, {f"a/{i}.jpg": rng.integers(0, 255, (30, 40 + i, 3), np.uint8) for i in range(9)})
+    cache = str(tmp_path / "cache") if where == "folder" else where
+    loader = factories.make_loader(fa.Samples.from_folder(root), presize=24, cache=cache, drop_last=False)
+    copies = [LoaderAdapter(loader).copied().loader, LoaderAdapter(loader).in_order(rows=True), copy.copy(loader)]
+    assert sum(len(batch[1]) for batch in loader) == 9
+    for other in copies:
+        assert isinstance(other, fa.ImageLoader)
+        assert sum(len(batch[1]) for batch in other) == 9
+        assert (other.stats().cached, other.stats().decoded) == (9, 0)
+        theirs, own = other._opened_cache, loader._opened_cache
+        assert theirs is own if where == "device" else theirs.store is own.store  # type: ignore[union-attr]
