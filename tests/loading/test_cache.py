@@ -200,7 +200,7 @@ def test_what_is_kept_is_the_whole_photo_raw(crowd: fa.Samples, folder: Path) ->
     assert sorted(found) == list(range(12)), "each once"
     assert kept(Path(crowd.paths[0]).read_bytes(), CACHE_SIZE).pixels.shape == (64, 85, 3)
     sizes = sum(kept(Path(path).read_bytes(), CACHE_SIZE).pixels.numel() for path in crowd.paths)
-    assert (settings / "pixels").stat().st_blocks * 512 <= 1.1 * sizes + 12 * 300 + 8192, "more than raw pixels"
+    assert (settings / "pixels").stat().st_blocks * 512 <= sizes + 12 * (300 + 4096), "more than raw pixels in pages"
     assert (settings / "index").stat().st_size == 4096 + 92 * 12
 
 
@@ -539,8 +539,8 @@ def test_members_of_an_archive_that_was_written_anew(tmp_path: Path, cache: str)
 def test_a_relative_path_is_a_place_not_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(2):
         (tmp_path / str(i)).mkdir()
-        (tmp_path / str(i) / "a.jpg").write_bytes(jpeg(100 + 10 * i, 90))
-        os.utime(tmp_path / str(i) / "a.jpg", ns=(1, 1))
+        (tmp_path / str(i) / "a.jpg").write_bytes(jpeg(100 + 10 * i, 90).ljust(9000, b"\0"))
+        os.utime(tmp_path / str(i) / "a.jpg", (2**32, 2**32))  # later than any ctime
     samples = fa.Samples(["a.jpg"], [0], ["a"])
     for i in (0, 1, 0):
         monkeypatch.chdir(tmp_path / str(i))
@@ -617,7 +617,7 @@ def test_what_does_not_fit_is_decoded_each_time_the_same_samples(crowd: fa.Sampl
         counts.append(served(loader))
     assert counts[0] == (0, 12)
     assert counts[1:] == [counts[1]] * 3
-    assert 4 <= counts[1][0] < 12
+    assert 3 <= counts[1][0] < 12
     assert sum(counts[1]) == 12
     if os.sep in cache:
         before = one_by_one(crowd, Path(cache), cache_bytes=budget)
@@ -637,7 +637,7 @@ def test_half_of_what_is_left_is_taken(
     loader = make_cached(crowd, folder if kind == "folder" else kind)
     list(loader)
     assert_right(loader, 0)
-    assert 4 <= served(loader)[0] <= 6, "of 4 × 16,320, 4 × 17,472 and 4 × 6,000 bytes"
+    assert 3 <= served(loader)[0] <= 6, "of 4 × 16,320, 4 × 17,472 and 4 × 6,000 bytes"
 
 
 def test_a_larger_budget_takes_in_the_rest(crowd: fa.Samples, folder: Path) -> None:
@@ -656,7 +656,8 @@ def test_a_larger_budget_takes_in_the_rest(crowd: fa.Samples, folder: Path) -> N
 @pytest.mark.parametrize("cache", ["memory", "folder"], indirect=True)
 def test_a_changed_source_has_its_place_where_nothing_else_fits(crowd: fa.Samples, cache: str) -> None:
     """The slot of the old picture is its own."""
-    budget = sum(len(path) + 64 + kept(Path(path).read_bytes(), CACHE_SIZE).pixels.numel() for path in crowd.paths)
+    sizes = [len(path) + kept(Path(path).read_bytes(), CACHE_SIZE).pixels.numel() for path in crowd.paths]
+    budget = sum(-(-size // 4096) * 4096 for size in sizes)  # slots begin at pages
     tight = make_cached(crowd, cache, cache_bytes=budget)
     list(tight)
     assert_right(tight, 0)
