@@ -12,12 +12,13 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from fastaug.caching.folder import disk_left, open_folder
+from fastaug.caching.folder import INDEX, disk_left, open_folder
 from fastaug.caching.shared_memory import open_memory
 from fastaug.caching.store import Picture, Slot, Source, Store
 from fastaug.loading.options import ScaleName
@@ -58,6 +59,10 @@ class Cache(Protocol):
 
     name: str
     short_side: int
+
+    def is_current(self) -> bool:
+        """Whether it is what its name stands for: a folder may have been cleaned, or removed, since it was opened."""
+        ...
 
     def find(self, paths: Sequence[str]) -> list[Place]:
         """Where these samples are kept, if they are."""
@@ -106,6 +111,10 @@ class HostCache:
         """Why nothing more can be kept; None: it can."""
         return self.store.problem
 
+    def is_current(self) -> bool:
+        """See Cache."""
+        return self.name == MEMORY or self.store.is_at(Path(self.name, INDEX))
+
     def find(self, paths: Sequence[str]) -> list[Place]:
         """See Cache."""
         sources = sources_of(paths)
@@ -144,6 +153,10 @@ class NoCache:
     def __init__(self, name: str, short_side: int) -> None:
         self.name, self.short_side = name, short_side
 
+    def is_current(self) -> bool:
+        """See Cache."""
+        return True
+
     def find(self, paths: Sequence[str]) -> list[Place]:
         """See Cache."""
         return [Place(None)] * len(paths)
@@ -169,6 +182,10 @@ class DeviceCache:
         self._lock = threading.Lock()
         self._arena, self._used, self._taken = torch.empty(0, dtype=torch.uint8, device=device), 0, 0
         self._filled: dict[torch.cuda.Stream, torch.cuda.Event] = {}  # the latest copy into it, by stream
+
+    def is_current(self) -> bool:
+        """See Cache."""
+        return True
 
     def find(self, paths: Sequence[str]) -> list[Place]:
         """See Cache."""

@@ -339,6 +339,8 @@ class ImageLoader(IterableDataset[Any]):
     def _iterate(self) -> Generator[Any, None, None]:
         position = self._position
         position.begin(len(self))
+        if self._opened_cache is not None and not self._opened_cache.is_current():
+            self._opened_cache = self._open_cache()
         epoch, first = position.epoch, position.delivered
         indices = self._epoch_indices(epoch)
         share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
