@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 import fastaug as fa
+from fastaug.caching import shared_memory
 from fastaug.loading import cache as cache_module
 from fastaug.loading.loader import BadFileError
 from fastaug.loading.stats import merge_stats
@@ -49,6 +51,13 @@ MODES = ["resize", "direct"]
 def crowd(tmp_path: Path) -> fa.Samples:
     (tmp_path / "photos").mkdir()
     return write_crowd(tmp_path / "photos")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaders of a process share what they have open: not with those that a test that failed left behind."""
+    monkeypatch.setattr(shared_memory, "_open", weakref.WeakValueDictionary())
+    monkeypatch.setattr(cache_module, "_devices", weakref.WeakValueDictionary())
 
 
 @pytest.fixture(params=["memory", "folder", "device"])

@@ -409,7 +409,7 @@ def do_damage(folder: Path, what: str, *how: Any) -> None:
 
 
 @given(damage=st.lists(damages, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_of_any_kind(crowd: fa.Samples, filled: Path, damage: list[tuple[Any, ...]]) -> None:
     """Never a wrong picture, and after an epoch all are served again."""
     with tempfile.TemporaryDirectory() as root, said():
