@@ -339,22 +339,23 @@ def fidelities(report: common.Report, name: str, files: Sequence[Path], epochs: 
         line = [setting_name]
         for mode in ("direct", "resize"):
             if mode == "direct" and not setting.whole_pixels:  # which has no presize to cut out
-                line += ["", ""]
+                line += ["", "", ""]
                 continue
             images = views(files, mode, setting, epochs, seed)
             off = comparison.difference_levels(images, truth)
             if not report.admit(f"{name}, {setting_name}, {mode}", off, comparison.SAME_WITHIN_LEVELS, "levels"):
-                line += ["refused", ""]
+                line += ["refused", "", ""]
                 continue
             db = decibels((images.double() - truth).square().mean((1, 2, 3)))
             report.rows.append({"folder": name, "name": setting_name, "mode": mode, "psnr_db": db.tolist()})
             differ = db[db < EQUAL_DB]
-            line += [f"{differ.mean():.2f}", f"{differ.min():.2f}"] if len(differ) else ["equal", "equal"]
+            shown = [f"{differ.mean():.2f}", f"{differ.min():.2f}"] if len(differ) else ["equal", "equal"]
+            line += [*shown, str(len(differ))]
         lines.append(line)
     report.table(
         f"Fidelity, {name}: {len(files)} photos with a short side above {LARGE} × {epochs} epochs; dB to all pixels, "
         "direct, no cache, of the views that differ",
-        ["", "direct, mean", "direct, worst", "resize, mean", "resize, worst"], lines,
+        ["", "direct, mean", "worst", "views", "resize, mean", "worst", "views"], lines,
     )  # fmt: skip
 
 
