@@ -18,6 +18,7 @@ SUITES = (
     "benchmarks.fidelity --draws 2 --magnitude-photos 1 --sheet benchmarks/results/fidelity.png",
     "benchmarks.filter_study --draws 1",
     "benchmarks.scale_study --draws 2 --repeats 2 --images 8",
+    "benchmarks.cache_study --repeats 3 --epochs 2",
     "benchmarks.warp_cpu --batch 64 1 --repeats 5 --seconds 0.1",
     "benchmarks.growth --repeats 3",
     "benchmarks.decode_to_batch --batch 16 --images 128 --repeats 3 --fastai-workers 0",

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 pytest.importorskip("cv2")
 
 from benchmarks import (
+    cache_study,
     cached_epochs,
     common,
     decode_to_batch,
@@ -93,6 +95,77 @@ def test_scale_study_refuses_views_that_are_a_pixel_off(monkeypatch):
     report = common.Report("scale_study", {"seed": 0})
     scale_study.score(report, scale_study.SETTINGS, [file], {file: (file, 1.0)}, draws=1, samples=4)
     assert {entry["name"] for entry in report.refused} == {"mode direct, 224 px", "mode resize, 224 px"}
+    assert report.rows == []
+
+
+def test_cache_study_runs(run, monkeypatch):
+    for name in ("up_zstd", "up_lz4"):
+        monkeypatch.setitem(cache_study.CODECS, getattr(cache_study, name.removeprefix("up_").upper()), _absent)
+    report = run(cache_study)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    assert [entry["name"] for entry in report["missing"]] == [cache_study.ZSTD, cache_study.LZ4]
+    of_codecs = [row for row in report["rows"] if "decode_cpu_ms" in row]
+    names = [cache_study.RAW, cache_study.JPEG, cache_study.OWN, cache_study.WARP]
+    assert [row["name"] for row in of_codecs] == names * 2
+    assert {row["of_raw"] for row in of_codecs if row["name"] == cache_study.RAW} == {1.0}
+    assert all(40 < min(row["psnr_db"]) < 60 for row in of_codecs if row["name"] == cache_study.JPEG)
+    psnr = {(row["name"], row["mode"]): row["psnr_db"] for row in report["rows"] if "mode" in row}
+    assert len(psnr) == 2 * len(cache_study.SETTINGS) - 1
+    assert all(min(db) > 45 for db in psnr.values())
+    finest, cut_out = (f"cache, decoded to {least:g}" for least in (2, cache_study.AS_IT_IS))
+    assert sum(psnr[finest, "direct"]) > sum(psnr[cut_out, "direct"])
+    assert sum(psnr[cut_out, "resize"]) > sum(psnr[cache_study.INTERPOLATED, "resize"])
+
+
+def test_rows_that_were_subtracted_come_back():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 13, 3), dtype=np.uint8)
+    left = cache_study.up(pixels)
+    assert (left[0] == pixels[0]).all()
+    assert (left != pixels)[1:].any()
+    cache_study.undo_up(left.reshape(7, -1))
+    assert (left == pixels).all()
+
+
+def test_a_codec_that_is_a_level_off_or_shows_something_else_is_not_timed(monkeypatch):
+    pixels = common.presized_batch(common.scikit_image_photos(["astronaut.png"]), 1)[0].numpy()
+
+    def changed(make, change):
+        right = make()
+        return lambda: dataclasses.replace(right, decode=lambda kept, out: change(right.decode(kept, out)))
+
+    def one_level(answer):
+        answer[100, 100, 1] ^= 1
+        return answer
+
+    swapped, cut = lambda answer: np.ascontiguousarray(answer[..., ::-1]), lambda answer: answer[1:]
+    made = {
+        "a level": changed(cache_study.raw, one_level), "a row": changed(cache_study.raw, cut),
+        "channels": changed(cache_study.lossy, swapped), "a row of JPEG": changed(cache_study.lossy, cut),
+    }  # fmt: skip
+    monkeypatch.setattr(cache_study, "CODECS", made | {"right": cache_study.raw, "JPEG": cache_study.lossy})
+    report = common.Report("cache_study", {})
+    assert list(cache_study.admitted(report, [pixels])) == ["right", "JPEG"]
+    assert [entry["name"] for entry in report.refused] == list(made)
+
+
+def test_cache_study_refuses_views_that_are_a_pixel_off_and_restores_what_it_switches(monkeypatch):
+    def switches():
+        return cache_study.cache._COARSER, cache_study.modes._ROUNDING_PX
+
+    before, make = switches(), cache_study.views
+
+    def shifted(files, mode, setting, *arguments):
+        images = make(files, mode, setting, *arguments)
+        assert switches() == before
+        return images if setting == cache_study.TRUTH else images.roll(1, 3)
+
+    monkeypatch.setattr(cache_study, "views", shifted)
+    kept = {name: cache_study.SETTINGS[name] for name in (cache_study.UNCACHED, cache_study.INTERPOLATED)}
+    monkeypatch.setattr(cache_study, "SETTINGS", kept)
+    report = common.Report("cache_study", {"seed": 0})
+    cache_study.fidelities(report, "photos", common.scikit_image_photos(["hubble_deep_field.jpg"]), epochs=2)
+    assert len(report.refused) == 3
     assert report.rows == []
 
 

@@ -28,8 +28,8 @@ from fastaug.samples.sources import stamps
 
 MEMORY, DEVICE = "memory", "device"
 _PIXELS = 1  # to be counted up whenever the same file and settings give other pixels
-# A JPEG is decoded at a scale that leaves 1.5 pixels for one that is kept: 2, which others need, are half as fast and
-# 0.3 dB better (16 photos of 8 to 22 megapixels against all of their pixels, both warped to 224).
+# A JPEG is decoded at a scale that leaves 1.5 pixels for one that is kept: with 2, as otherwise, the epoch that fills the
+# cache took 1.4 times as long with large photos, for 0.3 dB (benchmarks/cache_study.py).
 _COARSER = 2 / 1.5
 _ARENA_BYTES = 1 << 28  # of a device's memory that are taken at a time
 

@@ -74,7 +74,7 @@ def prepare(
     Raises:
         ValueError: the cache is no folder, or another file is there. OSError: it cannot be made, or filled.
     """
-    if cache in (MEMORY, DEVICE):
+    if os.fspath(cache) in (MEMORY, DEVICE):
         raise ValueError(f"prepare: expected a folder for the cache, got '{cache}', which ends with its process.")
     device = usable_device("prepare", device)
     name, threads = choose_decoder("auto", device, has_dali()).name, num_threads or core_count()

@@ -173,11 +173,28 @@ def test_a_cache_that_is_cleaned_meanwhile_is_not_filled_for_nobody(samples: fa.
     assert came.made + came.there == 50
 
 
+def test_a_loader_opens_a_cache_again_that_was_cleaned(samples: fa.Samples, tmp_path: Path) -> None:
+    """What it adds would be nobody's."""
+    loader = fa.ImageLoader(samples, 10, 32, fa.aug_transforms(size=16), device="cpu", cache=tmp_path)
+    next(iter(loader))
+    (folder,) = tmp_path.iterdir()
+    for name in ("index", "pixels"):
+        (folder / name).unlink()
+    for _ in loader:
+        pass
+    other = fa.ImageLoader(samples, 10, 32, fa.aug_transforms(size=16), device="cpu", cache=tmp_path)
+    for _ in other:
+        pass
+    assert (other.stats().cached, other.stats().decoded) == (50, 0)
+
+
 def test_what_is_no_folder(samples: fa.Samples, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a folder, or none yet"):
         prepare(samples, samples.paths[0], device="cpu")
     with pytest.raises(ValueError, match="prepare: expected a folder for the cache, got 'memory', which ends"):
         prepare(samples, "memory", device="cpu")
+    with pytest.raises(ValueError, match="got 'device', which ends"):
+        prepare(samples, Path("device"), device="cpu")
 
 
 def test_the_same_command_again_takes_no_more_of_the_disk(
