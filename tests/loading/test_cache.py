@@ -25,6 +25,7 @@ from PIL import Image
 
 import fastaug as fa
 from fastaug.caching import shared_memory
+from fastaug.caching.index import HEADER_BYTES, RECORD_BYTES
 from fastaug.loading import cache as cache_module
 from fastaug.loading.loader import BadFileError
 from fastaug.loading.stats import merge_stats
@@ -210,7 +211,7 @@ def test_what_is_kept_is_the_whole_photo_raw(crowd: fa.Samples, folder: Path) ->
     assert kept(Path(crowd.paths[0]).read_bytes(), CACHE_SIZE).pixels.shape == (64, 85, 3)
     sizes = sum(kept(Path(path).read_bytes(), CACHE_SIZE).pixels.numel() for path in crowd.paths)
     assert (settings / "pixels").stat().st_blocks * 512 <= sizes + 12 * (300 + 4096), "more than raw pixels in pages"
-    assert (settings / "index").stat().st_size == 4096 + 92 * 12
+    assert (settings / "index").stat().st_size == HEADER_BYTES + RECORD_BYTES * 12
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -354,7 +355,7 @@ def test_shards_share_nothing_and_fill_one_cache(crowd: fa.Samples, folder: Path
     assert [served(loader) for loader in loaders] == [(6, 0), (6, 0)]
     (settings,) = folder.iterdir()
     assert sorted(set(slots(settings, crowd))) == list(range(12))
-    assert (settings / "index").stat().st_size == 4096 + 92 * 12, "each has one record"
+    assert (settings / "index").stat().st_size == HEADER_BYTES + RECORD_BYTES * 12, "each has one record"
 
 
 def test_a_file_that_comes_in_several_rows_is_kept_once(crowd: fa.Samples, folder: Path) -> None:
@@ -366,7 +367,7 @@ def test_a_file_that_comes_in_several_rows_is_kept_once(crowd: fa.Samples, folde
     assert served(loader) == (30, 0)
     (settings,) = folder.iterdir()
     assert sorted(set(slots(settings, crowd))) == [0, 1, 2]
-    assert (settings / "index").stat().st_size == 4096 + 92 * 3
+    assert (settings / "index").stat().st_size == HEADER_BYTES + RECORD_BYTES * 3
 
 
 # Sources.
@@ -600,7 +601,7 @@ def test_two_loaders_by_turns(crowd: fa.Samples, folder: Path) -> None:
             assert len(assert_right(loader, epoch, batches=[pair[k] for pair in pairs])) == 12
     (settings,) = folder.iterdir()
     assert sorted(set(slots(settings, crowd))) == list(range(12))
-    assert (settings / "index").stat().st_size == 4096 + 92 * 12, "each has one record"
+    assert (settings / "index").stat().st_size == HEADER_BYTES + RECORD_BYTES * 12, "each has one record"
 
 
 # Budget and stats.

@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastaug as fa
+from fastaug.caching.index import HEADER_BYTES as HEADER
+from fastaug.caching.index import RECORD_BYTES as RECORD
 from fastaug.caching.index import Index
 from fastaug.caching.pixels import Pixels
 from tests.factories import PATIENCE_S, jpeg
@@ -37,7 +39,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, and forks"),
     pytest.mark.usefixtures("one_thread"),
 ]
-RECORD, HEADER = 92, 4096
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def records(folder: Path) -> np.ndarray:
-    """uint8 [N, 92]."""
+    """uint8 [N, RECORD]."""
     content = np.fromfile(folder / "index", np.uint8)[HEADER:]
     return content[: len(content) // RECORD * RECORD].reshape(-1, RECORD)
 
