@@ -1,7 +1,7 @@
 """The index of a cache: a page about it, then a record for each slot, added at the end.
 
     0       magic; bytes given out, and how many of them nobody needs any more; budget, token, settings as JSON
-    4,096   records of 92 bytes, see `Entry`
+    4,096   records of 96 bytes, see `Entry`
 
 Of two records of one key the later counts. A record whose check is wrong counts as none: it is what a power failure
 left. In memory are 13 bytes for each.
@@ -24,7 +24,7 @@ HEADER_BYTES = 4096
 _MAGIC = b"fastaug cache 1\n"
 _GIVEN_OUT = struct.Struct("<QQ")  # after the magic
 _TERMS = struct.Struct("<Q16s")  # after that
-_RECORD = struct.Struct("<QQqQIIHHIIddddI")
+_RECORD = struct.Struct("<QQQQIIIIIIddddI")
 _CHECK = struct.Struct("<I")
 RECORD_BYTES = _RECORD.size + _CHECK.size
 _COLUMNS = np.dtype(

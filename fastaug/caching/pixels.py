@@ -66,6 +66,8 @@ class Pixels:
     def view(self, offset: int, size: int) -> np.ndarray | None:
         """uint8 [size], the bytes themselves; None: the file has no such part. Who writes to them changes no file."""
         segment = Segment.at(offset)
+        if segment.end > self._size:  # others may have made it longer since
+            self._size = max(self._size, self.size())
         if offset + size > segment.end or segment.end > self._size:
             return None
         mapped = self._mapped.get(segment.number)

@@ -28,8 +28,8 @@ from fastaug.samples.sources import stamps
 
 MEMORY, DEVICE = "memory", "device"
 _PIXELS = 1  # to be counted up whenever the same file and settings give other pixels
-# A JPEG is decoded at a scale that leaves 1.5 pixels for one that is kept: with 2, as otherwise, the epoch that fills the
-# cache took 1.4 times as long with large photos, for 0.3 dB (benchmarks/cache_study.py).
+# A JPEG is decoded at a scale that leaves 1.5 pixels for one that is kept: 2, as otherwise, are up to four times as
+# many to decode and to resize, for 0.3 dB (benchmarks/cache_study.py).
 _COARSER = 2 / 1.5
 _ARENA_BYTES = 1 << 28  # of a device's memory that are taken at a time
 
@@ -173,14 +173,16 @@ class DeviceCache:
     """A Cache in the memory of a device, of one process. Not run on a GPU yet.
 
     Args:
-        budget: bytes that are taken at most.
+        budget: bytes that are taken at most; what files left that have changed since does not count, up to an eighth
+            more.
     """
 
     def __init__(self, device: torch.device, short_side: int, budget: int) -> None:
         self.name, self.device, self.short_side, self._budget = DEVICE, device, short_side, budget
         self._kept: dict[bytes, tuple[Source, Photo]] = {}
         self._lock = threading.Lock()
-        self._arena, self._used, self._taken = torch.empty(0, dtype=torch.uint8, device=device), 0, 0
+        self._arena, self._used = torch.empty(0, dtype=torch.uint8, device=device), 0
+        self._taken = self._stale = 0  # bytes
         self._filled: dict[torch.cuda.Stream, torch.cuda.Event] = {}  # the latest copy into it, by stream
 
     def is_current(self) -> bool:
@@ -209,8 +211,15 @@ class DeviceCache:
     def keep(self, photos: Sequence[tuple[Place, Photo]]) -> None:
         """See Cache."""
         for place, photo in photos:
-            room = self._room(photo.pixels.numel()) if place.source is not None else None
-            if place.source is None or room is None:
+            if place.source is None:
+                continue
+            with self._lock:
+                old = self._kept.get(place.source.name)
+                if old is not None and old[0] == place.source:
+                    continue  # it comes in several rows
+                self._stale += 0 if old is None else self._kept.pop(place.source.name)[1].pixels.numel()
+            room = self._room(photo.pixels.numel())
+            if room is None:
                 continue
             pixels = room.view(photo.pixels.shape)
             pixels.copy_(photo.pixels)
@@ -225,7 +234,7 @@ class DeviceCache:
         with self._lock:
             if self._used + size > len(self._arena):
                 more = max(size, min(_ARENA_BYTES, self._budget - self._taken))
-                if self._taken + more > self._budget:
+                if self._taken + more > self._budget + min(self._stale, self._budget // 8):
                     return None
                 self._arena, self._used = torch.empty(more, dtype=torch.uint8, device=self.device), 0
                 self._taken += more

@@ -100,7 +100,11 @@ class Fetcher:
         decoder, cache = self._workers.decoder, self._cache
         wanted = [needs[row] for row in encoded]
         if cache is not None:
-            sizes = [found[row].size for row in encoded]
+            # Where a slot was damaged, its size is the decoder's: another one than the header's after some orientations
+            sizes = [
+                likely_size(content) if found[row].content is None else found[row].size
+                for row, content in encoded.items()
+            ]
             wanted = [None if size is None else needed(size, cache.short_side) for size in sizes]
         with self._observer.stage("decode", len(encoded)) as tell:
             outcomes = decoder.decode(list(encoded.values()), wanted)

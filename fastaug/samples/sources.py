@@ -121,7 +121,10 @@ class _Archive:
 
 
 class Stamp(NamedTuple):
-    """By which it is seen that a file is another one than before: bytes, and when it or its name was changed last."""
+    """By which it is seen that a file is another one than before: bytes, and when it or its name was changed last.
+
+    The time is that of the file system in 64 bits, which some files' does not fit into.
+    """
 
     size: int
     time_ns: int
@@ -148,7 +151,7 @@ def _stamp(path: str) -> Stamp | None:
     except (OSError, ValueError):
         return None
     # Of archives that were unpacked all files have one time, of some formats also one size: ctime notices an exchange
-    return Stamp(status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
+    return Stamp(status.st_size, max(status.st_mtime_ns, status.st_ctime_ns) % 2**64)
 
 
 def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
