@@ -69,7 +69,6 @@ class BatchMaker:
     """Makes the batches of an epoch; called from several threads.
 
     Attributes:
-        draw: rows of the samples -> what is decided about them.
         pinned: whether targets are wanted in memory that a GPU reads by itself.
         cache: of photos.
         least: images that a batch must have; with fewer it has none.
@@ -78,7 +77,6 @@ class BatchMaker:
     samples: Samples
     targets: Tensor
     mode: Mode
-    draw: Callable[[np.ndarray], Draws]
     workers: Workers
     observer: Observer
     pinned: bool
@@ -88,11 +86,11 @@ class BatchMaker:
     def __post_init__(self) -> None:
         self.fetcher = Fetcher(self.workers, self.cache, self.observer)
 
-    def make(self, indices: np.ndarray) -> Batch:
-        """The batch of some rows of the samples."""
+    def make(self, indices: np.ndarray, draw: Callable[[], Draws]) -> Batch:
+        """The batch of some rows of the samples; `draw` says what is decided about them."""
         observer, decoder = self.observer, self.workers.decoder
         with observer.stage("draw", len(indices)) as tell:
-            draws = self.draw(indices)
+            draws = draw()
             tell(draws)
         found = self.fetcher.find([self.samples.paths[row] for row in indices])
         needs = self._needs(found, draws)
@@ -155,13 +153,14 @@ class BatchMaker:
         good = good if len(good) >= self.least else {}
         rows, photos = list(good), list(good.values())
         bad = {int(indices[row]): reason for row, reason in enumerate(outcomes) if isinstance(reason, str)}
-        params, draws = None if draws.params is None else draws.params[rows], draws[rows]
+        draws = draws if len(rows) == len(draws) else draws.part(rows)
+        params = draws.params
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
         matrix = draws.matrix(sizes)
         warp_params = None
         if params is not None:
-            to_photos = torch.from_numpy(np.array([photo.matrix for photo in photos]).reshape(-1, 3, 3))
-            warp_params = replace(params, matrix=(matrix @ torch.linalg.inv(to_photos)).float())
+            to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
+            warp_params = replace(params, matrix=(matrix @ to_original).float())
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
         if buffer is not None:
             images = torch.from_numpy(buffer if len(rows) == len(buffer) else buffer[rows])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from fastaug.augment.augment import Augment, Observe, Params
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.photo import Size
 
+_DRAWN_AT_ONCE = 256  # samples
+_MOST_AHEAD = 4  # batches
 _POSITION = "presize"  # the name of the draws of where its square lies
 
 
@@ -43,6 +47,10 @@ class Draws:
             params = Params(params.matrix[index], params.color[index], size=params.size)
         return Draws(self.position[index], self.presize, params)
 
+    def part(self, rows: slice | list[int]) -> Draws:
+        """The same of some rows."""
+        return Draws(self.position[rows], self.presize, None if self.params is None else self.params[rows])
+
     @property
     def output(self) -> Size:
         """(height, width) of what is made of a photo: the augment may have been set to another size since."""
@@ -65,6 +73,34 @@ class Draws:
         """Original pixels -> output pixels, float64 [B, 3, 3]; without an augment the presized ones are the output."""
         presize = self.presize_matrix(sizes)
         return presize if self.params is None else self.params.matrix.double() @ presize
+
+
+class Ahead:
+    """Draws for batches that follow each other, made for some of them at once: that takes hardly longer than for one.
+
+    Several threads may ask, for each batch once.
+
+    Args:
+        draw: rows of the samples -> what is decided about them.
+        batches: rows of the samples.
+    """
+
+    def __init__(self, draw: Callable[[np.ndarray], Draws], batches: Sequence[np.ndarray]) -> None:
+        self._draw, self._batches = draw, batches
+        self._at_once = min(max(_DRAWN_AT_ONCE // max(len(batches[0]), 1), 1), _MOST_AHEAD) if batches else 1
+        self._made: dict[int, Draws] = {}  # those that were not asked for yet, by number of the batch
+        self._lock = threading.Lock()
+
+    def __call__(self, number: int) -> Draws:
+        """Of a batch."""
+        with self._lock:
+            if number not in self._made:
+                group = self._batches[number : number + self._at_once]
+                draws, start = self._draw(np.concatenate(group)), 0
+                for i, rows in enumerate(group):
+                    self._made[number + i] = draws.part(slice(start, start + len(rows)))
+                    start += len(rows)
+            return self._made.pop(number)
 
 
 def draw(

@@ -87,12 +87,18 @@ class Fetcher:
                     place = found[row].place
                     photo = None if place is None else self._cache.photo(place)
                     if photo is not None:
-                        pixels = photo.pixels.to(self._workers.decoder.device)
-                        photos[row] = Photo(pixels, photo.matrix, photo.size)
+                        photos[row] = self._moved(photo)
         if photos:  # some may be damaged
             with self._observer.stage("cache", len(photos)) as tell:
                 tell([*photos.values()])
         return photos
+
+    def _moved(self, photo: Photo) -> Photo:
+        """On the decoder's device."""
+        device = self._workers.decoder.device
+        if photo.pixels.device == device:
+            return photo
+        return Photo(photo.pixels.to(device), photo.matrix, photo.size)
 
     def _decoded(
         self, found: Sequence[Found], needs: Sequence[Need | None], encoded: dict[int, bytes]

@@ -24,7 +24,7 @@ from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
 from fastaug.loading.cache import DEVICE, Cache, open_cache
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
-from fastaug.loading.draws import Draws, draw
+from fastaug.loading.draws import Ahead, Draws, draw
 from fastaug.loading.modes import MODES
 from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
@@ -279,7 +279,9 @@ class ImageLoader(IterableDataset[Any]):
 
         def make(observer: Observer) -> Batch:
             with self._workers(1) as workers:
-                return self._maker(position.epoch, workers, observer).make(np.array([row], np.int64))
+                rows = np.array([row], np.int64)
+                draw = partial(self._draw, position.epoch, self._scheduled(position.epoch), observer, rows)
+                return self._maker(workers, observer).make(rows, draw)
 
         warp = partial(warp_batch, augment=self.augment, device=self.device)
         return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, warp)
@@ -350,8 +352,10 @@ class ImageLoader(IterableDataset[Any]):
             decoding = dict.fromkeys(("decode", "keep", "cache", "presize"), workers.decoder.threads)
             self._clock = clock = Clock({**loading, **decoding})
             least = 2 if self.training and self.drop_last and self.batch_size > 1 else 1
-            make = partial(self._make, self._maker(epoch, workers, clock, least))
-            batches = prefetch(make, (indices[a:b] for a, b in bounds), self.prefetch_batches, LOAD_THREADS)
+            rows = [indices[a:b] for a, b in bounds]
+            ahead = Ahead(partial(self._draw, epoch, self._scheduled(epoch), clock), rows)
+            make = partial(self._make, self._maker(workers, clock, least), ahead, rows)
+            batches = prefetch(make, range(len(rows)), self.prefetch_batches, LOAD_THREADS)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
                     loaded = time.perf_counter()
@@ -380,20 +384,32 @@ class ImageLoader(IterableDataset[Any]):
         order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
         return shard_order(order, self.shard, equal=self.training)
 
-    def _make(self, maker: BatchMaker, indices: np.ndarray) -> Batch:
-        return maker.make(np.array([row for row in indices.tolist() if row not in self._quarantine], np.int64))
+    def _make(self, maker: BatchMaker, ahead: Ahead, batches: list[np.ndarray], number: int) -> Batch:
+        """A batch, without what is known to be bad."""
+        rows = batches[number]
+        good = [place for place, row in enumerate(rows.tolist()) if row not in self._quarantine]
+        if len(good) == len(rows):
+            return maker.make(rows, partial(ahead, number))
+        return maker.make(rows[good], lambda: ahead(number).part(good))
 
-    def _maker(self, epoch: int, workers: Workers, observer: Observer, least: int = 1) -> BatchMaker:
-        scheduled = None if self.schedule is None else self.schedule(epoch)
+    def _scheduled(self, epoch: int) -> tuple[int | tuple[int, int], int] | None:
+        return None if self.schedule is None else self.schedule(epoch)
 
-        def draws_of(indices: np.ndarray) -> Draws:
-            augment, presize = self.augment, self.presize  # either may be set to another one at any time
-            if scheduled is not None and augment is not None:
-                augment, presize = augment.with_size(scheduled[0]), arguments.whole("presize", scheduled[1])
-            return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
+    def _draw(
+        self,
+        epoch: int,
+        scheduled: tuple[int | tuple[int, int], int] | None,
+        observer: Observer,
+        indices: np.ndarray,
+    ) -> Draws:
+        augment, presize = self.augment, self.presize  # either may be set to another one at any time
+        if scheduled is not None and augment is not None:
+            augment, presize = augment.with_size(scheduled[0]), arguments.whole("presize", scheduled[1])
+        return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
 
+    def _maker(self, workers: Workers, observer: Observer, least: int = 1) -> BatchMaker:
         pinned = self.device.type == "cuda"
-        parts = self.samples, self._targets, self._mode, draws_of, workers, observer, pinned, self._opened_cache
+        parts = self.samples, self._targets, self._mode, workers, observer, pinned, self._opened_cache
         return BatchMaker(*parts, least)
 
     def _warp_batch(self, batch: Batch) -> Any:

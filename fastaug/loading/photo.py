@@ -35,6 +35,12 @@ class Photo:
         height, width, _ = pixels.shape
         return cls(pixels, IDENTITY, (height, width))
 
+    @property
+    def inverse(self) -> tuple[tuple[float, float, float], ...]:
+        """These pixels -> pixels of the upright original. (torch.linalg.inv would wake up all of torch's threads.)"""
+        (sx, _, tx), (_, sy, ty) = self.matrix[:2].tolist()
+        return (1 / sx, 0.0, -tx / sx), (0.0, 1 / sy, -ty / sy), (0.0, 0.0, 1.0)
+
     def part(self, box: Box) -> Box:
         """The pixels that show a box of the original; never turned, so it is a box here too."""
         (sx, _, tx), (_, sy, ty) = self.matrix[:2].tolist()

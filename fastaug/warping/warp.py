@@ -256,7 +256,9 @@ def kind_of(value: object) -> str:
 def _check_invertible(matrix: Tensor) -> None:
     matrix = matrix.detach().double()
     size = torch.linalg.vector_norm(matrix, dim=1).prod(1)  # by columns: a window far away has one large column
-    usable = torch.isfinite(matrix).all((1, 2)) & (torch.linalg.det(matrix).abs() > 1e-14 * size)
+    # As torch.linalg.det, which has torch's threads spin on the cores of the threads that load
+    determinant = (matrix[:, 0] * torch.linalg.cross(matrix[:, 1], matrix[:, 2])).sum(1)
+    usable = torch.isfinite(matrix).all((1, 2)) & (determinant.abs() > 1e-14 * size)
     if not usable.all():
         row = int((~usable).nonzero()[0])
         raise ValueError(
