@@ -95,7 +95,7 @@ class Kept:
 
 
 def kept_photos(files: Sequence[Path], count: int) -> Kept:
-    """The files in turn, `count` in all, each in memory of its own, in one piece: many small ones took the warp longer."""
+    """The files in turn, `count` in all, each in memory of its own, in one piece: many small ones are slower."""
     found = []
     for path in files:
         photo = common.open_rgb(path)
