@@ -44,8 +44,8 @@ def open_memory(settings: Mapping[str, Any], budget: int, board: Board | None) -
     return store
 
 
-def _made(settings: Mapping[str, Any], budget: int) -> Store:
-    files = [_nameless(), _nameless()]
+def _made(settings: Mapping[str, Any], budget: int, shared: bool = False) -> Store:
+    files = [_nameless(), _nameless()] if shared else [_nameless()]
     header = Header(dict(settings), budget, secrets.token_bytes(16))
     header.write(files[0])
     return Store(files, "memory", header.budget, header.token, checked=False)
@@ -61,9 +61,9 @@ def _nameless() -> int:
 
 def _shared(name: str, settings: Mapping[str, Any], budget: int, board: Board) -> Store:
     """Opened, if another process has left a note; else made, with a note for the others."""
-    own = _made(settings, budget)
     if not hasattr(os, "memfd_create"):
-        return own
+        return _made(settings, budget)
+    own = _made(settings, budget, shared=True)
     key, note = f"fastaug cache {_machine()} {name}", f"{os.getpid()} {own.files[0]} {own.files[1]} {own.token.hex()}"
     expected = ""
     while (found := board.compare_set(key, expected, note).decode()) != note:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastaug.caching.index import DAMAGED, GOOD, UNKNOWN, Entry, Index
-from fastaug.caching.pixels import Pixels, place_for
+from fastaug.caching.pixels import Memory, Pixels, place_for
 from fastaug.files import locked
 from fastaug.text import printable
 
@@ -77,7 +77,7 @@ class Store:
     """The pictures in two open files, which it closes when nobody has it any more.
 
     Args:
-        files: descriptors of the index and of the pixels.
+        files: descriptors of the index and of the pixels; of the index alone where these are memory.
         where: what messages call it.
         budget: bytes that may be given out, if its index says so.
         token: of its index.
@@ -87,7 +87,7 @@ class Store:
     def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"", checked: bool = True) -> None:
         self.where, self.budget, self.token, self._checked, self.writable = where, budget, token, checked, True
         self.problem: str | None = None  # why it is not writable
-        self._index, self._pixels = Index(files[0]), Pixels(files[1])
+        self._index, self._pixels = Index(files[0]), Pixels(files[1]) if len(files) > 1 else Memory()
         self._lock = threading.RLock()
         self._process, self._told_stale = os.getpid(), False
         self.files = files
@@ -112,6 +112,8 @@ class Store:
 
     def find(self, sources: Sequence[Source]) -> list[Slot | None]:
         """The slots of those that there are."""
+        if self._is_anothers():
+            return [None] * len(sources)
         with self._lock:
             if self._pixels.shrunk():
                 self._index.state[:] = bytes(len(self._index))
@@ -121,6 +123,10 @@ class Store:
                 for i, slot in zip(missing, self._look_up([sources[i] for i in missing]), strict=True):
                     found[i] = slot
             return found
+
+    def _is_anothers(self) -> bool:
+        """Whether this is a fork of the process whose memory it is, and does not see what that adds."""
+        return len(self.files) == 1 and os.getpid() != self._process
 
     def _look_up(self, sources: Sequence[Source]) -> list[Slot | None]:
         numbers = self._index.find([source.key for source in sources])
@@ -163,7 +169,7 @@ class Store:
             budget: bytes that may be given out, by everybody together. What sources left that have changed since does
                 not count, up to an eighth more.
         """
-        if not self.writable or not pictures:
+        if not self.writable or not pictures or self._is_anothers():
             return
         try:
             with self._filling():

@@ -531,6 +531,27 @@ class Board:
         return self.notes[key].encode()
 
 
+def test_memory_of_one_process_is_filled_by_many_threads_and_not_by_a_fork() -> None:
+    made = shared_memory.open_memory({**SETTINGS, "of": "one"}, PLENTY, None)
+    threads = [threading.Thread(target=fill, args=(made, range(k, 100, 4))) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert served(made, range(100)) == list(range(100))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            fill(made, range(100, 200))
+            status = int(served(made, range(200)) != [])
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    fill(made, range(100, 150))
+    assert served(made, range(200)) == list(range(150))
+
+
 def test_processes_that_train_together_share_memory() -> None:
     board = Board()
     first = shared_memory.open_memory(SETTINGS, 12345678, board)
