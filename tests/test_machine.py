@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,3 +132,24 @@ def test_a_limit_is_named_once_by_the_innermost_part() -> None:
         raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device.")
     assert str(told.value).count("Learner") == 1
     assert "in the forward pass" in str(told.value)
+
+
+def test_memory_left_is_that_of_the_group_that_has_least(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    for group, limit, current in (("", "max", 900), ("/a", "5000", 1000), ("/a/b", "3000", 1000), ("/other", "10", 1)):
+        folder = Path(f"{root}{group}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{current}\n")
+        (folder / "memory.stat").write_text("anon 1\ninactive_file 300\nactive_file 5\n")
+    own.write_text("0::/a/b\n")
+    assert machine._left_in_cgroups(root, own)[1:] == [2300, 4300]
+    first = root / "memory" / "c"
+    first.mkdir(parents=True)
+    (first / "memory.limit_in_bytes").write_text("700")
+    (first / "memory.usage_in_bytes").write_text("900")
+    (first / "memory.stat").write_text("total_inactive_file 50\n")
+    own.write_text("9:name=systemd:/\n4:cpu,memory:/c\n0::/nowhere\n")
+    assert machine._left_in_cgroups(root, own)[1:] == [0]
+    assert machine._left_in_cgroups(root, tmp_path / "none")[1:] == []
+    assert 0 < machine.memory_left() < 1 << 50

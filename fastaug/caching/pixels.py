@@ -103,8 +103,7 @@ class Pixels:
 class Memory(Pixels):
     """The same without a file, in memory of one process alone: in large pages, where the system has them.
 
-    To fill them takes half the time of those of a file in memory, and to read them less too: many small ones wear out
-    the tables by which a processor finds memory. But nobody else can open them.
+    They are sooner filled, and read, than the small ones of a file in memory; but nobody else can open them.
     """
 
     def __init__(self) -> None:

@@ -264,7 +264,7 @@ class Store:
 
 
 def _checksum(pixels: np.ndarray, name: bytes) -> int:
-    """Of uint8 [N]: CRC-32 of the sums of blocks, and of what is left; a CRC of everything takes four times as long."""
+    """Of uint8 [N]: CRC-32 of the sums of blocks, and of what is left; a CRC of everything takes longer."""
     whole = len(pixels) // _BLOCK_BYTES * _BLOCK_BYTES
     sums = pixels[:whole].view(np.uint64).reshape(-1, _BLOCK_BYTES // 8).sum(1)
     return zlib.crc32(name, zlib.crc32(pixels[whole:].data, zlib.crc32(sums.data)))

@@ -6,7 +6,7 @@ import torch
 
 import fastaug as fa
 from fastaug.augment.rng import SampleUniforms
-from fastaug.loading.draws import Draws, draw
+from fastaug.loading.draws import Ahead, Draws, draw
 from fastaug.loading.modes import Resize
 from fastaug.loading.photo import Photo, Size
 
@@ -40,6 +40,41 @@ def test_a_square_of_a_photo_from_a_cache_is_cut_out(size: Size) -> None:
     made = resizing.apply(photos, [torch.zeros(64, 64, 3, dtype=torch.uint8)] * 8)
     for photo, (x, y, _, _) in zip(made, resizing.boxes, strict=True):
         assert np.allclose(photo.matrix, [[1, 0, -x], [0, 1, -y], [0, 0, 1]] @ photos[0].matrix)
+
+
+def test_draws_made_ahead_are_those_of_each_batch() -> None:
+    augment = fa.Augment([fa.RandomRotation(10), fa.RandomResizedCrop((0.5, 1)), fa.RandomErasing()], 32)
+    order = np.random.default_rng(0).permutation(1000)
+    batches = [order[first : first + 60] for first in range(0, 1000, 60)]
+    calls = []
+
+    def one(rows: np.ndarray) -> Draws:
+        calls.append(len(rows))
+        return draw(SampleUniforms(3, 1, rows), augment, 64, True, None)
+
+    ahead = Ahead(one, batches)
+    for number in [1, 0, *range(2, len(batches))]:  # threads may come in another order
+        rows = batches[number]
+        ours, alone = ahead(number), draw(SampleUniforms(3, 1, rows), augment, 64, True, None)
+        assert torch.equal(ours.position, alone.position)
+        assert ours.params is not None
+        assert alone.params is not None
+        assert torch.equal(ours.params.matrix, alone.params.matrix)
+        assert torch.equal(ours.params.erase, alone.params.erase)  # type: ignore[arg-type]
+        assert ours.params.drawn.keys() == alone.params.drawn.keys()
+        some = ours.part([3, 7])
+        assert some.params is not None
+        assert torch.equal(some.params.color, alone.params.color[[3, 7]])
+    assert max(calls) == 240
+    assert len(calls) <= 6
+    assert Ahead(one, [order[:0], order[:5]])(0).position.shape == (0, 2)
+
+
+def test_the_inverse_of_a_photo() -> None:
+    photo = kept((301, 400), 64)
+    turned = Photo(photo.pixels, np.array([[0.5, 0, 3], [0, 0.25, -2], [0, 0, 1]]), photo.size)
+    for one in (photo, turned):
+        assert np.allclose(np.array(one.inverse) @ one.matrix, np.eye(3))
 
 
 def test_other_squares_are_not(subtests: pytest.Subtests) -> None:
