@@ -64,8 +64,8 @@ def write_at(file: int, content: Any, offset: int) -> None:
 
 
 @contextmanager
-def locked(file: int, shared: bool = False) -> Iterator[None]:
-    """Within, nobody else has this file locked, who has opened it by himself; or only `shared`. Ends with the process.
+def locked(file: int) -> Iterator[None]:
+    """Within, nobody else has this file locked who has opened it by himself. It ends with the process.
 
     Raises:
         OSError: its file system has no locks.
@@ -73,7 +73,7 @@ def locked(file: int, shared: bool = False) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_EX)
     try:
         yield
     finally:

@@ -176,7 +176,7 @@ def _decoded(photo: Photo, content: bytes) -> str:
 
 def _kept(photo: Photo) -> str:
     (height, width), (kept_height, kept_width, _) = photo.size, photo.pixels.shape
-    return f"{kept_width} × {kept_height} of {width} × {height} pixels (width × height) are in the cache"
+    return f"{kept_width} × {kept_height} of {width} × {height} pixels (width × height) are what the cache keeps"
 
 
 def _presize(photo: Photo, draws: Draws, mode: Mode) -> str:
