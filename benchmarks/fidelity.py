@@ -136,7 +136,7 @@ def views_of(
     (x0, y0, _), presize = squares.square(sizes), squares.presize_matrix(sizes)
     photos = decoder.decode([_png(photo)] * draws)
     needs = Resize().needs(squares, [photo.shape[:2]] * draws)
-    presized = decoder.resize(photos, Resize().resizing(photos, needs, squares.presize))
+    presized = decoder.resize(photos, Resize().resizing(photos, needs, squares))
     lanczos = torch.stack([one.pixels for one in presized])
     whole = params.matrix.double() @ presize
     scored = common.inside_photo(params.matrix, PRESIZE, PRESIZE, margin=MARGIN * PRESIZE)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import fastaug as fa
-from fastaug.loading import batch, jpeg
+from fastaug.loading import fetch, jpeg
 from fastaug.loading.cpu_decoder import CpuDecoder
 from fastaug.loading.header import read_header
 from fastaug.loading.jpeg import MOST_SCANS
@@ -230,7 +230,7 @@ def test_a_size_that_the_header_seemed_to_tell_is_not_believed(
 ) -> None:
     arguments: dict[str, Any] = {"augment": fa.aug_transforms(size=48), "mode": mode, "presize": 64, "drop_last": False}
     expected = by_sample(make_loader(photos, **arguments, scale="exact"))
-    monkeypatch.setattr(batch, "likely_size", lambda content: (77, 5000))
+    monkeypatch.setattr(fetch, "likely_size", lambda content: (77, 5000))
     got = by_sample(make_loader(photos, **arguments))
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[i][k], expected[i][k]) for i in got for k in (0, 1))
