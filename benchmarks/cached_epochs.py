@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
 import shutil
 import sys
 import tempfile
@@ -417,10 +416,7 @@ def main() -> int:
     arguments = parser.parse_args()
     batch, images, repeats = (16, 32, 1) if arguments.tiny else (arguments.batch, arguments.images, arguments.repeats)
     images = loaders.images_of_pass(parser, images, batch, arguments.tiny)
-    torch.set_num_threads(arguments.threads)
-    torch.set_grad_enabled(False)
-    random.seed(arguments.seed)
-    torch.manual_seed(arguments.seed)
+    loaders.begin(arguments.threads, arguments.seed)
     settings = {
         "batch": batch, "images": images, "threads": arguments.threads, "repeats": repeats, "seed": arguments.seed,
         "folder": arguments.folder.name if arguments.folder else "scikit-image",

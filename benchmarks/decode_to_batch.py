@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -133,10 +132,7 @@ def main() -> int:
     batch, images, repeats = (16, 32, 1) if arguments.tiny else (arguments.batch, arguments.images, arguments.repeats)
     workers = arguments.fastai_workers or ((0,) if arguments.tiny else (0, 1, 2))
     images = loaders.images_of_pass(parser, images, batch, arguments.tiny)
-    torch.set_num_threads(arguments.threads)
-    torch.set_grad_enabled(False)
-    random.seed(arguments.seed)  # most competitors draw from the global generators
-    torch.manual_seed(arguments.seed)
+    loaders.begin(arguments.threads, arguments.seed)
     settings = {
         "batch": batch, "images": images, "threads": arguments.threads, "repeats": repeats, "seed": arguments.seed,
         "device": arguments.device, "name": arguments.name,

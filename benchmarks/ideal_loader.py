@@ -12,7 +12,6 @@ they only must keep up. Checked first: benchmarks/loaders.py; and that every pas
 from __future__ import annotations
 
 import itertools
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -125,10 +124,7 @@ def main() -> int:
     batch, images, repeats = (16, 32, 1) if arguments.tiny else (arguments.batch, arguments.images, arguments.repeats)
     images = loaders.images_of_pass(parser, images, batch, arguments.tiny)
     model = arguments.model or ("shufflenet_v2_x0_5" if arguments.device == "cpu" else "resnet50")
-    torch.set_num_threads(arguments.threads)
-    torch.set_grad_enabled(False)
-    random.seed(arguments.seed)
-    torch.manual_seed(arguments.seed)
+    loaders.begin(arguments.threads, arguments.seed)
     settings = {
         "batch": batch, "images": images, "threads": arguments.threads, "repeats": repeats, "seed": arguments.seed,
         "device": arguments.device, "model": model,

@@ -389,6 +389,14 @@ def images_of_pass(parser: argparse.ArgumentParser, images: int, batch: int, tin
     return images - images % batch
 
 
+def begin(threads: int, seed: int) -> None:
+    """The same for all: torch's threads, no gradients, and the global generators, from which most competitors draw."""
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def run_pass(passes: Passes, images: int) -> None:
     seen = sum(len(x) for x, _ in passes())
     if seen != images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -81,3 +81,16 @@ def locked(file: int) -> Iterator[None]:
 
 
 HAS_LOCKS = fcntl is not None
+
+
+def is_at(file: int, path: str | os.PathLike[str]) -> bool:
+    """Whether an open file is the one of that name now."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
+
+
+def close_all(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastaug.caching.index import Header
 from fastaug.caching.store import Store, log
-from fastaug.files import HAS_LOCKS, locked
+from fastaug.files import HAS_LOCKS, close_all, is_at, locked
 from fastaug.text import printable
 
 INDEX, PIXELS = "index", "pixels"
@@ -75,9 +75,9 @@ def _open_or_make(path: Path, settings: Mapping[str, Any]) -> Store:
                 if _ready(path, files, settings):
                     return Store(files, str(path))
         except BaseException:
-            _close(files)
+            close_all(files)
             raise
-        _close(files)
+        close_all(files)
     raise OSError("others make it anew all the time")
 
 
@@ -111,24 +111,10 @@ def _open_to_read(path: Path, settings: Mapping[str, Any], error: OSError) -> St
             return store
     except OSError:
         pass
-    _close(files)
+    close_all(files)
     if str(path) not in _told:
         _told.add(str(path))
-        log.warning(
-        "cache %s: there is none, and it cannot be made (%s). Everything is decoded each time.",
-        printable(str(path)), printable(error.strerror or str(error)),
-    )  # fmt: skip
+        reason = printable(error.strerror or str(error))
+        text = "cache %s: there is none, and it cannot be made (%s). Everything is decoded each time."
+        log.warning(text, printable(str(path)), reason)
     return None
-
-
-def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one of that name now."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except OSError:
-        return False
-
-
-def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from fastaug.caching.index import Header
 from fastaug.caching.store import Store
+from fastaug.files import close_all
 
 _open: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()  # of this process, by settings
 
@@ -46,9 +47,8 @@ def open_memory(settings: Mapping[str, Any], budget: int, board: Board | None) -
 
 def _made(settings: Mapping[str, Any], budget: int, shared: bool = False) -> Store:
     files = [_nameless(), _nameless()] if shared else [_nameless()]
-    header = Header(dict(settings), budget, secrets.token_bytes(16))
-    header.write(files[0])
-    return Store(files, "memory", header.budget, header.token, checked=False)
+    Header(dict(settings), budget, secrets.token_bytes(16)).write(files[0])
+    return Store(files, "memory", checked=False)
 
 
 def _nameless() -> int:
@@ -64,7 +64,9 @@ def _shared(name: str, settings: Mapping[str, Any], budget: int, board: Board) -
     if not hasattr(os, "memfd_create"):
         return _made(settings, budget)
     own = _made(settings, budget, shared=True)
-    key, note = f"fastaug cache {_machine()} {name}", f"{os.getpid()} {own.files[0]} {own.files[1]} {own.token.hex()}"
+    assert own.header is not None, "it was just written"
+    key, token = f"fastaug cache {_machine()} {name}", own.header.token.hex()
+    note = f"{os.getpid()} {own.files[0]} {own.files[1]} {token}"
     expected = ""
     while (found := board.compare_set(key, expected, note).decode()) != note:
         store = _opened(found)
@@ -82,11 +84,10 @@ def _opened(note: str) -> Store | None:
             files.append(os.open(f"/proc/{process}/fd/{number}", os.O_RDWR | os.O_CLOEXEC))
         header = Header.read(files[0])
         if header is not None and header.token.hex() == token:
-            return Store(files, "memory", header.budget, header.token, checked=False)
+            return Store(files, "memory", checked=False)
     except OSError:
         pass
-    for file in files:
-        os.close(file)
+    close_all(files)
     return None
 
 

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastaug.caching.index import DAMAGED, GOOD, UNKNOWN, Entry, Index
+from fastaug.caching.index import DAMAGED, GOOD, UNKNOWN, Entry, Header, Index
 from fastaug.caching.pixels import Memory, Pixels, place_for
-from fastaug.files import locked
+from fastaug.files import close_all, is_at, locked
 from fastaug.text import printable
 
 log = logging.getLogger("fastaug")
@@ -79,19 +79,18 @@ class Store:
     Args:
         files: descriptors of the index and of the pixels; of the index alone where these are memory.
         where: what messages call it.
-        budget: bytes that may be given out, if its index says so.
-        token: of its index.
         checked: whether what is in it may be damaged, as in files.
     """
 
-    def __init__(self, files: list[int], where: str, budget: int = 0, token: bytes = b"", checked: bool = True) -> None:
-        self.where, self.budget, self.token, self._checked, self.writable = where, budget, token, checked, True
-        self.problem: str | None = None  # why it is not writable
+    def __init__(self, files: list[int], where: str, checked: bool = True) -> None:
+        self.where, self._checked = where, checked
+        self.header = Header.read(files[0])
+        self.problem: str | None = None  # why it cannot be filled any more
         self._index, self._pixels = Index(files[0]), Pixels(files[1]) if len(files) > 1 else Memory()
         self._lock = threading.RLock()
         self._process, self._told_stale = os.getpid(), False
         self.files = files
-        weakref.finalize(self, _close, self.files)
+        weakref.finalize(self, close_all, self.files)
         self._pixels.shrunk()
         self._index.refresh()
 
@@ -99,12 +98,14 @@ class Store:
         """Records, also those that do not count any more."""
         return len(self._index)
 
+    @property
+    def budget(self) -> int:
+        """Bytes that may be given out, as its index says; 0: it does not."""
+        return 0 if self.header is None else self.header.budget
+
     def is_at(self, index: Path) -> bool:
         """Whether its index is the file of that name: somebody may have removed it."""
-        try:
-            return os.path.samestat(os.fstat(self.files[0]), os.stat(index))
-        except OSError:
-            return False
+        return is_at(self.files[0], index)
 
     def given_out(self) -> int:
         """Bytes that are somebody's."""
@@ -169,7 +170,7 @@ class Store:
             budget: bytes that may be given out, by everybody together. What sources left that have changed since does
                 not count, up to an eighth more.
         """
-        if not self.writable or not pictures or self._is_anothers():
+        if self.problem is not None or not pictures or self._is_anothers():
             return
         try:
             with self._filling():
@@ -189,7 +190,7 @@ class Store:
         """Say so, once."""
         reason = printable(error.strerror or str(error))
         with self._lock:
-            told, self.writable, self.problem = not self.writable, False, reason
+            told, self.problem = self.problem is not None, reason
         if not told:
             log.warning(
                 "cache %s: cannot be filled (%s). What it has is used, everything else is decoded each time.",
@@ -268,8 +269,3 @@ def _checksum(pixels: np.ndarray, name: bytes) -> int:
     whole = len(pixels) // _BLOCK_BYTES * _BLOCK_BYTES
     sums = pixels[:whole].view(np.uint64).reshape(-1, _BLOCK_BYTES // 8).sum(1)
     return zlib.crc32(name, zlib.crc32(pixels[whole:].data, zlib.crc32(sums.data)))
-
-
-def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fastaug.caching.folder import INDEX, PIXELS, disk_left, is_at
+from fastaug.caching.folder import INDEX, PIXELS, disk_left
 from fastaug.caching.index import Entry, Header, Index
 from fastaug.caching.pixels import Pixels, place_for
 from fastaug.caching.store import Slot, Source, Store
-from fastaug.files import locked, read_at
+from fastaug.files import close_all, is_at, locked, read_at
 from fastaug.text import printable
 
 # What the kernel knows of some files, by their names: (bytes, when it was changed), or None for one out of reach.
@@ -94,7 +94,7 @@ class Upkeep:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._store = Store([os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in self._names()], str(folder))
-        header = Header.read(self._store.files[0])
+        header = self._store.header
         if header is None:
             raise ValueError(
                 f"cache: expected an index of fastaug in {printable(str(folder))!r}, got another file, or a damaged "
@@ -287,8 +287,7 @@ def _new_files(paths: Sequence[Path], like: Sequence[Path]) -> Iterator[list[int
                     for path in paths:
                         path.unlink(missing_ok=True)
         finally:
-            for file in files:
-                os.close(file)
+            close_all(files)
 
 
 class _Copy:

@@ -99,7 +99,7 @@ class HostCache:
     """A Cache in files or in memory, for all processes of the machine.
 
     Args:
-        budget: bytes that may be given out, unless the store says.
+        budget: bytes that may be given out.
     """
 
     def __init__(self, store: Store, short_side: int, budget: int) -> None:
@@ -292,9 +292,9 @@ def open_cache(
     store = open_folder(cache, settings)
     if store is None:
         return NoCache(os.fspath(cache), short_side)
-    # What is in it counts as free: it is the same for who opens it half filled
-    free = store.given_out() + disk_left(cache)
-    return HostCache(store, short_side, free // 2 if budget is None else budget)
+    if budget is None:  # what is in it counts as free: it is the same for who opens it half filled
+        budget = (store.given_out() + disk_left(cache)) // 2
+    return HostCache(store, short_side, budget)
 
 
 def _device_left(device: torch.device) -> int:

@@ -88,7 +88,8 @@ def prepare(
     counts, bad = [0, 0, 0], dict[int, str]()
     with Workers(make_decoder(name, place, threads, scale, max_pixels), threads) as workers:
         filling = _Filling(samples.paths, opened, workers)
-        rows = _first_rows(samples.paths)
+        first = samples.first_rows()
+        rows = list(range(len(samples))) if first is None else sorted(set(first))
         size = _CHUNKS * workers.decoder.threads * workers.decoder.chunk_size
         groups = [rows[first : first + size] for first in range(0, len(rows), size)]
         # One that went on where another one began would soon be beside it, and make the same ones from there on
@@ -104,14 +105,6 @@ def prepare(
                 workers.stop()
     made, there, without_room = counts
     return Prepared(opened.name, made, there, without_room, dict(sorted(bad.items())), opened.store.given_out())
-
-
-def _first_rows(paths: Sequence[str]) -> list[int]:
-    """Of each file the first row."""
-    first: dict[str, int] = {}
-    for row, path in enumerate(paths):
-        first.setdefault(path, row)
-    return list(first.values())
 
 
 class _Filling:

@@ -342,7 +342,7 @@ class Samples:
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
-            first = self._first_rows()
+            first = self.first_rows()
             order = sorted(range(len(self)) if first is None else sorted(set(first)), key=rank.__getitem__)
             total = math.floor(len(order) * valid_fraction + 0.5)
             files = set(self._stratified(order, valid_fraction, total) if stratify else order[:total])
@@ -357,7 +357,7 @@ class Samples:
             )
         return train, valid
 
-    def _first_rows(self) -> list[int] | None:
+    def first_rows(self) -> list[int] | None:
         """For each row the first one with the same path; None: every row is its own."""
         if isinstance(self.paths, MemberPaths):
             return self.paths.first_rows()
