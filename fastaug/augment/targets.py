@@ -180,7 +180,8 @@ def swap_pairs(keypoints: Tensor, matrix: Tensor, pairs: Sequence[tuple[int, int
     order = list(range(count))
     for left, right in pairs:
         order[left], order[right] = right, left
-    mirrored = (torch.linalg.det(matrix.double()) < 0).to(keypoints.device)
+    first, second, third = matrix.double().unbind(-1)  # as torch.linalg.det, which wakes up torch's threads
+    mirrored = ((first * torch.linalg.cross(second, third)).sum(-1) < 0).to(keypoints.device)
     return torch.where(mirrored[..., None, None], keypoints[:, order], keypoints)
 
 
@@ -206,8 +207,9 @@ def inverse_matrix(matrix: Tensor) -> Tensor:
 def _homogeneous(points: Tensor, matrix: Tensor) -> Tensor:
     """Points [B, N, 2] through matrix [B, 3, 3] as (x w, y w, w), float64 [B, N, 3]."""
     matrix = matrix.to(points.device, non_blocking=True).double()
-    moved: Tensor = points.double() @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
-    return moved
+    x, y = points.double().split(1, -1)
+    x_u, y_u, one = matrix[:, None].unbind(-1)
+    return x * x_u + y * y_u + one
 
 
 def _corners(boxes: Tensor) -> Tensor:
