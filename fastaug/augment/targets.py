@@ -209,7 +209,8 @@ def _homogeneous(points: Tensor, matrix: Tensor) -> Tensor:
     matrix = matrix.to(points.device, non_blocking=True).double()
     x, y = points.double().split(1, -1)
     x_u, y_u, one = matrix[:, None].unbind(-1)
-    return x * x_u + y * y_u + one
+    moved: Tensor = x * x_u + y * y_u + one
+    return moved
 
 
 def _corners(boxes: Tensor) -> Tensor:

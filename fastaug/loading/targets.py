@@ -22,7 +22,11 @@ from fastaug.warping.masks import MaskPadding
 
 TargetPadding = Literal["fill", "image"]
 _AS_THE_IMAGE: dict[str, MaskPadding] = {"reflection": "reflection", "border": "border", "zeros": "fill"}
-_OF_TORCH = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # types that hold the same, and that torch computes with
+_OF_TORCH = {
+    "uint16": np.int32,
+    "uint32": np.int64,
+    "uint64": np.int64,
+}  # types that hold the same, and that torch computes with
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class TargetOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.fill, Integral):
-            raise TypeError(f"TargetOptions: expected a whole number as fill, got {self.fill!r}. Pass one, such as 255.")
+            raise TypeError(
+                f"TargetOptions: expected a whole number as fill, got {self.fill!r}. Pass one, such as 255."
+            )
         if not -(2**63) <= self.fill < 2**63:
             raise ValueError(f"TargetOptions: expected a fill that int64 holds, got {self.fill}. Pass a smaller one.")
         if self.padding not in get_args(TargetPadding):
@@ -142,10 +148,11 @@ class _Masks(BatchTargets):
     """Integers [B, height, width], of the smallest type that holds the masks and the fill."""
 
     def __init__(self, files: MaskFiles, options: TargetOptions) -> None:
-        self.files, self.upright, self.options = files, files.upright, options
+        self.files: MaskFiles = files
+        self.options = options
 
     def decode(self, row: int, content: bytes, size: Size, orientation: int) -> np.ndarray:
-        orientation = 1 if self.upright else orientation
+        orientation = 1 if self.files.upright else orientation
         height, width = upright_size(*size, orientation)  # back to how it is stored, which is the same exchange
         try:
             stored = decode_mask(content, height * width, (height, width))
@@ -224,7 +231,8 @@ class _Objects(BatchTargets):
         moved, shown = transform_points(points * scale[photo][:, None], matrix, view.size, view.extent[photo])
         there = shown[..., None] & (visibility > 0)
         result = torch.where(there, torch.cat([moved, visibility], 2), 0.0)
-        return swap_pairs(result, matrix, self.objects.pairs).split(counts)
+        split: Sequence[Tensor] = swap_pairs(result, matrix, self.objects.pairs).split(counts)
+        return split
 
 
 def targets_of(samples: Samples, options: TargetOptions) -> BatchTargets:
