@@ -16,6 +16,7 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.demo.photos import open_photo
+from fastaug.loading.framing import crop
 from fastaug.training import plots
 
 PRESIZE, SIZE = 460, 224

@@ -177,8 +177,8 @@ class Augment(nn.Module):
             may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
         interpolation: "antialias", "bilinear" or "nearest".
         padding: "reflection", "border" or "zeros", beyond the photo's edges.
-        normalize: (mean, std) of three channels, or of one for all, in [0, 1] units; or a model, for what its pretrained weights want (see
-            `fastaug.training.models.model_statistics`); or None.
+        normalize: (mean, std) of three channels, or of one for all, in [0, 1] units; or a model, for what its
+            pretrained weights want (see `fastaug.training.models.model_statistics`); or None.
         dtype: of the output: torch.float32, float16 or bfloat16.
         backend: "auto", or one by name, which then runs or raises.
         keep_inside: shrink each drawn window until no output pixel lies outside the photo.
@@ -272,8 +272,7 @@ class Augment(nn.Module):
         )
 
     def without_chance(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
-        """Parameters with nothing random: the whole frame, or what operators that draw nothing leave of it, resized, and
-        normalised."""
+        """Parameters with nothing random: the whole frame resized and normalised, after operators that draw nothing."""
         nothing = torch.empty(batch, 0, dtype=torch.float64)
         return self._compose(lambda name, op: op.parameters_from(nothing), _frame(batch, size), None, chance=False)
 

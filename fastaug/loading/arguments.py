@@ -61,8 +61,8 @@ def several_augments(views: object, augment: object, schedule: object) -> list[A
 def check_channels(channels: int, augments: Sequence[Augment | None]) -> None:
     if channels not in (1, 3):
         raise ValueError(
-            f"ImageLoader: expected channels of 3, RGB, or 1, grey, got {channels!r}. Files are decoded to RGB, a fourth "
-            "channel is left out: read others with another library, and warp them with fa.warp, three at a time."
+            f"ImageLoader: expected channels of 3, RGB, or 1, grey, got {channels!r}. Files are decoded to RGB, a "
+            "fourth channel is left out: read others with another library, and warp them with fa.warp, three at a time."
         )
     if channels == 3:
         return

@@ -22,9 +22,10 @@ from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Need, Photo, Resizing, Size
 from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
-from fastaug.loading.targets import BatchTargets, View, to_device
+from fastaug.loading.targets import BatchTargets, View, pin, to_device
 from fastaug.loading.workers import Workers
 from fastaug.samples.samples import Samples
+from fastaug.text import printable
 
 
 @dataclass
@@ -95,7 +96,7 @@ class _Work:
         needs: of each image of each view; None where the size of its photo is not known.
         buffers: for each view, memory for its images, if they are all of one size.
         target_files: what the files of the targets hold, P, or the reasons why there is nothing; None: there are none.
-        made: the images of each view, and `targets` what was made of those files, by photo; `reasons`: why there are none.
+        made: the images of each view, `targets` what was made of those files, and `reasons` why not, by photo.
     """
 
     found: list[Found]
@@ -234,10 +235,10 @@ class BatchMaker:
         content = work.target_files[number]
         try:
             if isinstance(content, str):
-                raise Unreadable(content)
+                return f"its mask {printable(self.targets.files[row])}: {content}"
             work.targets[number] = self.targets.decode(row, content, photo.size, self._orientation(work, number, row))
         except Unreadable as error:
-            return f"its mask {self.targets.files[row]}: {error}"
+            return str(error)
         return None
 
     def _orientation(self, work: _Work, number: int, row: int) -> int:
@@ -261,12 +262,10 @@ class BatchMaker:
             made, how = self._view(work, good, view, rows)
             views.append(made)
             shown.append(how)
-        decoded = [work.targets.get(photo) for photo in good for _ in range(work.images)]
+        decoded = [work.targets[photo] for photo in good for _ in range(work.images)] if work.target_files else []
         sizes = [photo.size for number in good for photo in work.made[0][number]]
         targets = self.targets.make(rows, decoded, sizes, shown)
-        if self.pinned and isinstance(targets, Tensor):
-            targets = targets.pin_memory()
-        return Batch(views, targets, bad, [])
+        return Batch(views, pin(targets) if self.pinned else targets, bad, [])
 
     def _view(self, work: _Work, good: list[int], view: int, rows: np.ndarray) -> tuple[BatchView, View]:
         """A view of what is good: what the warp reads, and how targets follow it."""

@@ -43,6 +43,8 @@ PREFETCH_BATCHES = 3
 # Batches that are being loaded at a time: while one is decoded, the next one is drawn and read.
 LOAD_THREADS = 2
 
+_PLACED = ("mask", "objects")  # targets that have a place on their photo, and so differ from view to view
+
 
 class ImageLoader(IterableDataset[Any]):
     """Batches of augmented images: decoded, presized and warped once.
@@ -498,6 +500,7 @@ class ImageLoader(IterableDataset[Any]):
         x, y = self._warped(batch)
         info = [view.info for view in batch.views]
         if self._viewed:
+            y = (y,) if self.views == 1 and self.samples.kind in _PLACED else y
             return (tuple(x), y, tuple(info)) if self.return_info else (tuple(x), y)
         return (x[0], y, info[0]) if self.return_info else (x[0], y)
 

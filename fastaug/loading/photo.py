@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 from torch import Tensor
@@ -82,9 +83,9 @@ class Need:
             return None
         if len(known) == 1:
             return known[0]
-        lows, highs = zip(*(((x, y), (x + width, y + height)) for x, y, width, height in (n.box for n in known)))
-        x, y = map(min, zip(*lows, strict=True))
-        right, bottom = map(max, zip(*highs, strict=True))
+        lefts, tops, widths, heights = zip(*(need.box for need in known), strict=True)
+        x, y = min(lefts), min(tops)
+        right, bottom = max(map(add, lefts, widths)), max(map(add, tops, heights))
         finest = min(need.footprint for need in known), min(need.output_footprint for need in known)
         return Need(known[0].size, *finest, (x, y, right - x, bottom - y))
 
