@@ -27,6 +27,7 @@ from fastaug.training.display import Display
 from fastaug.training.engine import Engine
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
+from fastaug.training.losses import name_of
 from fastaug.training.models import NoHeadError
 from fastaug.training.rates import momentum_of, one_cycle, slice_rates
 from fastaug.training.transfer import Judged, judge
@@ -94,7 +95,9 @@ class Learner(Engine):
         learning = sum(each.numel() for each in parameters if each.requires_grad)
         settings: dict[str, object] = {"model": type(self.model).__name__}
         settings |= {"parameters": sum(each.numel() for each in parameters), "learning": learning}
-        settings |= {"classes": self.classes} if self.classes else {}
+        settings |= {"classes": self.classes} if self.classes and self.kind != "numbers" else {}
+        settings |= {"targets": self.kind} if self.kind is not None else {}
+        settings |= {"loss": name_of(self.loss_func)}
         settings |= {"device": str(self.device), "train_batches": len(self.train_loader)}
         settings |= {} if self.valid_loader is None else {"valid_batches": len(self.valid_loader)}
         last = self.history.epochs[-1] if self.history.epochs else {}
@@ -418,6 +421,6 @@ def _whole(epochs: int) -> int:
 
 
 def _scores(row: Mapping[str, float]) -> str:
-    """Of an epoch: the validation loss and the first metric that is no error rate."""
-    names = [name for name in row if name in ("valid_loss", "accuracy")]
+    """Of an epoch: the validation loss and what tells most beside it."""
+    names = [name for name in row if name in ("valid_loss", "accuracy", "f1", "mae")]
     return ", ".join(f"{name.replace('valid_', 'validation ')} {row[name]:.4f}" for name in names)

@@ -137,7 +137,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"learn\.export wrote, .* one without classes"):
         fa.load_classifier(tmp_path / "bare")
     save_file({"a": torch.zeros(1)}, tmp_path / "new", {"fastaug": json.dumps({"format": 99})})
-    with pytest.raises(ValueError, match="format 99, this version reads 2"):
+    with pytest.raises(ValueError, match="format 99, this version reads 3"):
         fa.load_classifier(tmp_path / "new")
 
 
