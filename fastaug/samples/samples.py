@@ -29,6 +29,7 @@ from fastaug.samples.folders import (
     subfolders,
     the_one,
 )
+from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.tables import read_table, write_table
 from fastaug.text import html_table, printable
@@ -44,50 +45,56 @@ class Samples:
 
     Args:
         paths: one per image; strings, or anything `os.fspath` takes.
-        targets: one per image, an index into `classes`.
+        targets: one per image, all of one kind:
+
+            - "class": an index into `classes`; -1 is none of them.
+            - "labels": a list of names of classes, or of their indices; an empty list is none of them. Or a row of 0
+              and 1 for each image, [N, C]; lists are such rows where each has C entries that are 0 or 1.
+            - "numbers": floats [N] or [N, K] to regress on, without `classes` or with a name for each column.
+            - "none": None for all.
+            - "mask", "objects": made by `from_folders`, and by `from_coco`, `from_voc` and `from_yolo`.
         classes: the class names, each once, in the order of the targets.
+    Attributes:
+        kind: which of these kinds it is.
+        targets: by kind list[int]; list[tuple[int, ...]], sorted indices; float32 [N] or [N, K]; None;
+            `MaskFiles`; `Objects`.
     Raises:
-        ValueError: lengths that differ, a target without a class, a class name given twice.
-        TypeError: a target that is not an integer, a single string where a list belongs.
+        ValueError: lengths that differ, a target without a class, a class name given twice, numbers not finite.
+        TypeError: targets of no kind, a single string where a list belongs.
     """
 
     paths: Sequence[str]  # a list, except for members of archives
-    targets: list[int]
+    targets: Any
     classes: list[str]
+    kind: Kind
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]], targets: Iterable[int], classes: Iterable[str]) -> None:
+    def __init__(
+        self, paths: Iterable[str | os.PathLike[str]], targets: Any, classes: Iterable[str] | None = None
+    ) -> None:
         for name, given in (("paths", paths), ("classes", classes)):
             if isinstance(given, str):
                 raise TypeError(f"Samples: expected a list of {name}, got the string {given!r}. Put it into a list.")
-        names = [str(name) for name in classes]
-        files = paths if isinstance(paths, MemberPaths) else [os.fspath(path) for path in paths]
-        try:
-            rows = list(map(operator.index, targets))
-        except TypeError as error:
-            raise TypeError(
-                f"Samples: expected integer targets, got something else ({error}). "
-                "Give indices into classes, not names."
-            ) from None
-        if len(files) != len(rows):
-            raise ValueError(
-                f"Samples: expected one target per path, got {len(files)} paths and {len(rows)} targets. "
-                "Make both lists from the same rows."
-            )
+        names = None if classes is None else [str(name) for name in classes]
         for name, count in Counter(names).items():
             if count > 1:
                 raise ValueError(
                     f"Samples: expected every class once, got {name!r} {count} times. "
                     "Merge the classes of the same name."
                 )
-        if rows and (min(rows) < 0 or max(rows) >= len(names)):
-            row = next(i for i, target in enumerate(rows) if not 0 <= target < len(names))
-            raise ValueError(
-                f"Samples: expected targets 0..{len(names) - 1} for {len(names)} classes, got {rows[row]} "
-                f"for {files[row]!r} (row {row}). Add the class or correct the target."
-            )
-        object.__setattr__(self, "paths", files)
-        object.__setattr__(self, "targets", rows)
-        object.__setattr__(self, "classes", names)
+        files = paths if isinstance(paths, MemberPaths) else [os.fspath(path) for path in paths]
+        self._hold(files, choose(targets, names, files))
+
+    def _hold(self, paths: Sequence[str], chosen: Chosen) -> None:
+        object.__setattr__(self, "paths", paths)
+        for name, value in chosen._asdict().items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def _of(cls, paths: Sequence[str], chosen: Chosen) -> Samples:
+        """Of what was looked at before."""
+        samples = object.__new__(cls)
+        samples._hold(paths, chosen)
+        return samples
 
     @classmethod
     def from_folder(cls, root: str | os.PathLike[str], level: int | None = None) -> Samples:
@@ -279,13 +286,28 @@ class Samples:
             classes = list(map(str, range(largest + 1)))
         return cls(paths, _numbered(labels, list(classes)), classes)
 
-    def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
+    def to_csv(
+        self,
+        csv: str | os.PathLike[str],
+        path: str = "file",
+        target: str = "label",
+        label_sep: str | None = None,
+    ) -> None:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class.
 
-        It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are.
+        It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are. An image
+        of none of the classes has an empty value, which `from_csv` reads with kind="class".
+
+        Args:
+            csv: the file.
+            path: name of the column with the image's path.
+            target: name of the column with the target; of several numbers, each has a column of its own name.
+            label_sep: what is between several labels of an image. None: each class has a column of 0 and 1.
+        Raises:
+            ValueError: masks and objects, which are no values in a table; a class that holds `label_sep`.
         """
-        rows = ((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
-        write_table(csv, (path, target), rows)
+        header, rows = KINDS[self.kind].cells(self.targets, self.classes, target, label_sep)
+        write_table(csv, (path, *header), ((file, *values) for file, values in zip(self.paths, rows, strict=False)))
 
     @classmethod
     def from_dataset(cls, ds: Any) -> Samples:
@@ -379,38 +401,55 @@ class Samples:
         return [row for k, rows in by_class.items() for row in rows[: take[k]]]
 
     def subset(self, indices: Iterable[int]) -> Samples:
-        """The rows with these indices, in this order; the classes stay."""
+        """The rows with these indices, in this order; kind and classes stay."""
         rows = list(indices)
         taken = self.paths.take(rows) if isinstance(self.paths, MemberPaths) else [self.paths[row] for row in rows]
-        return Samples(taken, [self.targets[row] for row in rows], self.classes)
+        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), self.classes))
 
     def counts(self) -> dict[str, int]:
-        """Images per class, in the order of the classes, 0 included."""
-        number = Counter(self.targets)
-        return {name: number[i] for i, name in enumerate(self.classes)}
+        """Images per class, in the order of the classes, 0 included; of objects, the boxes.
+
+        Empty where targets are no classes: of numbers, masks, and none.
+        """
+        return KINDS[self.kind].counts(self.targets, self.classes)
+
+    def targets_crc32(self) -> int:
+        """A checksum of all targets, the same on every machine."""
+        return KINDS[self.kind].crc32(self.targets)
 
     def describe(self) -> str:
-        """A line with the totals and a line per class: how many images it has."""
-        names = list(map(printable, self.classes))
-        width = max(map(len, names), default=0)
-        rows = zip(names, self.counts().values(), strict=True)
-        return "\n".join([repr(self), *(f"{name:<{width}}  {count:>7,}" for name, count in rows)])
+        """A line with the totals and a line per class: how many images it has; per column of numbers their range."""
+        rows = [
+            (printable(name), *figures) for name, *figures in KINDS[self.kind].table(self.targets, self.classes).rows
+        ]
+        width = max((len(row[0]) for row in rows), default=0)
+        lines = (f"{name:<{width}}  " + "  ".join(f"{figure:>7}" for figure in figures) for name, *figures in rows)
+        return "\n".join([repr(self), *lines])
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[str, int]:
-        return self.paths[index], self.targets[index]
+    def __getitem__(self, index: int) -> tuple[str, Any]:
+        return self.paths[index], KINDS[self.kind].of(self.targets, index)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Samples):
+            return NotImplemented
+        mine, others = ((one.kind, one.classes, one.paths) for one in (self, other))
+        return mine == others and KINDS[self.kind].equal(self.targets, other.targets)
 
     def __repr__(self) -> str:
-        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {shortened(self.classes)})"
+        names = f": {shortened(self.classes)}" if self.classes else ""
+        return f"Samples({self._totals()}{names})"
 
     def _repr_html_(self) -> str:
         """For notebooks: images per class."""
-        rows = [(name, f"{count:,}") for name, count in self.counts().items()]
-        more = [(f"… {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
-        heading = f"{len(self):,} images, {len(self.classes):,} classes"
-        return html_table(heading, rows[:_MOST_ROWS] + more, ("class", "images"))
+        header, rows = KINDS[self.kind].table(self.targets, self.classes)
+        more = [(f"… {len(rows) - _MOST_ROWS:,} more",)] if len(rows) > _MOST_ROWS else []
+        return html_table(self._totals(), [*rows[:_MOST_ROWS], *more], header)
+
+    def _totals(self) -> str:
+        return f"{len(self):,} images, {KINDS[self.kind].summary(self.targets, self.classes)}"
 
 
 def _numbered(labels: list[str], classes: list[str]) -> list[int]:

@@ -81,7 +81,7 @@ def read_table(
     return found, classes
 
 
-def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, str]]) -> None:
+def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
     """A file that `read_table` reads. Names that are not UTF-8 are written as the bytes that they are."""
     with (
         whole_file(csv) as unfinished,
