@@ -48,9 +48,7 @@ class LoaderAdapter:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of each class; of what else has no classes nothing."""
-        if self.kind not in (None, "class", "labels"):
-            return {}
+        """Images of each class."""
         return getattr(self._samples, "counts", dict[str, int])()
 
     @property

@@ -57,8 +57,9 @@ class Page:
         for path, image, row in zip(paths, small, probabilities, strict=True):
             said, jpeg = self.predictor.describe(row), _jpeg(image)
             if self.predictor.says == "numbers":
-                caption = ", ".join(f"{name} {number:.6g}".lstrip() for name, number in said)
-                self.photos.append(Photo(path, "all", said[0][1], caption, jpeg))
+                named = bool(self.predictor.classes)
+                caption = ", ".join(f"{name} {number:.6g}" if named else f"{number:.6g}" for name, number in said)
+                self.photos.append(Photo(path, "", said[0][1], caption, jpeg))
             else:
                 self.photos += [Photo(path, name, value, f"{value:.1%}", jpeg) for name, value in said]
 
@@ -69,12 +70,13 @@ class Page:
         """Into one file, whole or not at all; its folder is made."""
         names = sorted({photo.name for photo in self.photos})
         groups = {name: [photo for photo in self.photos if photo.name == name] for name in names}
-        links, parts = [], []
+        links, parts, by_name = [], [], self.predictor.says != "numbers"
         for number, (name, photos) in enumerate(groups.items()):
             title = f"{_text(name)} ({len(photos)})"
-            links.append(f'<a href="#c{number}">{title}</a>')
+            heading = f'<h2 id="c{number}">{title}</h2>' if by_name else ""
+            links += [f'<a href="#c{number}">{title}</a>'] if by_name else []
             photos.sort(key=lambda photo: -photo.value)
-            parts.append(f'<h2 id="c{number}">{title}</h2><section>{"".join(map(_figure, photos))}</section>')
+            parts.append(f"{heading}<section>{''.join(map(_figure, photos))}</section>")
         if self.bad:
             lines = "".join(f"<li>{_text(path)}: {_text(reason)}</li>" for path, reason in self.bad)
             parts.append(f"<h2>Not read ({len(self.bad)})</h2><ul>{lines}</ul>")

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multilabel_f1_score
 import fastaug as fa
 from fastaug.training.loaders import outputs_for
 from fastaug.training.preview import number_text, overlaid, target_name
+from fastaug.training.transfer import start_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -297,3 +298,13 @@ def test_the_head_learns_labels_and_numbers_on_features(epochs: int) -> None:
         after = learn.history.epochs[0]["valid_loss"]
         assert after < 0.9 * before
         assert ("f1" if kind == "labels" else "mae") in said[1]
+
+
+def test_numbers_far_from_zero_leave_something_to_learn() -> None:
+    """A head that has only come to their mean has 0.2 % of the loss that it began with."""
+    learn = learner("numbers", 1000 + NUMBERS, 2)
+    learn.history.losses = [1e6]
+    variance = float(NUMBERS.var(0, correction=0).mean())
+    assert start_loss(learn) == pytest.approx(variance, rel=1e-3)
+    learn.history.losses = [1.0]
+    assert start_loss(learn) == 1.0
