@@ -15,9 +15,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastaug.samples.archives import Layout, find_archives, index_archives
+from fastaug.samples.columns import columns_named, may_be_empty, read_targets, sorted_classes
 from fastaug.samples.folders import (
     WHAT_IS_TAKEN,
     find_images,
@@ -31,12 +32,11 @@ from fastaug.samples.folders import (
 )
 from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
 from fastaug.samples.sources import MemberPaths
-from fastaug.samples.tables import read_table, write_table
+from fastaug.samples.tables import located, read_table, write_table
 from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
 _MOST_ROWS = 20  # of a table in a notebook
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -205,9 +205,11 @@ class Samples:
         csv: str | os.PathLike[str],
         root: str | os.PathLike[str] | None = None,
         path: str = "file",
-        target: str = "label",
+        target: str | Sequence[str] | None = "label",
         sep: str | None = None,
         encoding: str | None = None,
+        label_sep: str | None = None,
+        kind: Literal["class", "labels", "numbers"] | None = None,
     ) -> Samples:
         """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
@@ -217,17 +219,27 @@ class Samples:
                 list, decided for the whole list by where the first files are; it is an error if some are in each.
                 Where none is found, paths stay as they are written.
             path: name of the column with the image's path.
-            target: name of the column with the class. Classes are sorted, as numbers if all of them are numbers.
+            target: name of the column with the target: the class, or a number to regress on. A list of columns: a label
+                each, named as the column, if all values are 0 and 1 (or true and false), otherwise numbers. None: there
+                are no targets.
             sep: what separates the values. None: a comma, semicolon, tab or "|", whichever the header has.
             encoding: such as "latin-1". None: UTF-8, or UTF-16 where the file begins as such; other bytes are an
                 error, unless they are the name of a file that there is.
+            label_sep: what is between several labels in the one column `target`; an empty value is none of them.
+            kind: of targets. None: labels with `label_sep`; numbers if all values are numbers and one is not whole;
+                otherwise classes. Say "numbers" where whole numbers are to be regressed on, "labels" or "class" where
+                an empty value is none of the classes. Classes are sorted, as numbers if all of them are numbers.
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a column that is missing, a row with an empty or missing value, no rows at all, a file in two
-                rows with different classes, an address instead of a file, another encoding.
+            ValueError: a column that is missing, a row with an empty or missing value, or one that is not of its
+                kind, no rows at all, a file in two rows with different targets, an address instead of a file, another
+                encoding.
         """
-        paths, names = read_table(csv, root, path, target, sep, encoding)
-        return cls._from_names(paths, names, numbers=True)
+        one = isinstance(target, str)
+        columns = columns_named(target, kind, label_sep)
+        table = read_table(csv, path, columns, sep, encoding, empty=one and may_be_empty(kind, label_sep))
+        chosen = read_targets(table, one, kind, label_sep)
+        return cls._of(located(table, root), chosen)
 
     @classmethod
     def from_tar(
@@ -325,11 +337,9 @@ class Samples:
         return cls([path for path, _ in ds.samples], [target for _, target in ds.samples], ds.classes)
 
     @classmethod
-    def _from_names(cls, paths: Sequence[str], names: list[str], numbers: bool = False) -> Samples:
-        """One class name per path -> targets; classes sorted as text. numbers: as numbers if all of them are."""
-        distinct = set(names)
-        numbers = numbers and all(map(_NUMBER.fullmatch, distinct))
-        classes = sorted(distinct, key=(lambda name: (float(name), name)) if numbers else None)
+    def _from_names(cls, paths: Sequence[str], names: list[str]) -> Samples:
+        """One class name per path -> targets; classes sorted as text."""
+        classes = sorted_classes(names)
         index = {name: i for i, name in enumerate(classes)}
         return cls(paths, [index[name] for name in names], classes)
 
