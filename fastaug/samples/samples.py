@@ -13,11 +13,12 @@ import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastaug.samples.archives import Layout, find_archives, index_archives
+from fastaug.samples.columns import columns_named, may_be_empty, read_targets, sorted_classes
 from fastaug.samples.folders import (
     WHAT_IS_TAKEN,
     find_images,
@@ -31,12 +32,12 @@ from fastaug.samples.folders import (
 )
 from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
 from fastaug.samples.sources import MemberPaths
-from fastaug.samples.tables import read_table, write_table
+from fastaug.samples.split import first_rows, numbered_groups, on_both_sides, stratified, whole_groups
+from fastaug.samples.tables import located, read_table, write_table
 from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
 _MOST_ROWS = 20  # of a table in a notebook
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -137,6 +138,8 @@ class Samples:
                 "validation" or "dev".
             level: as of `from_folder`, counted within each of them.
             pattern: as of `from_filenames`, where the names of files tell the class.
+        A warning says so if files of one are, by links, in the other too.
+
         Raises:
             FileNotFoundError, NotADirectoryError: no such folder.
             ValueError: no such folders in it, several, or a class that only validation has.
@@ -146,7 +149,7 @@ class Samples:
         found = split_names(there)
         chosen = [train or the_one("training", found, there, root, caller)]
         chosen.append(valid or the_one("validation", found, there, root, caller))
-        halves = []
+        halves, files = [], []
         for name in chosen:
             images = find_images(os.path.join(root, name), caller)
             if pattern is not None:
@@ -160,6 +163,10 @@ class Samples:
                 paths, names, said = named_by_folder(images, level, caller)
             _warn(said)
             halves.append((paths, names))
+            files.append(images.real_files(paths))
+        train_files, valid_files = files
+        why = f"Take them out of {chosen[0]!r} or {chosen[1]!r}: a model knows what it was trained with."
+        _warn(on_both_sides(train_files, valid_files, caller, why))
         (train_paths, train_names), (valid_paths, valid_names) = halves
         missing = Counter(valid_names)
         for name in set(train_names):
@@ -205,9 +212,11 @@ class Samples:
         csv: str | os.PathLike[str],
         root: str | os.PathLike[str] | None = None,
         path: str = "file",
-        target: str = "label",
+        target: str | Sequence[str] | None = "label",
         sep: str | None = None,
         encoding: str | None = None,
+        label_sep: str | None = None,
+        kind: Literal["class", "labels", "numbers"] | None = None,
     ) -> Samples:
         """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
@@ -217,17 +226,27 @@ class Samples:
                 list, decided for the whole list by where the first files are; it is an error if some are in each.
                 Where none is found, paths stay as they are written.
             path: name of the column with the image's path.
-            target: name of the column with the class. Classes are sorted, as numbers if all of them are numbers.
+            target: name of the column with the target: the class, or a number to regress on. A list of columns: a label
+                each, named as the column, if all values are 0 and 1 (or true and false), otherwise numbers. None: there
+                are no targets.
             sep: what separates the values. None: a comma, semicolon, tab or "|", whichever the header has.
             encoding: such as "latin-1". None: UTF-8, or UTF-16 where the file begins as such; other bytes are an
                 error, unless they are the name of a file that there is.
+            label_sep: what is between several labels in the one column `target`; an empty value is none of them.
+            kind: of targets. None: labels with `label_sep`; numbers if all values are numbers and one is not whole;
+                otherwise classes. Say "numbers" where whole numbers are to be regressed on, "labels" or "class" where
+                an empty value is none of the classes. Classes are sorted, as numbers if all of them are numbers.
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a column that is missing, a row with an empty or missing value, no rows at all, a file in two
-                rows with different classes, an address instead of a file, another encoding.
+            ValueError: a column that is missing, a row with an empty or missing value, or one that is not of its
+                kind, no rows at all, a file in two rows with different targets, an address instead of a file, another
+                encoding.
         """
-        paths, names = read_table(csv, root, path, target, sep, encoding)
-        return cls._from_names(paths, names, numbers=True)
+        one = isinstance(target, str)
+        columns = columns_named(target, kind, label_sep)
+        table = read_table(csv, path, columns, sep, encoding, empty=one and may_be_empty(kind, label_sep))
+        chosen = read_targets(table, one, kind, label_sep)
+        return cls._of(located(table, root), chosen)
 
     @classmethod
     def from_tar(
@@ -325,11 +344,9 @@ class Samples:
         return cls([path for path, _ in ds.samples], [target for _, target in ds.samples], ds.classes)
 
     @classmethod
-    def _from_names(cls, paths: Sequence[str], names: list[str], numbers: bool = False) -> Samples:
-        """One class name per path -> targets; classes sorted as text. numbers: as numbers if all of them are."""
-        distinct = set(names)
-        numbers = numbers and all(map(_NUMBER.fullmatch, distinct))
-        classes = sorted(distinct, key=(lambda name: (float(name), name)) if numbers else None)
+    def _from_names(cls, paths: Sequence[str], names: list[str]) -> Samples:
+        """One class name per path -> targets; classes sorted as text."""
+        classes = sorted_classes(names)
         index = {name: i for i, name in enumerate(classes)}
         return cls(paths, [index[name] for name in names], classes)
 
@@ -339,8 +356,9 @@ class Samples:
         seed: int = 42,
         by: Callable[[str], bool] | None = None,
         stratify: bool = False,
+        groups: Sequence[Hashable] | Callable[[str], Hashable] | None = None,
     ) -> tuple[Samples, Samples]:
-        """Divide into (train, valid). Both keep the full list of classes and the order of the rows.
+        """Divide into (train, valid). Both keep kind, the full list of classes and the order of the rows.
 
         The same rows and seed give the same halves in every process and Python version: the rows are ranked by the
         numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change. Rows with the
@@ -349,27 +367,44 @@ class Samples:
         Args:
             valid_fraction: share of validation, between 0 and 1, of the files; rounded to whole ones.
             seed: another seed, another split.
-            by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing.
+            by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing. A
+                warning says so if it puts rows of one file on both sides.
             stratify: the same share of every class, as near as whole images allow. A class of two or more images
                 has at least one on each side; a class of one image stays in training.
+            groups: what must not be divided, such as the patient of each sample: one value per row, or a function of
+                the path. Whole groups are drawn, each that brings validation nearer to its share, at least one.
         Raises:
-            ValueError: a fraction outside (0, 1), a side left without images, `by` together with `stratify`.
+            ValueError: a fraction outside (0, 1), a side left without images, several of `by`, `stratify` and `groups`,
+                a sample without a group, a file in two groups, `stratify` where a photo has not one class.
         """
-        if by is not None and stratify:
-            raise ValueError("split: expected either by= or stratify=True, got both. by= decides every image itself.")
+        ways = [name for name, given in (("by=", by), ("groups=", groups)) if given is not None]
+        ways += ["stratify=True"] if stratify else []
+        if len(ways) > 1:
+            raise ValueError(
+                f"split: expected either {' or '.join(ways)}, got {'both' if len(ways) == 2 else 'all'}. Each decides "
+                "by itself which images are for validation."
+            )
         if by is None and not 0 < valid_fraction < 1:
             raise ValueError(f"split: expected valid_fraction between 0 and 1, got {valid_fraction}.")
+        if stratify and self.kind != "class":
+            raise ValueError(
+                f"split: expected one class a photo for stratify=True, got targets of kind {self.kind!r}. Leave it out."
+            )
+        first = first_rows(self.paths, spelling=True)
         if by is not None:
             chosen = [row for row, path in enumerate(self.paths) if by(path)]
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
-            first = self.first_rows()
             order = sorted(range(len(self)) if first is None else sorted(set(first)), key=rank.__getitem__)
             total = math.floor(len(order) * valid_fraction + 0.5)
-            files = set(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            if groups is not None:
+                files = set(whole_groups(order, numbered_groups(groups, self.paths, first), total))
+            else:
+                files = set(stratified(order, self.targets, valid_fraction, total) if stratify else order[:total])
             chosen = sorted(files) if first is None else [row for row, its in enumerate(first) if its in files]
-        train, valid = self.subset(sorted(set(range(len(self))).difference(chosen))), self.subset(chosen)
+        others = sorted(set(range(len(self))).difference(chosen))
+        train, valid = self.subset(others), self.subset(chosen)
         if not len(train) or not len(valid):
             side = "validation" if len(train) else "training"
             why = "by=" if by is not None else f"valid_fraction={valid_fraction}"
@@ -377,28 +412,15 @@ class Samples:
                 f"split: expected images on both sides, got {len(train)} for training and {len(valid)} "
                 f"for validation. Change {why} so that {side} gets some of the {len(self)}."
             )
+        if by is not None and first is not None:
+            names = {first[row]: self.paths[row] for row in chosen}
+            why = "by= decided otherwise about another row of the file: let it depend on the file alone."
+            _warn(on_both_sides((first[row] for row in others), names, "split", why))
         return train, valid
 
     def first_rows(self) -> list[int] | None:
         """For each row the first one with the same path; None: every row is its own."""
-        if isinstance(self.paths, MemberPaths):
-            return self.paths.first_rows()
-        first: dict[str, int] = {}
-        rows = [first.setdefault(path, row) for row, path in enumerate(self.paths)]
-        return rows if len(first) < len(rows) else None
-
-    def _stratified(self, order: list[int], fraction: float, total: int) -> list[int]:
-        """The validation rows: each class's share rounded down (1..n-1 of n), then up where most was lost."""
-        by_class: dict[int, list[int]] = {}
-        for row in order:
-            by_class.setdefault(self.targets[row], []).append(row)
-        most = {k: max(len(rows) - 1, 0) for k, rows in by_class.items()}
-        take = {k: min(max(math.floor(len(rows) * fraction), 1), most[k]) for k, rows in by_class.items()}
-        lost = {k: len(rows) * fraction - take[k] for k, rows in by_class.items() if take[k] < most[k]}
-        spare = max(total - sum(take.values()), 0)
-        for k in sorted((k for k in lost if lost[k] > 0), key=lambda k: -lost[k])[:spare]:
-            take[k] += 1
-        return [row for k, rows in by_class.items() for row in rows[: take[k]]]
+        return first_rows(self.paths)
 
     def subset(self, indices: Iterable[int]) -> Samples:
         """The rows with these indices, in this order; kind and classes stay."""
