@@ -82,8 +82,8 @@ def check_pairs(
             if paths
         ]
         raise ValueError(
-            f"{caller}: expected photos in {root!r} and {what}s in {other_root!r} by the same names with other endings, "
-            f"got {' and '.join(got)}. Add what is missing, or move the others away."
+            f"{caller}: expected photos in {root!r} and {what}s in {other_root!r} by the same names with other "
+            f"endings, got {' and '.join(got)}. Add what is missing, or move the others away."
         )
 
 
