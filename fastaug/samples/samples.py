@@ -542,7 +542,7 @@ class Samples:
         """The rows with these indices, in this order; kind and classes stay."""
         rows = list(indices)
         taken = self.paths.take(rows) if isinstance(self.paths, MemberPaths) else [self.paths[row] for row in rows]
-        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), self.classes))
+        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), list(self.classes)))
 
     def counts(self) -> dict[str, int]:
         """Images per class, in the order of the classes, 0 included; of objects, the boxes.
