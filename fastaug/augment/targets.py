@@ -32,6 +32,7 @@ def warp_masks(
     fill: int = 255,
     padding: MaskPadding = "fill",
     extent: Tensor | None = None,
+    pixel: Tensor | None = None,
 ) -> Tensor:
     """Warp segmentation masks: each output pixel takes the value of the input pixel that it looks at.
 
@@ -46,6 +47,8 @@ def warp_masks(
             horizon of a perspective it is the fill.
         extent: float [B, 4], (x0, y0, x1, y1) in pixels of the masks: what the picture shows, such as the part of the
             photo that a presize has left (`BatchInfo.extent`). It may begin and end within a pixel. None: all.
+        pixel: float [B, 2], (width, height) in pixels of the masks of the pixels that the picture was warped from,
+            such as the presized ones: nothing smaller is seen of what begins at the extent's edge. None: 1.
     Returns:
         [B, height, width], of the masks' dtype and on their device.
     Raises:
@@ -58,13 +61,18 @@ def warp_masks(
         )
     check_matrices("warp_masks", "matrix", matrix, (len(masks), 3, 3), "masks")
     _check_extent("warp_masks", extent, len(masks))
+    if pixel is not None and (pixel.shape != (len(masks), 2) or not pixel.is_floating_point()):
+        raise ValueError(
+            f"warp_masks: expected a float pixel [{len(masks)}, 2], its width and height for each mask, got "
+            f"{kind_of(pixel)}. Give that of the same batch."
+        )
     height, width = output_size("warp_masks", size)
     if not len(masks):
         device, dtype = (masks.device, masks.dtype) if isinstance(masks, Tensor) else (None, torch.int64)
         return torch.empty(0, height, width, device=device, dtype=dtype)
     if matrix.device.type == "cpu":
         _check_invertible(matrix)
-    return _warp_masks(masks, matrix, (height, width), fill, padding, extent)
+    return _warp_masks(masks, matrix, (height, width), fill, padding, extent, pixel)
 
 
 def transform_points(points: Tensor, matrix: Tensor, size: Size, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
