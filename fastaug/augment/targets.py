@@ -252,17 +252,22 @@ def _cut(polygon: Tensor, distance: Tensor) -> Tensor:
         polygon: [N, V, C], corners in a circle, some perhaps several times.
         distance: [N, V].
     Returns:
-        [N, V + 1, C]; NaN where nothing is left.
+        [N, V or V + 1, C]; NaN where nothing is left.
     """
     inside = distance >= 0
-    following, distance_following = polygon.roll(-1, 1), distance.roll(-1, 1)
-    share = distance / (distance - distance_following)  # of the edge to the next corner
-    crossing = polygon + share[..., None] * (following - polygon)
+    rows = (~inside.all(1)).nonzero()[:, 0]  # few: the others are left as they are
+    if not len(rows):
+        return polygon
+    result = torch.cat([polygon, polygon[:, :1]], 1)
+    polygon, distance, inside = polygon[rows], distance[rows], inside[rows]
+    share = distance / (distance - distance.roll(-1, 1))  # of the edge to the next corner
+    crossing = polygon + share[..., None] * (polygon.roll(-1, 1) - polygon)
     points = torch.stack([polygon, crossing], 2).flatten(1, 2)
     there = torch.stack([inside, inside != inside.roll(-1, 1)], 2).flatten(1)
     order = there.byte().argsort(stable=True, dim=1, descending=True)[:, : polygon.shape[1] + 1]
     points, there = points.gather(1, order[..., None].expand(-1, -1, 3)), there.gather(1, order)
-    return torch.where(there[..., None], points, torch.where(there[:, :1, None], points[:, :1], torch.nan))
+    left = torch.where(there[..., None], points, torch.where(there[:, :1, None], points[:, :1], torch.nan))
+    return result.index_copy_(0, rows, left)
 
 
 def _area(polygon: Tensor) -> Tensor:
