@@ -276,9 +276,9 @@ class BatchMaker:
         params = draws.params
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
         matrix = draws.matrix(sizes)
+        to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
         warp_params = None
         if params is not None:
-            to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
             warp_params = replace(params, matrix=(matrix @ to_original).float())
             warp_params = _grey(warp_params) if self.channels == 1 else warp_params
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
@@ -289,7 +289,8 @@ class BatchMaker:
         presize = draws.presize_matrix(sizes).float()
         info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize, params, extent.float())
         augment, erase = self.augments[view], None if params is None else params.erase
-        how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase)
+        pixel = to_original.diagonal(dim1=1, dim2=2)[:, :2]
+        how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase, pixel)
         return BatchView(info, images, warp_params, draws.presize, corners), how
 
 
