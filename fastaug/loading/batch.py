@@ -195,14 +195,15 @@ class BatchMaker:
                 else:
                     work.reasons[photo] = str(reason)
             needs = [self._certain_needs(work, good, view) for view in range(len(work.views))]
-            if len(work.views) * work.images > 1:
+            shared = len(work.views) * work.images > 1
+            if shared:
                 together = [Need.of_all([of[i] for of in needs for i in work.places(photo)]) for photo in good]
                 resizing = self.mode.shared([*good.values()], [need for need in together if need], work.views[0])
                 good = dict(zip(good, self._resized([*good.values()], resizing), strict=True))
             for view, draws in enumerate(work.views):
                 places = [i for photo in good for i in work.places(photo)]
                 shown = [photo for photo in good.values() for _ in range(work.images)]
-                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws)
+                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws, shared)
                 buffer = work.buffers[view]
                 out = None if buffer is None else [buffer[i] for i in places]
                 made = self._resized(shown, resizing, out)
