@@ -245,9 +245,11 @@ def choose(given: Any, classes: list[str] | None, paths: Sequence[str]) -> Chose
         return Chosen("objects", given, _of_objects(given, classes))
     if hasattr(given, "detach"):  # torch's, which this room does not know
         given = given.detach().cpu()
+    if not hasattr(given, "__iter__"):
+        raise TypeError(f"Samples: expected a target for each path, got {given!r}. Give a list of them, or None.")
     if hasattr(given, "__array__"):
         array = np.asarray(given)
-        if array.dtype.kind == "f" or (array.dtype.kind in "biu" and array.ndim > 1):
+        if array.dtype.kind == "f" or (array.dtype.kind in "biu" and array.ndim != 1):
             return _of_array(array, classes, paths)
         given = array.tolist()
     rows = given if isinstance(given, Sequence) and not isinstance(given, str) else list(given)
@@ -299,7 +301,7 @@ def _of_objects(objects: Objects, classes: list[str] | None) -> list[str]:
 
 def _of_array(array: np.ndarray, classes: list[str] | None, paths: Sequence[str]) -> Chosen:
     """Numbers to regress on, or rows of 0 and 1."""
-    if array.ndim > 2 or 0 in array.shape[1:]:
+    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
         raise ValueError(
             f"Samples: expected targets [N] or [N, K], got {list(array.shape)}. Masks are files, see from_folders; "
             "boxes and points are Objects, see from_coco."
