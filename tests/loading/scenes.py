@@ -166,6 +166,23 @@ def seen(info: Any, extent: Tensor, size: tuple[int, int], slack_px: float = 0.0
     return depth > slack_px, depth < -slack_px
 
 
+def assert_looked_up(masks: Tensor, originals: Sequence[Any], info: Any, extent: Tensor) -> None:
+    """Masks [B, h, w] are those of the upright photos, [H, W] each, read where each output pixel looks; FILL beyond.
+
+    Also at the borders of classes; but for the few that look at the very border of two pixels.
+    """
+    place = looks_at(info, (masks.shape[1], masks.shape[2]))
+    inside, outside = seen(info, extent, (masks.shape[1], masks.shape[2]))
+    clear = ((place - place.round()).abs() > 5e-3).all(-1)
+    assert (clear & (inside | outside)).double().mean() > 0.9
+    for i, original in enumerate(originals):
+        mask = torch.as_tensor(np.asarray(original)).long()
+        column, row = place[i].floor().long().unbind(-1)
+        read = mask[row.clamp(0, mask.shape[0] - 1), column.clamp(0, mask.shape[1] - 1)]
+        wrong = (clear[i] & inside[i] & (masks[i] != read)) | (outside[i] & (masks[i] != FILL))
+        assert not wrong.any(), f"{int(wrong.sum())} wrong mask pixels in image {i}"
+
+
 class Item(NamedTuple):
     """One sample as delivered."""
 

@@ -17,6 +17,7 @@ from tests.loading.scenes import (
     NAMES,
     PALETTE,
     assert_keeps_guarantees,
+    assert_looked_up,
     assert_masks_agree,
     assert_same,
     by_row,
@@ -144,6 +145,16 @@ def test_picture_and_mask_are_one_through_strong_transforms(tmp_path: Path, mode
     samples = write_mosaics(tmp_path)
     loader = make_targets(samples, mode=mode, training=training)
     assert assert_in_step(loader) + assert_in_step(loader) == 12
+
+
+@pytest.mark.parametrize("mode", ["resize", "direct"])
+@pytest.mark.parametrize("padding", ["reflection", "zeros"])
+def test_masks_are_read_where_their_pictures_look(tmp_path: Path, mode: Any, padding: Any) -> None:
+    samples = write_mosaics(tmp_path, mode="I;16")
+    for training in (True, False):
+        ((_, y, info),) = make_targets(samples, mode=mode, padding=padding, training=training, batch_size=6)
+        originals = [np.asarray(Image.open(samples.targets[row])) for row in info.indices.tolist()]
+        assert_looked_up(y, originals, info, extents(info, mode, 64))
 
 
 def test_presized_pictures_without_an_augment(tmp_path: Path) -> None:

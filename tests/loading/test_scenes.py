@@ -12,12 +12,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+import fastaug as fa
 from tests.loading.scenes import (
     FILL,
     PALETTE,
     UNSURE,
     assert_boxes_right,
     assert_keeps_guarantees,
+    assert_looked_up,
     assert_masks_agree,
     by_row,
     extents,
@@ -99,6 +101,20 @@ def test_who_looks_where() -> None:
     inside, outside = seen(info(shifted), torch.tensor([[11.0, 0, 50, 1]]), (4, 6))
     assert inside[0].int().tolist() == [[0, 0, 1, 1, 1, 1]] * 2 + [[0] * 6] * 2
     assert torch.equal(outside, ~inside)
+
+
+def test_looking_up_rejects_a_wrong_answer() -> None:
+    turned = fa.Augment([fa.RandomRotation((20, 20)), fa.RandomZoom((0.8, 0.8))], (30, 36)).draw(1, (40, 50)).matrix
+    what = info(turned)
+    place, extent = looks_at(what, (30, 36))[0].floor().long(), torch.tensor([[5.0, 0, 50, 40]])
+    x, y = place.unbind(-1)
+    read = MASKS[0][y.clamp(0, 39), x.clamp(0, 49)]
+    right = read.where((x >= 5) & (x < 50) & (y >= 0) & (y < 40), FILL)[None]
+    assert_looked_up(right, [MASKS[0]], what, extent)
+    beside = MASKS[0][y.clamp(0, 39), (x + 1).clamp(0, 49)].where(right[0] != FILL, FILL)[None]
+    for wrong in (beside, read[None], right.roll(1, 1), right.masked_fill(right == right[0, 15, 18], FILL)):
+        with pytest.raises(AssertionError):
+            assert_looked_up(wrong, [MASKS[0]], what, extent)
 
 
 BOXES = torch.tensor([[10.0, 5, 30, 25], [40.0, 30, 48, 38], [0, 0, 4, 4]])
