@@ -24,10 +24,11 @@ def write_config(context: typer.Context, path: Path) -> None:
     Options without a value are left out: they have none when the file is read either.
     """
     lines = [f"# fastaug {__version__}. Again: fastaug {context.info_name} --config {path} --out FOLDER"]
-    for key, parameter in _options(context.command).items():
-        value = context.params[parameter.name]
-        if value is not None:
-            text = json.dumps(value if isinstance(value, bool | int | float) else str(value), ensure_ascii=False)
+    for parameter in _kept(context.command):
+        key, value = _key(parameter), context.params[parameter.name]
+        if value is not None and value != []:
+            plain = isinstance(value, bool | int | float | list)
+            text = json.dumps(value if plain else str(value), ensure_ascii=False)
             lines.append(f"{key} = {text}  # {getattr(parameter, 'help', None) or ''}".rstrip(" #"))
     with whole_file(path) as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
@@ -50,19 +51,29 @@ def use_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _options(command: Any) -> dict[str, Any]:
-    """The parameters that are kept, by their name in the file: valid-fraction for --valid-fraction."""
-    return {p.opts[0].removeprefix("--"): p for p in command.params if p.name not in NOT_KEPT}
+def _kept(command: Any) -> list[Any]:
+    """The parameters that are in the file."""
+    return [parameter for parameter in command.params if parameter.name not in NOT_KEPT]
+
+
+def _key(parameter: Any, option: int = 0) -> str:
+    """Its name there: valid-fraction for --valid-fraction."""
+    return str(parameter.opts[option].removeprefix("--"))
 
 
 def _read(path: Path, command: Any) -> dict[str, Any]:
-    known = _options(command)
+    kept = _kept(command)
+    known = {_key(p, i): p for p in kept for i in range(len(p.opts)) if len(p.opts[i]) > 2}  # also by earlier names
     values: dict[str, Any] = {}
     for key, value in tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape")).items():
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(map(_key, kept))}."
             raise ValueError(f"expected options of 'fastaug {command.name}', got the unknown {key!r}. {hint}")
+        several = known[key].multiple if hasattr(known[key], "multiple") else False
+        if several and isinstance(value, str | list):
+            values[known[key].name] = [str(one) for one in (value if isinstance(value, list) else [value])]
+            continue
         if not isinstance(value, str | bool | int | float):
             raise ValueError(f"expected a number, a string, true or false for {key!r}, got {value!r}.")
         values[known[key].name] = str(value)  # as on the command line: 2.5 epochs are an error, not 2

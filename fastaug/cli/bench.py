@@ -40,8 +40,8 @@ def bench(
     from fastaug.samples.folders import find_images
     from fastaug.samples.samples import Samples
 
-    if source.folder.is_dir() and source.pattern is None and source.level is None:
-        paths = find_images(source.folder, "bench").paths
+    if not source.is_list and source.place.is_dir() and source.pattern is None and source.level is None:
+        paths = find_images(source.place, "bench").paths
         samples = Samples(paths, [0] * len(paths), ["all"])
     else:
         samples = find_samples(source)
@@ -79,13 +79,17 @@ def _training_step(model: str | None, samples: Samples, device: torch.device) ->
 
     import torch
 
+    from fastaug.training.loaders import outputs_for
+    from fastaug.training.losses import default_loss, fit_targets
     from fastaug.training.models import classifier
 
-    network = classifier(model, len(samples.classes), None).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = classifier(model, outputs_for(samples), None).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    loss_func, _ = default_loss(samples.kind, none_of_these=False)
 
     def step(x: Tensor, y: Tensor) -> None:
-        torch.nn.functional.cross_entropy(network(x), y).backward()
+        activations = network(x)
+        loss_func(activations, fit_targets(loss_func, activations, y)).backward()
         optimizer.step()
         optimizer.zero_grad()
         if device.type != "cpu":

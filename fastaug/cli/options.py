@@ -7,13 +7,16 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
 from fastaug.cli.errors import WrongOption
 from fastaug.config import use_config
 from fastaug.loading.options import ModeName
+
+LISTS = (".csv", ".tsv", ".txt")
+KindName = Literal["class", "labels", "numbers"]
 
 
 def _bytes(text: str) -> int:
@@ -30,10 +33,16 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu …", show_default="cuda where there is one")
 ]
 Folder = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         help="A folder of images, at any depth; a .tar archive, or a pattern of such; or a list as .csv, .tsv or .txt.",
-        show_default=False,
+        show_default="that of --csv",
+    ),
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        "--csv", help="A list of images, whatever its name; FOLDER is then that of its paths.", show_default="none"
     ),
 ]
 Pattern = Annotated[
@@ -51,13 +60,28 @@ Level = Annotated[
     ),
 ]
 PathColumn = Annotated[
-    str | None, typer.Option("--path-column", help="Of a list: its column with the file.", show_default="file")
+    str | None,
+    typer.Option("--path", "--path-column", help="Of a list: its column with the file.", show_default="file"),
 ]
 Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of a list: its column with the class, the labels or the number; several times for one column a label, "
+        "of 0 and 1, or a number. Of an archive: where the class is, 'cls', 'json:FIELD' or 'folder'.",
+        show_default="label, cls",
+    ),
+]
+LabelSep = Annotated[
     str | None,
     typer.Option(
-        help="Of a list: its column with the class. Of an archive: where it is, 'cls', 'json:FIELD' or 'folder'.",
-        show_default="label, cls",
+        help="Of a list: what separates several labels in the column of --target.", show_default="one class each"
+    ),
+]
+Kind = Annotated[
+    KindName | None,
+    typer.Option(
+        help="Of a list: class, labels or numbers, such as whole numbers that are not classes.",
+        show_default="as the columns look",
     ),
 ]
 Root = Annotated[
@@ -113,24 +137,51 @@ Config = Annotated[
 
 
 class Source(NamedTuple):
-    """FOLDER, and what the options say of it; None: nothing. The names are those of the arguments of `Samples`."""
+    """FOLDER or --csv, and what the options say of it; None: nothing. The names are those of the arguments of
+    `Samples`."""
 
-    folder: Folder
+    folder: Folder = None
+    csv: Csv = None
     pattern: Pattern = None
     level: Level = None
     path: PathColumn = None
     target: Target = None
+    label_sep: LabelSep = None
+    kind: Kind = None
     root: Root = None
     encoding: Encoding = None
+
+    @property
+    def place(self) -> Path:
+        """Where the images are, or their list. Raises WrongOption: nowhere."""
+        place = self.csv or self.folder
+        if place is None:
+            raise WrongOption("FOLDER: expected a folder of images, an archive or a list, got none. Give it, or --csv.")
+        return place
+
+    @property
+    def is_list(self) -> bool:
+        return self.csv is not None or (self.place.name.lower().endswith(LISTS) and not self.place.is_dir())
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of these options that were given. Raises WrongOption where another one was."""
         options = self._asdict()
-        for name in ("pattern", "level", "path", "target", "root", "encoding"):
+        if self.csv is not None and self.folder is not None:
+            if self.root is not None:
+                raise WrongOption("--root: expected either FOLDER or --root beside --csv, got both. Leave one out.")
+            options["root"] = self.folder
+        for name in _GOES_WITH:
             if options[name] is not None and name not in names:
-                option = "--path-column" if name == "path" else f"--{name}"
-                raise WrongOption(f"{option}: expected {_GOES_WITH[name]}, got '{self.folder}'. Leave {option} out.")
+                option = f"--{name.replace('_', '-')}"
+                raise WrongOption(f"{option}: expected {_GOES_WITH[name]}, got '{self.place}'. Leave {option} out.")
         return {name: options[name] for name in names if options[name] is not None}
+
+    def target_given(self, several: bool) -> dict[str, Any]:
+        """`target`, if given: a name, or, where there may be several, a list of them."""
+        target = self.target or []
+        if len(target) > 1 and not several:
+            raise WrongOption(f"--target: expected one for an archive, got {len(target)}. Leave the others out.")
+        return {"target": target if len(target) > 1 else target[0]} if target else {}
 
 
 _GOES_WITH = {
@@ -138,6 +189,8 @@ _GOES_WITH = {
     "level": "a folder without --pattern",
     "path": "a list (.csv)",
     "target": "a list (.csv) or an archive (.tar)",
+    "label_sep": "a list (.csv)",
+    "kind": "a list (.csv)",
     "root": "a list (.csv)",
     "encoding": "a list (.csv)",
 }

@@ -39,7 +39,8 @@ def predict(
 ) -> None:
     """Say what is on photos: a line each, with file, class and probability, between tabs.
 
-    A file that cannot be read is a line on standard error, the others go on, and the exit code is 1.
+    Of several labels each comes with its probability, the surest first; of numbers these alone. A file that cannot be
+    read is a line on standard error, the others go on, and the exit code is 1.
     """
     refuse_to_overwrite("--page", [page] if page else [], overwrite)
     paths = list(_photos(files))
@@ -57,19 +58,36 @@ def predict(
             if pictures is not None:
                 pictures.add_bad(path, found)
         else:
-            index = int(predictor.decide(found[None])[0])
-            described["class"] = predictor.name(index)
-            described["probability"] = predictor.confidence(found, index)
+            described |= _as_json(predictor, found)
         if as_json:  # one array, an element a line, so that it can be read while it is written
             print_json(f"{',' if written else '['}{json.dumps(described)}")
             written += 1
         elif not isinstance(found, str):
-            say_row(path, described["class"], f"{described['probability']:.4f}")
+            say_row(path, *_cells(predictor, found))
     if as_json:
         print_json("]")
     if pictures is not None and page is not None:
         pictures.write(page)
     raise typer.Exit(bad)
+
+
+def _cells(predictor: Predictor, found: Tensor) -> list[str]:
+    """What is said of a file, for a line."""
+    said = predictor.describe(found)
+    if predictor.says == "numbers":
+        return [f"{number:.6g}" for _, number in said]
+    return [cell for name, probability in said for cell in (name, f"{probability:.4f}")]
+
+
+def _as_json(predictor: Predictor, found: Tensor) -> dict[str, Any]:
+    said = predictor.describe(found)
+    if predictor.says == "numbers":
+        return {"numbers": dict(said) if predictor.classes else [number for _, number in said]}
+    if predictor.says == "labels":
+        seen = bool(predictor.seen(found[None]).any())
+        return {"labels": [{"class": name, "probability": probability} for name, probability in said] if seen else []}
+    ((name, probability),) = said
+    return {"class": name, "probability": probability}
 
 
 def _photos(files: list[Path]) -> Iterator[str]:
@@ -86,15 +104,7 @@ def _predictions(
     predictor: Predictor, paths: list[str], batch_size: int, pictures: Page | None
 ) -> Iterator[tuple[str, Tensor | str]]:
     """(path, probabilities float32 [classes], or the reason why there are none) of each file, in their order."""
-    from fastaug.loading.loader import ImageLoader
-    from fastaug.samples.samples import Samples
-
-    samples = Samples(paths, [0] * len(paths), predictor.classes)
-    loader = ImageLoader(
-        *(samples, batch_size, predictor.presize, predictor.augment, predictor.device),
-        training=False, mode=predictor.mode, shard=(0, 1), return_info=True, max_bad_share=1,
-    )  # fmt: skip
-    row = 0
+    loader, row = predictor.loader(paths, batch_size, return_info=True, max_bad_share=1), 0
 
     def bad_until(end: int) -> Iterator[tuple[str, str]]:
         reasons = dict(loader.quarantined)

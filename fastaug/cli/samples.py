@@ -6,13 +6,11 @@ import glob
 from pathlib import Path
 
 from fastaug.cli.errors import WrongOption
-from fastaug.cli.options import Source
+from fastaug.cli.options import LISTS, Source
 from fastaug.cli.printing import say
 from fastaug.machine import rank
 from fastaug.samples.folders import split_names, subfolders
 from fastaug.samples.samples import Samples
-
-LISTS = (".csv", ".tsv", ".txt")
 
 
 def find_samples(source: Source, every: bool = False) -> Samples:
@@ -21,12 +19,13 @@ def find_samples(source: Source, every: bool = False) -> Samples:
     Args:
         every: those of all its parts.
     """
-    folder, name = source.folder, source.folder.name.lower()
+    folder, name = source.place, source.place.name.lower()
+    if source.is_list:
+        options = source.given("path", "target", "label_sep", "kind", "root", "encoding")
+        return Samples.from_csv(folder, **options | source.target_given(several=True))
     if not folder.is_dir():
-        if name.endswith(LISTS):
-            return Samples.from_csv(folder, **source.given("path", "target", "root", "encoding"))
         if name.endswith(".tar") or glob.has_magic(folder.name) or "{" in name:
-            return Samples.from_tar(folder, **source.given("pattern", "target"))
+            return Samples.from_tar(folder, **source.given("pattern", "target") | source.target_given(several=False))
         if folder.exists():
             raise WrongOption(
                 f"FOLDER: expected a folder of images, a .tar archive that is not compressed, or a list "
@@ -45,20 +44,22 @@ def find_samples(source: Source, every: bool = False) -> Samples:
 
 
 def split_samples(source: Source, valid_fraction: float, seed: int) -> tuple[Samples, Samples]:
-    """To train and to validate: the folders for it where FOLDER has such, else by the fraction, of each class."""
+    """To train and to validate: the folders for it where FOLDER has such, else by the fraction, of each class where a
+    photo has one."""
     parts = _parts(source)
     if "training" in parts and "validation" in parts:
-        train, valid = Samples.from_split_folders(source.folder, **source.given("pattern"))
-        _say_aside(source.folder, {parts["training"][0], parts["validation"][0]})
+        train, valid = Samples.from_split_folders(source.place, **source.given("pattern"))
+        _say_aside(source.place, {parts["training"][0], parts["validation"][0]})
         return train, valid
-    return find_samples(source).split(valid_fraction, seed, stratify=True)
+    samples = find_samples(source)
+    return samples.split(valid_fraction, seed, stratify=samples.kind == "class")
 
 
 def _parts(source: Source) -> dict[str, list[str]]:
     """The folders in FOLDER that are parts of a split, by kind; none where --level says which folder is the class."""
-    if source.level is not None or not source.folder.is_dir():
+    if source.level is not None or source.is_list or not source.place.is_dir():
         return {}
-    return split_names(subfolders(source.folder))
+    return split_names(subfolders(source.place))
 
 
 def _say_aside(folder: Path, used: set[str]) -> None:

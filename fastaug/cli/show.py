@@ -34,6 +34,7 @@ def show(
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader
         from fastaug.training import plots
+        from fastaug.training.preview import target_name
 
     images = min(images, len(samples))
     augment = aug_transforms(size=size, min_scale=0.75, normalize=None)
@@ -43,7 +44,7 @@ def show(
     with ImageLoader(some, images, presize, None, device, training=False) as loader:
         plain, _ = next(iter(loader))
     pairs = [image for pair in zip(plain, x, strict=True) for image in pair]
-    titles = [title for target in y.tolist() for title in (samples.classes[target], "augmented")]
+    titles = [title for target in y for title in (target_name(target, samples.classes, samples.kind), "augmented")]
     columns = 2 * math.ceil(math.sqrt(images / 2))
     plots.save_figure(plots.show_images(pairs, titles, columns), out)
     say(f"{len(y)} photos of {samples}, picture: {out}")

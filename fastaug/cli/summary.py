@@ -33,9 +33,10 @@ def summary(
         from fastaug.augment.fastai_names import aug_transforms
         from fastaug.loading.loader import ImageLoader
         from fastaug.training.learner import Learner
+        from fastaug.training.loaders import outputs_for
         from fastaug.training.models import classifier
 
-    network = classifier(model, len(samples.classes), None) if model else None
+    network = classifier(model, outputs_for(samples), None) if model else None
     augment = aug_transforms(size=size, min_scale=0.75, normalize=IMAGENET if network is None else network)
     loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=mode)
     walk = Learner(loader, None, network, device=device).summary(row) if network else loader.summary(row)

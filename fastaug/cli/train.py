@@ -79,14 +79,14 @@ def train(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune a model on a folder of images, and say what was chosen and why.
+    """Fine-tune a model on images with their classes, labels or numbers, and say what was chosen and why.
 
     The head is trained on the features of the frozen body, at a rate that is found on them; then everything, in cycles
     of at least 100 steps, if the head has left something to learn and as long as the loss on the validation part falls.
 
     Writes config.toml (for --config), model.safetensors (for `fastaug predict`), history.csv, history.json, curves.png,
-    confusion.png and results.png; and checkpoint.pth after each epoch. On several GPUs:
-    torchrun --nproc-per-node=N -m fastaug train FOLDER …
+    confusion.png (of several labels per_class.png, of numbers numbers.png) and results.png; and checkpoint.pth after
+    each epoch. On several GPUs: torchrun --nproc-per-node=N -m fastaug train FOLDER …
     """
     if train_bn and freeze_epochs is None:
         raise WrongOption("--train-bn: expected --freeze-epochs beside it: a head on features needs them to stay.")
@@ -146,16 +146,31 @@ def _print_results(
     out: Path,
     as_json: bool,
 ) -> None:
-    matrix = report.confusion_matrix()
-    right, total, loss = int(matrix.trace()), int(matrix.sum()), float(report.losses.mean())
-    lines = [
-        f"accuracy {right / total:.4f} ({right:,} of {total:,}), validation loss {loss:.4f}, "
-        f"{epochs[-1]['images_per_s']:,.0f} images/s in the last epoch"
-    ]
+    figures, text = _figures_of(report)
+    figures["validation_loss"] = loss = float(report.losses.mean())
+    lines = [f"{text}, validation loss {loss:.4f}, {epochs[-1]['images_per_s']:,.0f} images/s in the last epoch"]
     if last.cached:
         lines[0] += f", {last.cached / (last.cached + last.decoded):.0%} of them from the cache"
     for path, reason in quarantined[:1]:
         lines.append(f"skipped {len(quarantined):,} files that could not be read, the first '{path}': {reason}")
-    figures: dict[str, Any] = {"accuracy": right / total, "right": right, "validated": total, "validation_loss": loss}
     figures |= {"cached": last.cached, "chosen": chosen, "epochs": epochs, "quarantined": quarantined, "out": str(out)}
     print_figures(as_json, figures, [*lines, f"results: {out}"])
+
+
+def _figures_of(report: Interpretation) -> tuple[dict[str, Any], str]:
+    """What is said first of the validation images, for programs and for people."""
+    total = len(report.targets)
+    if report.says == "class":
+        matrix = report.confusion_matrix()
+        right, total = int(matrix.trace()), int(matrix.sum())
+        found = {"accuracy": right / total, "right": right, "validated": total}
+        return found, f"accuracy {right / total:.4f} ({right:,} of {total:,})"
+    if report.says == "labels":
+        rows = report.per_class()
+        f1 = sum(row["f1"] for row in rows.values()) / len(rows)
+        return {"f1": f1, "per_class": rows, "validated": total}, f"f1 {f1:.4f}, the mean of {len(rows):,} labels"
+    errors = report.errors()
+    each = ", ".join(
+        f"{name} {row['mae']:.4g}" if len(errors) > 1 else f"{row['mae']:.4g}" for name, row in errors.items()
+    )
+    return {"errors": errors, "validated": total}, f"mean absolute error {each}"

@@ -86,6 +86,7 @@ class Images(NamedTuple):
     root: str
     paths: list[str]
     left_out: LeftOut
+    links: frozenset[str] = frozenset()  # those of the paths that are links
 
     def are_direct(self) -> bool:
         """Whether all of them lie in the root itself."""
@@ -95,6 +96,15 @@ class Images(NamedTuple):
         """folder with images -> the names from the root down to it."""
         below = len(os.path.join(self.root, ""))
         return {folder: _parts(folder[below:]) for folder in set(map(os.path.dirname, self.paths))}
+
+    def real_files(self, paths: Iterable[str]) -> dict[str, str]:
+        """The files behind these of the paths, without links in them -> the path."""
+        folders = {folder: os.path.realpath(folder) for folder in set(map(os.path.dirname, self.paths))}
+        real = {}
+        for path in paths:
+            folder, name = os.path.split(path)
+            real[os.path.realpath(path) if path in self.links else os.path.join(folders[folder], name)] = path
+        return real
 
 
 def find_images(root: str | os.PathLike[str], caller: str) -> Images:
@@ -112,6 +122,7 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
             )
         raise FileNotFoundError(f"{caller}: expected a folder, got {root!r}, which does not exist. Check the path.")
     paths: list[str] = []
+    links: list[str] = []
     left_out, seen, waiting = LeftOut(root, os.path.join(root, "")), {os.path.realpath(root)}, [root]
     while waiting:
         folder = waiting.pop()
@@ -133,6 +144,8 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
                     inner.append(entry.path)
             elif name.lower().endswith(IMAGE_EXTENSIONS):
                 paths.append(entry.path)
+                if entry.is_symlink():
+                    links.append(entry.path)
             else:
                 left_out.add_file(name, entry.path)
         for path in sorted(inner, reverse=True):  # so that always the same one of two links is followed
@@ -142,7 +155,7 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
                 waiting.append(path)
     if not paths:
         raise ValueError(f"{caller}: expected images under {root!r}, got {str(left_out) or 'none'}. {WHAT_IS_TAKEN}")
-    return Images(root, sorted(paths), left_out)
+    return Images(root, sorted(paths), left_out, frozenset(links))
 
 
 def named_by_folder(images: Images, level: int | None, caller: str) -> tuple[list[str], list[str], list[str]]:

@@ -13,11 +13,12 @@ import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastaug.samples.archives import Layout, find_archives, index_archives
+from fastaug.samples.columns import columns_named, may_be_empty, read_targets, sorted_classes
 from fastaug.samples.folders import (
     WHAT_IS_TAKEN,
     find_images,
@@ -29,13 +30,14 @@ from fastaug.samples.folders import (
     subfolders,
     the_one,
 )
+from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
 from fastaug.samples.sources import MemberPaths
-from fastaug.samples.tables import read_table, write_table
+from fastaug.samples.split import first_rows, numbered_groups, on_both_sides, stratified, whole_groups
+from fastaug.samples.tables import located, read_table, write_table
 from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
 _MOST_ROWS = 20  # of a table in a notebook
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,50 +46,56 @@ class Samples:
 
     Args:
         paths: one per image; strings, or anything `os.fspath` takes.
-        targets: one per image, an index into `classes`.
+        targets: one per image, all of one kind:
+
+            - "class": an index into `classes`; -1 is none of them.
+            - "labels": a list of names of classes, or of their indices; an empty list is none of them. Or a row of 0
+              and 1 for each image, [N, C]; lists are such rows where each has C entries that are 0 or 1.
+            - "numbers": floats [N] or [N, K] to regress on, without `classes` or with a name for each column.
+            - "none": None for all.
+            - "mask", "objects": made by `from_folders`, and by `from_coco`, `from_voc` and `from_yolo`.
         classes: the class names, each once, in the order of the targets.
+    Attributes:
+        kind: which of these kinds it is.
+        targets: by kind list[int]; list[tuple[int, ...]], sorted indices; float32 [N] or [N, K]; None;
+            `MaskFiles`; `Objects`.
     Raises:
-        ValueError: lengths that differ, a target without a class, a class name given twice.
-        TypeError: a target that is not an integer, a single string where a list belongs.
+        ValueError: lengths that differ, a target without a class, a class name given twice, numbers not finite.
+        TypeError: targets of no kind, a single string where a list belongs.
     """
 
     paths: Sequence[str]  # a list, except for members of archives
-    targets: list[int]
+    targets: Any
     classes: list[str]
+    kind: Kind
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]], targets: Iterable[int], classes: Iterable[str]) -> None:
+    def __init__(
+        self, paths: Iterable[str | os.PathLike[str]], targets: Any, classes: Iterable[str] | None = None
+    ) -> None:
         for name, given in (("paths", paths), ("classes", classes)):
             if isinstance(given, str):
                 raise TypeError(f"Samples: expected a list of {name}, got the string {given!r}. Put it into a list.")
-        names = [str(name) for name in classes]
-        files = paths if isinstance(paths, MemberPaths) else [os.fspath(path) for path in paths]
-        try:
-            rows = list(map(operator.index, targets))
-        except TypeError as error:
-            raise TypeError(
-                f"Samples: expected integer targets, got something else ({error}). "
-                "Give indices into classes, not names."
-            ) from None
-        if len(files) != len(rows):
-            raise ValueError(
-                f"Samples: expected one target per path, got {len(files)} paths and {len(rows)} targets. "
-                "Make both lists from the same rows."
-            )
+        names = None if classes is None else [str(name) for name in classes]
         for name, count in Counter(names).items():
             if count > 1:
                 raise ValueError(
                     f"Samples: expected every class once, got {name!r} {count} times. "
                     "Merge the classes of the same name."
                 )
-        if rows and (min(rows) < 0 or max(rows) >= len(names)):
-            row = next(i for i, target in enumerate(rows) if not 0 <= target < len(names))
-            raise ValueError(
-                f"Samples: expected targets 0..{len(names) - 1} for {len(names)} classes, got {rows[row]} "
-                f"for {files[row]!r} (row {row}). Add the class or correct the target."
-            )
-        object.__setattr__(self, "paths", files)
-        object.__setattr__(self, "targets", rows)
-        object.__setattr__(self, "classes", names)
+        files = paths if isinstance(paths, MemberPaths) else [os.fspath(path) for path in paths]
+        self._hold(files, choose(targets, names, files))
+
+    def _hold(self, paths: Sequence[str], chosen: Chosen) -> None:
+        object.__setattr__(self, "paths", paths)
+        for name, value in chosen._asdict().items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def _of(cls, paths: Sequence[str], chosen: Chosen) -> Samples:
+        """Of what was looked at before."""
+        samples = object.__new__(cls)
+        samples._hold(paths, chosen)
+        return samples
 
     @classmethod
     def from_folder(cls, root: str | os.PathLike[str], level: int | None = None) -> Samples:
@@ -130,6 +138,8 @@ class Samples:
                 "validation" or "dev".
             level: as of `from_folder`, counted within each of them.
             pattern: as of `from_filenames`, where the names of files tell the class.
+        A warning says so if files of one are, by links, in the other too.
+
         Raises:
             FileNotFoundError, NotADirectoryError: no such folder.
             ValueError: no such folders in it, several, or a class that only validation has.
@@ -139,7 +149,7 @@ class Samples:
         found = split_names(there)
         chosen = [train or the_one("training", found, there, root, caller)]
         chosen.append(valid or the_one("validation", found, there, root, caller))
-        halves = []
+        halves, files = [], []
         for name in chosen:
             images = find_images(os.path.join(root, name), caller)
             if pattern is not None:
@@ -153,6 +163,10 @@ class Samples:
                 paths, names, said = named_by_folder(images, level, caller)
             _warn(said)
             halves.append((paths, names))
+            files.append(images.real_files(paths))
+        train_files, valid_files = files
+        why = f"Take them out of {chosen[0]!r} or {chosen[1]!r}: a model knows what it was trained with."
+        _warn(on_both_sides(train_files, valid_files, caller, why))
         (train_paths, train_names), (valid_paths, valid_names) = halves
         missing = Counter(valid_names)
         for name in set(train_names):
@@ -198,9 +212,11 @@ class Samples:
         csv: str | os.PathLike[str],
         root: str | os.PathLike[str] | None = None,
         path: str = "file",
-        target: str = "label",
+        target: str | Sequence[str] | None = "label",
         sep: str | None = None,
         encoding: str | None = None,
+        label_sep: str | None = None,
+        kind: Literal["class", "labels", "numbers"] | None = None,
     ) -> Samples:
         """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
@@ -210,17 +226,27 @@ class Samples:
                 list, decided for the whole list by where the first files are; it is an error if some are in each.
                 Where none is found, paths stay as they are written.
             path: name of the column with the image's path.
-            target: name of the column with the class. Classes are sorted, as numbers if all of them are numbers.
+            target: name of the column with the target: the class, or a number to regress on. A list of columns: a label
+                each, named as the column, if all values are 0 and 1 (or true and false), otherwise numbers. None: there
+                are no targets.
             sep: what separates the values. None: a comma, semicolon, tab or "|", whichever the header has.
             encoding: such as "latin-1". None: UTF-8, or UTF-16 where the file begins as such; other bytes are an
                 error, unless they are the name of a file that there is.
+            label_sep: what is between several labels in the one column `target`; an empty value is none of them.
+            kind: of targets. None: labels with `label_sep`; numbers if all values are numbers and one is not whole;
+                otherwise classes. Say "numbers" where whole numbers are to be regressed on, "labels" or "class" where
+                an empty value is none of the classes. Classes are sorted, as numbers if all of them are numbers.
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a column that is missing, a row with an empty or missing value, no rows at all, a file in two
-                rows with different classes, an address instead of a file, another encoding.
+            ValueError: a column that is missing, a row with an empty or missing value, or one that is not of its
+                kind, no rows at all, a file in two rows with different targets, an address instead of a file, another
+                encoding.
         """
-        paths, names = read_table(csv, root, path, target, sep, encoding)
-        return cls._from_names(paths, names, numbers=True)
+        one = isinstance(target, str)
+        columns = columns_named(target, kind, label_sep)
+        table = read_table(csv, path, columns, sep, encoding, empty=one and may_be_empty(kind, label_sep))
+        chosen = read_targets(table, one, kind, label_sep)
+        return cls._of(located(table, root), chosen)
 
     @classmethod
     def from_tar(
@@ -279,13 +305,28 @@ class Samples:
             classes = list(map(str, range(largest + 1)))
         return cls(paths, _numbered(labels, list(classes)), classes)
 
-    def to_csv(self, csv: str | os.PathLike[str], path: str = "file", target: str = "label") -> None:
+    def to_csv(
+        self,
+        csv: str | os.PathLike[str],
+        path: str = "file",
+        target: str = "label",
+        label_sep: str | None = None,
+    ) -> None:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class.
 
-        It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are.
+        It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are. An image
+        of none of the classes has an empty value, which `from_csv` reads with kind="class".
+
+        Args:
+            csv: the file.
+            path: name of the column with the image's path.
+            target: name of the column with the target; of several numbers, each has a column of its own name.
+            label_sep: what is between several labels of an image. None: each class has a column of 0 and 1.
+        Raises:
+            ValueError: masks and objects, which are no values in a table; a class that holds `label_sep`.
         """
-        rows = ((file, self.classes[row]) for file, row in zip(self.paths, self.targets, strict=True))
-        write_table(csv, (path, target), rows)
+        header, rows = KINDS[self.kind].cells(self.targets, self.classes, target, label_sep)
+        write_table(csv, (path, *header), ((file, *values) for file, values in zip(self.paths, rows, strict=False)))
 
     @classmethod
     def from_dataset(cls, ds: Any) -> Samples:
@@ -303,11 +344,9 @@ class Samples:
         return cls([path for path, _ in ds.samples], [target for _, target in ds.samples], ds.classes)
 
     @classmethod
-    def _from_names(cls, paths: Sequence[str], names: list[str], numbers: bool = False) -> Samples:
-        """One class name per path -> targets; classes sorted as text. numbers: as numbers if all of them are."""
-        distinct = set(names)
-        numbers = numbers and all(map(_NUMBER.fullmatch, distinct))
-        classes = sorted(distinct, key=(lambda name: (float(name), name)) if numbers else None)
+    def _from_names(cls, paths: Sequence[str], names: list[str]) -> Samples:
+        """One class name per path -> targets; classes sorted as text."""
+        classes = sorted_classes(names)
         index = {name: i for i, name in enumerate(classes)}
         return cls(paths, [index[name] for name in names], classes)
 
@@ -317,8 +356,9 @@ class Samples:
         seed: int = 42,
         by: Callable[[str], bool] | None = None,
         stratify: bool = False,
+        groups: Sequence[Hashable] | Callable[[str], Hashable] | None = None,
     ) -> tuple[Samples, Samples]:
-        """Divide into (train, valid). Both keep the full list of classes and the order of the rows.
+        """Divide into (train, valid). Both keep kind, the full list of classes and the order of the rows.
 
         The same rows and seed give the same halves in every process and Python version: the rows are ranked by the
         numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change. Rows with the
@@ -327,27 +367,44 @@ class Samples:
         Args:
             valid_fraction: share of validation, between 0 and 1, of the files; rounded to whole ones.
             seed: another seed, another split.
-            by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing.
+            by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing. A
+                warning says so if it puts rows of one file on both sides.
             stratify: the same share of every class, as near as whole images allow. A class of two or more images
                 has at least one on each side; a class of one image stays in training.
+            groups: what must not be divided, such as the patient of each sample: one value per row, or a function of
+                the path. Whole groups are drawn, each that brings validation nearer to its share, at least one.
         Raises:
-            ValueError: a fraction outside (0, 1), a side left without images, `by` together with `stratify`.
+            ValueError: a fraction outside (0, 1), a side left without images, several of `by`, `stratify` and `groups`,
+                a sample without a group, a file in two groups, `stratify` where a photo has not one class.
         """
-        if by is not None and stratify:
-            raise ValueError("split: expected either by= or stratify=True, got both. by= decides every image itself.")
+        ways = [name for name, given in (("by=", by), ("groups=", groups)) if given is not None]
+        ways += ["stratify=True"] if stratify else []
+        if len(ways) > 1:
+            raise ValueError(
+                f"split: expected either {' or '.join(ways)}, got {'both' if len(ways) == 2 else 'all'}. Each decides "
+                "by itself which images are for validation."
+            )
         if by is None and not 0 < valid_fraction < 1:
             raise ValueError(f"split: expected valid_fraction between 0 and 1, got {valid_fraction}.")
+        if stratify and self.kind != "class":
+            raise ValueError(
+                f"split: expected one class a photo for stratify=True, got targets of kind {self.kind!r}. Leave it out."
+            )
+        first = first_rows(self.paths, spelling=True)
         if by is not None:
             chosen = [row for row, path in enumerate(self.paths) if by(path)]
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
-            first = self.first_rows()
             order = sorted(range(len(self)) if first is None else sorted(set(first)), key=rank.__getitem__)
             total = math.floor(len(order) * valid_fraction + 0.5)
-            files = set(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            if groups is not None:
+                files = set(whole_groups(order, numbered_groups(groups, self.paths, first), total))
+            else:
+                files = set(stratified(order, self.targets, valid_fraction, total) if stratify else order[:total])
             chosen = sorted(files) if first is None else [row for row, its in enumerate(first) if its in files]
-        train, valid = self.subset(sorted(set(range(len(self))).difference(chosen))), self.subset(chosen)
+        others = sorted(set(range(len(self))).difference(chosen))
+        train, valid = self.subset(others), self.subset(chosen)
         if not len(train) or not len(valid):
             side = "validation" if len(train) else "training"
             why = "by=" if by is not None else f"valid_fraction={valid_fraction}"
@@ -355,62 +412,66 @@ class Samples:
                 f"split: expected images on both sides, got {len(train)} for training and {len(valid)} "
                 f"for validation. Change {why} so that {side} gets some of the {len(self)}."
             )
+        if by is not None and first is not None:
+            names = {first[row]: self.paths[row] for row in chosen}
+            why = "by= decided otherwise about another row of the file: let it depend on the file alone."
+            _warn(on_both_sides((first[row] for row in others), names, "split", why))
         return train, valid
 
     def first_rows(self) -> list[int] | None:
         """For each row the first one with the same path; None: every row is its own."""
-        if isinstance(self.paths, MemberPaths):
-            return self.paths.first_rows()
-        first: dict[str, int] = {}
-        rows = [first.setdefault(path, row) for row, path in enumerate(self.paths)]
-        return rows if len(first) < len(rows) else None
-
-    def _stratified(self, order: list[int], fraction: float, total: int) -> list[int]:
-        """The validation rows: each class's share rounded down (1..n-1 of n), then up where most was lost."""
-        by_class: dict[int, list[int]] = {}
-        for row in order:
-            by_class.setdefault(self.targets[row], []).append(row)
-        most = {k: max(len(rows) - 1, 0) for k, rows in by_class.items()}
-        take = {k: min(max(math.floor(len(rows) * fraction), 1), most[k]) for k, rows in by_class.items()}
-        lost = {k: len(rows) * fraction - take[k] for k, rows in by_class.items() if take[k] < most[k]}
-        spare = max(total - sum(take.values()), 0)
-        for k in sorted((k for k in lost if lost[k] > 0), key=lambda k: -lost[k])[:spare]:
-            take[k] += 1
-        return [row for k, rows in by_class.items() for row in rows[: take[k]]]
+        return first_rows(self.paths)
 
     def subset(self, indices: Iterable[int]) -> Samples:
-        """The rows with these indices, in this order; the classes stay."""
+        """The rows with these indices, in this order; kind and classes stay."""
         rows = list(indices)
         taken = self.paths.take(rows) if isinstance(self.paths, MemberPaths) else [self.paths[row] for row in rows]
-        return Samples(taken, [self.targets[row] for row in rows], self.classes)
+        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), self.classes))
 
     def counts(self) -> dict[str, int]:
-        """Images per class, in the order of the classes, 0 included."""
-        number = Counter(self.targets)
-        return {name: number[i] for i, name in enumerate(self.classes)}
+        """Images per class, in the order of the classes, 0 included; of objects, the boxes.
+
+        Empty where targets are no classes: of numbers, masks, and none.
+        """
+        return KINDS[self.kind].counts(self.targets, self.classes)
+
+    def targets_crc32(self) -> int:
+        """A checksum of all targets, the same on every machine."""
+        return KINDS[self.kind].crc32(self.targets)
 
     def describe(self) -> str:
-        """A line with the totals and a line per class: how many images it has."""
-        names = list(map(printable, self.classes))
-        width = max(map(len, names), default=0)
-        rows = zip(names, self.counts().values(), strict=True)
-        return "\n".join([repr(self), *(f"{name:<{width}}  {count:>7,}" for name, count in rows)])
+        """A line with the totals and a line per class: how many images it has; per column of numbers their range."""
+        rows = [
+            (printable(name), *figures) for name, *figures in KINDS[self.kind].table(self.targets, self.classes).rows
+        ]
+        width = max((len(row[0]) for row in rows), default=0)
+        lines = (f"{name:<{width}}  " + "  ".join(f"{figure:>7}" for figure in figures) for name, *figures in rows)
+        return "\n".join([repr(self), *lines])
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[str, int]:
-        return self.paths[index], self.targets[index]
+    def __getitem__(self, index: int) -> tuple[str, Any]:
+        return self.paths[index], KINDS[self.kind].of(self.targets, index)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Samples):
+            return NotImplemented
+        mine, others = ((one.kind, one.classes, one.paths) for one in (self, other))
+        return mine == others and KINDS[self.kind].equal(self.targets, other.targets)
 
     def __repr__(self) -> str:
-        return f"Samples({len(self):,} images, {len(self.classes):,} classes: {shortened(self.classes)})"
+        names = f": {shortened(self.classes)}" if self.classes else ""
+        return f"Samples({self._totals()}{names})"
 
     def _repr_html_(self) -> str:
         """For notebooks: images per class."""
-        rows = [(name, f"{count:,}") for name, count in self.counts().items()]
-        more = [(f"… {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
-        heading = f"{len(self):,} images, {len(self.classes):,} classes"
-        return html_table(heading, rows[:_MOST_ROWS] + more, ("class", "images"))
+        header, rows = KINDS[self.kind].table(self.targets, self.classes)
+        more = [(f"… {len(rows) - _MOST_ROWS:,} more",)] if len(rows) > _MOST_ROWS else []
+        return html_table(self._totals(), [*rows[:_MOST_ROWS], *more], header)
+
+    def _totals(self) -> str:
+        return f"{len(self):,} images, {KINDS[self.kind].summary(self.targets, self.classes)}"
 
 
 def _numbered(labels: list[str], classes: list[str]) -> list[int]:

@@ -10,6 +10,7 @@ import os
 import re
 import tarfile
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ OPEN_ARCHIVES = 32  # that a Reader keeps open
 _BLOCK = tarfile.BLOCKSIZE
 MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _ZEROS_AT_ONCE = 1 << 20
+_NAMES_AT_ONCE = 1 << 16
 _SLASHES = re.compile(r"(?<=.)//+")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -310,6 +312,19 @@ def _end_of_zeros(file: BinaryIO) -> int | None:
     return None
 
 
+def names_crc32(paths: Sequence[str]) -> int:
+    """A checksum of the files' names in their order, below the folder that holds them all: they may move together."""
+    if not paths:
+        return 0
+    same = os.path.commonprefix([min(paths), max(paths)])  # noqa: RUF071 (which is cut at a separator)
+    start = same.rfind(os.sep) + 1
+    crc = 0
+    for block in range(0, len(paths), _NAMES_AT_ONCE):
+        names = "\0".join([path[start:] for path in paths[block : block + _NAMES_AT_ONCE]]) + "\0"
+        crc = zlib.crc32(names.replace(os.sep, "/").encode("utf-8", "surrogatepass"), crc)
+    return crc
+
+
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MEMBER",
@@ -318,6 +333,7 @@ __all__ = [
     "Reader",
     "Stamp",
     "members",
+    "names_crc32",
     "narrow",
     "read_bytes",
     "stamps",

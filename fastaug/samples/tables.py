@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from fastaug.files import whole_file
 from fastaug.samples.sources import IMAGE_EXTENSIONS, MEMBER
@@ -23,23 +23,56 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes, as `surrogateescape` reads t
 _BYTE_ORDERS = (b"\xff\xfe", b"\xfe\xff")  # that UTF-16 begins with
 
 
+class TextTable(NamedTuple):
+    """The rows of a list: paths, and what is written in the columns with the targets.
+
+    Args:
+        name: of the file.
+        paths: as they are written.
+        columns: the names of the columns. values: for each of them its texts, one per row.
+        lines: the line that each row ends in.
+    """
+
+    name: str
+    paths: list[str]
+    columns: Sequence[str]
+    values: list[list[str]]
+    lines: list[int]
+
+    def line_of(self, column: int, value: str) -> int:
+        """Of its first row with this value."""
+        return self.lines[self.values[column].index(value)]
+
+    def unexpected(self, expected: str, row: int, column: int) -> ValueError:
+        """The error that names the place of a value."""
+        return ValueError(
+            f"from_csv: expected {expected} in line {self.lines[row]} of {self.name!r}, column "
+            f"{self.columns[column]!r}, got {self.values[column][row]!r}. Correct the line, or name other columns."
+        )
+
+
 def read_table(
     csv: str | os.PathLike[str],
-    root: str | os.PathLike[str] | None,
     path: str,
-    target: str,
+    targets: Sequence[str],
     sep: str | None,
     encoding: str | None,
-) -> tuple[list[str], list[str]]:
-    """The path and the class of every row; see `Samples.from_csv`."""
+    empty: bool,
+) -> TextTable:
+    """The path and the values of every row; see `Samples.from_csv`.
+
+    Args:
+        targets: names of the columns.
+        empty: their values may be.
+    """
     name = os.fspath(csv)
     paths: list[str] = []
-    classes: list[str] = []
+    columns: list[list[str]] = [[] for _ in targets]
     lines: list[int] = []
-    not_utf8: int | None = None  # the first row whose path is not
     with _opened(name, encoding) as file:
-        reader, header = _reader(file, name, (path, target), sep)
-        path_column, target_column = header.index(path), header.index(target)
+        reader, header = _reader(file, name, [path, *targets], sep)
+        path_column = header.index(path)
+        target_columns = [(column, header.index(target)) for column, target in zip(columns, targets, strict=True)]
         for row in _rows(reader, name):
             if not row:
                 continue
@@ -49,39 +82,41 @@ def read_table(
                     f"from_csv: expected {len(header)} values in {where}, got {len(row)}: {row}. "
                     "Correct the line; quote values that hold a comma."
                 )
-            file_path, label = row[path_column].strip(), row[target_column].strip()
-            if not file_path or not label:
-                raise ValueError(
-                    f"from_csv: expected a {path!r} and a {target!r} in {where}, got {row}. Fill in or delete the line."
-                )
+            file_path = row[path_column].strip()
+            if not file_path:
+                raise _missing(path, where, row)
             if "://" in file_path and _ADDRESS.match(file_path):
                 raise ValueError(
                     f"from_csv: expected a file in {where}, got the address {file_path!r}. Download it first."
                 )
-            if not_utf8 is None and not file_path.isascii() and _NOT_UTF8.search(file_path):
-                not_utf8 = len(paths)
-            elif not label.isascii() and _NOT_UTF8.search(label) and not _NOT_UTF8.search(file_path):
-                raise _NotUTF8(reader.line_num, name, label)
             paths.append(file_path)
-            classes.append(label)
             lines.append(reader.line_num)
+            for values, place in target_columns:
+                value = row[place].strip()
+                if not value and not empty:
+                    raise _missing(header[place], where, row)
+                if not value.isascii() and _NOT_UTF8.search(value) and not _NOT_UTF8.search(file_path):
+                    raise _NotUTF8(reader.line_num, name, value)
+                values.append(value)
     if not paths:
         raise ValueError(f"from_csv: expected at least one row below the header of {name!r}, got none.")
-    first: dict[str, int] = {}
-    for row_number, file_path in enumerate(paths):
-        before = first.setdefault(file_path, row_number)
-        if before != row_number and classes[before] != classes[row_number]:
-            raise ValueError(
-                f"from_csv: expected one class for each file in {name!r}, got {file_path!r} as {classes[before]!r} and "
-                f"as {classes[row_number]!r} (lines {lines[before]} and {lines[row_number]}). Keep one of the lines."
-            )
-    found = _located(paths, name, root)
+    return TextTable(name, paths, targets, columns, lines)
+
+
+def _missing(column: str, where: str, row: list[str]) -> ValueError:
+    return ValueError(f"from_csv: expected a {column!r} in {where}, got {row}. Fill in or delete the line.")
+
+
+def located(table: TextTable, root: str | os.PathLike[str] | None) -> list[str]:
+    """The paths below `root`; None: as they are written, or beside the list, wherever the first of them are."""
+    found = _located(table.paths, table.name, root)
+    not_utf8 = next((i for i, path in enumerate(table.paths) if not path.isascii() and _NOT_UTF8.search(path)), None)
     if not_utf8 is not None and not os.path.exists(_file_of(found[not_utf8])):
-        raise _NotUTF8(lines[not_utf8], name, paths[not_utf8])
-    return found, classes
+        raise _NotUTF8(table.lines[not_utf8], table.name, table.paths[not_utf8])
+    return found
 
 
-def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, str]]) -> None:
+def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
     """A file that `read_table` reads. Names that are not UTF-8 are written as the bytes that they are."""
     with (
         whole_file(csv) as unfinished,
@@ -119,7 +154,7 @@ def _opened(name: str, encoding: str | None) -> Iterator[IO[str]]:
             ) from None
 
 
-def _reader(file: IO[str], name: str, columns: tuple[str, str], sep: str | None) -> tuple[Reader, list[str]]:
+def _reader(file: IO[str], name: str, columns: list[str], sep: str | None) -> tuple[Reader, list[str]]:
     """A reader of the rows below the header, and the header."""
     if sep is not None and len(sep) != 1:
         raise ValueError(f"from_csv: expected one character as sep=, got {sep!r}.")
@@ -141,7 +176,7 @@ def _reader(file: IO[str], name: str, columns: tuple[str, str], sep: str | None)
         most = max(most, header, key=len)
     missing = next(column for column in columns if column not in most)
     if not most or most[0].lower().endswith(IMAGE_EXTENSIONS):
-        advice = f"Write the names of the columns, {columns[0]!r} and {columns[1]!r}, into the first line"
+        advice = f"Write the names of the columns, {' and '.join(map(repr, columns))}, into the first line"
     else:
         advice = f"Name them, as path={most[0]!r}, target={most[-1]!r}"
         if len(most) == 1:
@@ -163,7 +198,6 @@ def _rows(reader: Reader, name: str) -> Iterator[list[str]]:
 
 
 def _located(paths: list[str], name: str, root: str | os.PathLike[str] | None) -> list[str]:
-    """The paths below `root`; None: as they are written, or beside the list, wherever the first of them are."""
     folder = os.path.dirname(name)
     roots = [os.fspath(root)] if root is not None else [""]
     if root is None and os.path.abspath(folder) != os.getcwd():
@@ -207,4 +241,4 @@ def _with_slashes(path: str) -> str:
     return path.replace("\\", "/")
 
 
-__all__ = ["SEPARATORS", "read_table", "write_table"]
+__all__ = ["SEPARATORS", "TextTable", "located", "read_table", "write_table"]

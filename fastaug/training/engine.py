@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 from torchmetrics import MeanAbsoluteError, Metric
-from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
+from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MulticlassAccuracy, MultilabelF1Score
 
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
@@ -28,8 +28,17 @@ from fastaug.training import ranks
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Activation, Amp, mixed_precision
-from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes
-from fastaug.training.losses import ACTIVATIONS, BinaryCrossEntropy, fit_targets, kind_of, one_hot, weight_of
+from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes, checked_kind
+from fastaug.training.losses import (
+    ACTIVATIONS,
+    BinaryCrossEntropy,
+    default_loss,
+    fit_targets,
+    kind_of,
+    name_of,
+    one_hot,
+    weight_of,
+)
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
@@ -82,11 +91,14 @@ class Engine:
             )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.classes = len(checked_classes(train_loader, valid_loader))
+        self.kind = checked_kind(train_loader, valid_loader)
         check_statistics(model, {"train_loader": train_loader, "valid_loader": valid_loader})
         self.device = usable_device("Learner", device)
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss_func = loss_func or nn.CrossEntropyLoss()
+        none_of_these = any(LoaderAdapter(loader or []).none_of_these for loader in (train_loader, valid_loader))
+        default, why = default_loss(self.kind, none_of_these)
+        self.loss_func = loss_func or default
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
         if activation not in (None, *get_args(Activation)):
@@ -102,6 +114,9 @@ class Engine:
         self.mix, self.compile, self.after_epoch = mix, compile, after_epoch
         self.checkpoint, self.checkpoint_batches = checkpoint, checkpoint_batches
         self.progress = progress and not rank()
+        if loss_func is None and self.kind is not None and self.progress:
+            measured = f", metrics {', '.join(self.metrics)}" if self.metrics else ""
+            print(f"loss {name_of(self.loss_func)}{measured}: {why}", flush=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.create_opt()
         self._still: set[str] = set()  # batch-norm that was frozen without learning, by name
@@ -129,7 +144,12 @@ class Engine:
             )
             return {"error_rate": 1 - one, "accuracy": same}
         if self.activation == "sigmoid":
-            return {"accuracy_multi": BinaryAccuracy(validate_args=False)}
+            found: dict[str, Metric] = {"accuracy_multi": BinaryAccuracy(validate_args=False)}
+            if self.kind == "labels":  # of few labels among many almost all are rightly said not to be there
+                several = self.classes > 1
+                f1 = MultilabelF1Score(self.classes, validate_args=False) if several else BinaryF1Score()
+                found["f1"] = f1
+            return found
         return {"mae": MeanAbsoluteError()} if kind_of(self.loss_func) == "numbers" else {}
 
     @property
@@ -238,7 +258,7 @@ class Engine:
         if not isinstance(activations, Tensor):
             raise TypeError(
                 f"Learner: expected a model that returns a tensor, got {type(activations).__name__}. "
-                "Build the model without auxiliary outputs."
+                "Build the model without auxiliary outputs; of one that returns a dict wrap the part that counts."
             )
         if self.activation != "none":
             self._check_classes(activations, y)
@@ -248,7 +268,8 @@ class Engine:
         """That there is an output for each class; one output with a sigmoid is for two."""
         if activations.ndim < 2:
             return
-        outputs = 2 if self.activation == "sigmoid" and activations.shape[1] == 1 else activations.shape[1]
+        one_of_two = self.activation == "sigmoid" and activations.shape[1] == 1 and self.kind != "labels"
+        outputs = 2 if one_of_two else activations.shape[1]
         known = y.device.type == "cpu" and not y.is_floating_point()  # else one would wait for the GPU
         there = y[y != getattr(self.loss_func, "ignore_index", -1)] if known else y[:0]
         highest = max(int(there.max()) if len(there) else -1, self.classes - 1)
@@ -290,11 +311,12 @@ class Engine:
         """Every batch, without the empty ones, unless several ranks have to keep step."""
         empty = True
         for batch in loader:
-            if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+            pair = batch[:2] if isinstance(batch, tuple | list) else ()
+            if len(pair) < 2 or not all(isinstance(part, Tensor) for part in pair):
                 parts = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else ""
                 raise TypeError(
                     "Learner: expected batches (images, targets, ...) of tensors from the loader, got "
-                    f"{type(batch).__name__} {parts}. Give a loader with targets."
+                    f"{type(batch).__name__} {parts}. Give a loader with targets, and one view of each image."
                 )
             x, y, *more = batch
             if not len(y) and not keep_empty:

@@ -8,18 +8,19 @@ from torch import Tensor
 from fastaug.loading.loader import ImageLoader
 from fastaug.training import plots
 from fastaug.training.engine import Engine
-from fastaug.training.inference import NONE, most_probable
+from fastaug.training.inference import NONE, most_probable, seen_labels
 from fastaug.training.loaders import Loader, LoaderAdapter
 from fastaug.training.losses import one_hot
 from fastaug.training.prediction import loader_like, probabilities_of, threshold
-from fastaug.training.preview import target_name
+from fastaug.training.preview import overlaid, target_name
 
 
 def show_results(learn: Engine, n: int = 9, loader: Loader | None = None) -> plots.Figure:
     """n images of `loader`, default valid_loader, each below what the model says of it.
 
     What is right has a tick and a green frame, what is wrong a cross, a dashed red frame and a second line that says
-    what it is; of numbers, and of what else cannot be told, both are given without a mark. The images are as the model
+    what it is; of numbers, and of what else cannot be told, both are given without a mark. Of several labels all have
+    to be right. Classes of pixels are colours, and the share of right ones is given. The images are as the model
     gets them, but not normalised: of an ImageLoader a choice of all, the same each time, of another loader the first.
 
     Raises:
@@ -43,7 +44,8 @@ def show_results(learn: Engine, n: int = 9, loader: Loader | None = None) -> plo
     for x, y, _ in learn.batches(adapter.in_order()):
         with torch.no_grad():
             activations, y = learn.activate(learn.model, x, y)
-        images += plots.denormalized(x.float(), adapter.normalize).cpu()
+        pictures = plots.denormalized(x.float(), adapter.normalize).cpu()
+        images += overlaid(pictures, activations.argmax(1).cpu()) if activations.ndim == 4 else pictures
         for title, mark in _said(learn, activations.float().cpu(), y.cpu(), adapter.classes):
             titles.append(title)
             right.append(mark)
@@ -54,14 +56,20 @@ def show_results(learn: Engine, n: int = 9, loader: Loader | None = None) -> plo
 
 def _said(learn: Engine, activations: Tensor, y: Tensor, classes: list[str]) -> list[tuple[str, bool | None]]:
     """Of each image, the lines above it, and whether the model is right."""
+    if activations.ndim == 4 and not y.is_floating_point():
+        right, known = activations.argmax(1) == y, y != getattr(learn.loss_func, "ignore_index", -1)
+        shares = (right & known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+        return [(f"{share:.0%} right", None) for share in shares.tolist()]
     probabilities, outputs = probabilities_of(learn, activations), activations.shape[1:]
     if learn.activation == "none" or len(outputs) != 1:
         pairs = zip(probabilities.float(), y, strict=True)
-        return [(f"{target_name(said, [])}\nis {target_name(target, classes)}", None) for said, target in pairs]
+        kind = "numbers" if learn.kind == "numbers" else None
+        return [
+            (f"{target_name(said, [], kind)}\nis {target_name(target, classes, kind)}", None) for said, target in pairs
+        ]
     limit = threshold(learn)
-    if learn.activation == "sigmoid" and y.ndim > 1 and outputs[0] > 1:
-        least = torch.as_tensor(limit)
-        seen, several = (probabilities >= least.where(least > 0, 0.5)).long(), one_hot(y, outputs[0]).long()
+    if learn.activation == "sigmoid" and y.ndim > 1 and (outputs[0] > 1 or learn.kind == "labels"):
+        seen, several = seen_labels(probabilities, limit).long(), one_hot(y, outputs[0]).long()
         found, marks = [target_name(row, classes) for row in seen], (seen == several).all(1)
     else:
         y = y.argmax(1) if learn.activation == "softmax" and y.shape == activations.shape else y.flatten().long()

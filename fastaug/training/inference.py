@@ -28,7 +28,13 @@ NONE = "none of these"
 Amp = Literal["bf16", "fp16"]
 AMP: dict[Amp | None, torch.dtype | None] = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Activation = Literal["softmax", "sigmoid", "none"]
-_FORMAT = 2  # raised where an older version could not read the file; 2: activation="none"
+Says = Literal["class", "labels", "numbers"]
+_FORMAT = 3  # raised where an older version could not read the file; 2: activation="none"; 3: what is in _NEWER
+_NEWER: dict[str, Any] = {
+    "says": "class",
+    "resize_method": "crop",
+    "channels": 3,
+}  # as it was before there was a choice
 _SEEN_AS = ("size", "interpolation", "padding", "normalize", "keep_inside")  # of an Augment that draws nothing
 
 
@@ -43,32 +49,68 @@ class Predictor:
             seen from this probability on; a number, or one per class. One output is a yes or no: class 1 or 0 of two.
         amp: "bf16" or "fp16": the model computes in it where that is safe. device: default "cuda" where there is one.
         activation: "none": activations are no probabilities, and given as they are; None: as threshold says.
+        says: "class": one of each image, or none of these. "labels": any number of them. "numbers": one per output;
+            classes are their names, if they have any.
+        resize_method, channels: as of `ImageLoader`.
     """
 
     model: nn.Module
     classes: list[str]
     augment: Augment
-    presize: int = 460
+    presize: int | tuple[int, int] = 460
     mode: ModeName = "resize"
     threshold: float | list[float] | None = None
     amp: Amp | None = None
     device: str | torch.device | None = None
     activation: Activation | None = None
+    says: Says = "class"
+    resize_method: str = "crop"
+    channels: int = 3
 
     def __post_init__(self) -> None:
         self.device = usable_device("Predictor", self.device)
         self.activation = self.activation or ("softmax" if self.threshold is None else "sigmoid")
         self.model = self.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
-    def predict(self, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
-        """(class, its index, probabilities float32 [classes]) of one file; -1 is "none of these".
+    def predict(self, path: str | os.PathLike[str]) -> tuple[Any, Any, Tensor]:
+        """What one file shows.
 
+        Returns:
+            (class, its index, probabilities float32 [classes]); -1 is "none of these". Of several labels lists of
+            them, in the order of the classes; none are an empty list. Of numbers (the number or a list of them, None,
+            float32 [numbers]).
         Raises:
-            BadFileError: it cannot be read. ValueError: a model that does not tell classes, such as one of numbers.
+            BadFileError: it cannot be read. ValueError: a model that tells none of these.
         """
         probabilities = self.get_preds([path])
+        if self.says == "numbers":
+            numbers = probabilities[0].tolist()
+            return numbers[0] if len(numbers) == 1 else numbers, None, probabilities[0]
+        if self.says == "labels":
+            indices = self.seen(probabilities)[0].nonzero()[:, 0].tolist()
+            return [self.name(index) for index in indices], indices, probabilities[0]
         index = int(self.decide(probabilities)[0])
         return self.name(index), index, probabilities[0]
+
+    def describe(self, row: Tensor) -> list[tuple[str, float]]:
+        """What `get_preds` says of one file, for people: the class, or the labels, the surest first, with how probable
+        they are; or the numbers with their names."""
+        if self.says == "numbers":
+            names = self.classes or ([""] if len(row) == 1 else map(str, range(len(row))))
+            return list(zip(names, row.tolist(), strict=True))
+        if self.says == "labels":
+            sure = [index for index in row.argsort(descending=True).tolist() if self.seen(row[None])[0, index]]
+            return [(self.name(index), float(row[index])) for index in sure] or [(NONE, float(row.max()))]
+        index = int(self.decide(row[None])[0])
+        return [(self.name(index), self.confidence(row, index))]
+
+    def loader(self, paths: Sequence[str | os.PathLike[str]], batch_size: int = 64, **settings: Any) -> ImageLoader:
+        """Of these files, in their order, as the model sees them; with settings of `ImageLoader`."""
+        newer = {name: getattr(self, name) for name, before in _NEWER.items() if getattr(self, name) != before}
+        newer.pop("says", None)
+        settings = {"training": False, "shard": (0, 1), "mode": self.mode, **newer, **settings}
+        samples = Samples(paths, [0] * len(paths), ["photo"])
+        return ImageLoader(samples, batch_size, self.presize, self.augment, self.device, **settings)  # type: ignore[arg-type]
 
     def get_preds(self, paths: Sequence[str | os.PathLike[str]], batch_size: int = 64) -> Tensor:
         """Probabilities float32 [N, classes] (activation="none": activations) of N files, on the CPU, in their order.
@@ -76,10 +118,7 @@ class Predictor:
         Raises:
             ValueError: no file. BadFileError: one that cannot be read.
         """
-        samples = Samples(paths, [0] * len(paths), self.classes or [""])
-        settings = {"training": False, "shard": (0, 1), "on_error": "raise", "mode": self.mode}
-        loader = ImageLoader(samples, batch_size, self.presize, self.augment, self.device, **settings)  # type: ignore
-        found = [self.activations(x).cpu() for x, _ in loader]
+        found = [self.activations(x).cpu() for x, _ in self.loader(paths, batch_size, on_error="raise")]
         if not found:
             raise ValueError("get_preds: expected at least one file, got none.")
         return self.probabilities(torch.cat(found))
@@ -98,12 +137,17 @@ class Predictor:
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """int64 [B]: which class each image is of; -1: none of these."""
-        if self.activation == "none" and probabilities.shape[1:] != (len(self.classes),):
+        plain = self.activation == "none"
+        if probabilities.ndim != 2 or (plain and probabilities.shape[1] != len(self.classes)):
             raise ValueError(
                 f"predict: expected a model with an output for each of {len(self.classes)} classes, got one with "
-                f"{list(probabilities.shape[1:])} and no activation. get_preds says what it gives."
+                f"{list(probabilities.shape[1:])}{' and no activation' * plain}. get_preds says what it gives."
             )
         return most_probable(probabilities, self.threshold)
+
+    def seen(self, probabilities: Tensor) -> Tensor:
+        """bool [B, classes]: which labels each image has."""
+        return seen_labels(probabilities, self.threshold)
 
     def name(self, index: int) -> str:
         return NONE if index < 0 else self.classes[index] if index < len(self.classes) else str(index)
@@ -127,15 +171,19 @@ class Predictor:
 
         built = getattr(self.model, "built_as", None)
         if architecture is not None:
-            built = {"name": architecture, "num_classes": len(self.classes), "head": "linear"}
+            outputs = len(self.classes) or self.activations(self._any_images()).shape[1]
+            built = {"name": architecture, "num_classes": outputs, "head": "linear"}
         self._check(built)
+        newer = {name: getattr(self, name) for name, before in _NEWER.items() if getattr(self, name) != before}
+        old = 2 if self.activation == "none" else 1
         described = {
-            "format": _FORMAT if self.activation == "none" else 1,
+            "format": _FORMAT if newer or not isinstance(self.presize, int) else old,
             "architecture": built,
             "classes": self.classes,
             "seen_as": {name: getattr(self.augment, name) for name in _SEEN_AS},
             "dtype": str(self.augment.dtype).removeprefix("torch."),
             **{name: getattr(self, name) for name in ("presize", "mode", "threshold", "amp", "activation")},
+            **newer,
         }
         kept = torch.contiguous_format  # safetensors knows no other
         state = {name: t.detach().cpu().clone(memory_format=kept) for name, t in self.model.state_dict().items()}
@@ -150,8 +198,7 @@ class Predictor:
                 f"{type(self.model).__name__}. Give architecture='resnet34' (or 'timm:…') if it is one of torchvision "
                 "or timm as it stands; else save model.state_dict() beside the code that makes the model."
             )
-        images = torch.rand(2, 3, *self.augment.size, generator=torch.Generator().manual_seed(0))
-        images = images.to(self.device, self.augment.dtype)
+        images = self._any_images()
         try:
             again = replace(self, model=_build(built, self.model.state_dict()))
             one, other = (predictor.activations(images).cpu() for predictor in (self, again))
@@ -165,6 +212,11 @@ class Predictor:
                 f"{built['head']!r} as fa.classifier makes it, got {problem}. Save model.state_dict() beside the code "
                 "that makes the model."
             )
+
+    def _any_images(self) -> Tensor:
+        """Two, of the kind that the model gets."""
+        images = torch.rand(2, self.channels, *self.augment.size, generator=torch.Generator().manual_seed(0))
+        return images.to(self.device, self.augment.dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device | None = None) -> Self:
@@ -190,13 +242,17 @@ class Predictor:
         augment = Augment([], dtype=getattr(torch, described["dtype"]), **described["seen_as"])
         model = _build(described["architecture"], state)
         settings = {name: described.get(name) for name in ("presize", "mode", "threshold", "amp", "activation")}
+        settings |= {name: described.get(name, before) for name, before in _NEWER.items()}
+        if isinstance(settings["presize"], list):
+            settings["presize"] = tuple(settings["presize"])
         return cls(model, described["classes"], augment, device=device, **settings)
 
 
 def load_classifier(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Predictor:
     """A trained classifier from the file that `learn.export(path)` wrote; never runs code from the file.
 
-    `.predict(file)` is (class, index, probabilities), as `learn.predict`; `.get_preds(files)` float32 [N, classes].
+    `.predict(file)` is (class, index, probabilities), or what else the model says, as `learn.predict`;
+    `.get_preds(files)` float32 [N, classes].
 
     Raises:
         FileNotFoundError: no such file. ValueError: not a file of `export`. ImportError: a model of timm without timm.
@@ -226,6 +282,12 @@ def most_probable(probabilities: Tensor, threshold: float | list[float] | Tensor
         return (probabilities >= least.where(least > 0, 0.5))[:, 0].long()
     seen = probabilities >= least
     return torch.where(seen.any(1), probabilities.masked_fill(~seen, -1).argmax(1), -1)
+
+
+def seen_labels(probabilities: Tensor, threshold: float | list[float] | Tensor | None) -> Tensor:
+    """bool [B, classes]: which labels are seen: from their threshold on; where there is none, or it is 0, from .5."""
+    least = torch.as_tensor(0.0 if threshold is None else threshold, device=probabilities.device)
+    return probabilities >= least.where(least > 0, 0.5)
 
 
 def _build(built: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:

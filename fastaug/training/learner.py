@@ -27,6 +27,7 @@ from fastaug.training.display import Display
 from fastaug.training.engine import Engine
 from fastaug.training.history import History
 from fastaug.training.loaders import LoaderAdapter
+from fastaug.training.losses import name_of
 from fastaug.training.models import NoHeadError
 from fastaug.training.rates import momentum_of, one_cycle, slice_rates
 from fastaug.training.transfer import Judged, judge
@@ -40,7 +41,7 @@ _LEAST_GAIN = 0.01  # of the loss, for which more epochs are worth their time
 
 
 class Learner(Engine):
-    """Trains a classifier of images, or, with another loss, whatever gives activations for images.
+    """Trains a classifier of images, or whatever else gives activations for images: of labels, numbers, or pixels.
 
     Args:
         train_loader: yields (images float [B, C, H, W], targets int [B], ...) and has a length; batches without images
@@ -48,12 +49,14 @@ class Learner(Engine):
             `set_epoch(epoch)` is called before each epoch if it has one.
         valid_loader: the same, for `validate`; None trains without validation.
         model: images -> activations [B, classes]. Moved to the device, in channels_last memory.
-        loss_func: (activations, targets) -> scalar. Default: cross-entropy, the mean over the batch. (With a sum, other
-            learning rates are right.)
+        loss_func: (activations, targets) -> scalar. Default: what fits the kind of the loader's samples, and it is
+            said which: BinaryCrossEntropy with several labels an image, and where some are of no class (-1); MSELoss
+            with numbers; cross-entropy, which ignores 255, with masks; else cross-entropy. They are means over the
+            batch. (With a sum, other learning rates are right.)
         opt_func: groups of parameters -> optimizer. Default: AdamW, momentum .9, .99, eps 1e-5, weight decay .01.
         metrics: torchmetrics' by name, for `validate`; of several values each has a name of its own. Default:
-            error_rate and accuracy; accuracy_multi with a binary loss, mae with one of numbers (MSELoss, L1Loss, …),
-            none with a loss that is not torch's.
+            error_rate and accuracy; accuracy_multi with a binary loss, and of several labels f1, its mean over these;
+            mae with a loss of numbers (MSELoss, L1Loss, …); none with a loss that is not torch's.
         activation: "softmax", "sigmoid" or "none", what makes probabilities of activations for metrics, `get_preds` and
             so on. Default: as the loss says; "none", and so the model's own numbers, with losses of numbers and with
             those that are not torch's.
@@ -73,8 +76,8 @@ class Learner(Engine):
         device: default "cuda" where there is one, else "cpu".
         progress: a bar, and a line per epoch; never anything where the output is not a terminal.
     Raises:
-        ValueError: a loader without batches, a model without parameters, settings that are none. TypeError: a loader
-            without a length, or, when it is used, without targets.
+        ValueError: a loader without batches, with several views or without targets; a model without parameters;
+            settings that are none. TypeError: a loader without a length, or, when it is used, without targets.
 
     Where torch.distributed is initialised each rank trains on its own batches, and gradients, losses and metrics are
     those of all images together, whatever each rank's share of them. Batch-norm looks at one rank's images, and the
@@ -94,7 +97,9 @@ class Learner(Engine):
         learning = sum(each.numel() for each in parameters if each.requires_grad)
         settings: dict[str, object] = {"model": type(self.model).__name__}
         settings |= {"parameters": sum(each.numel() for each in parameters), "learning": learning}
-        settings |= {"classes": self.classes} if self.classes else {}
+        settings |= {"classes": self.classes} if self.classes and self.kind != "numbers" else {}
+        settings |= {"targets": self.kind} if self.kind is not None else {}
+        settings |= {"loss": name_of(self.loss_func)}
         settings |= {"device": str(self.device), "train_batches": len(self.train_loader)}
         settings |= {} if self.valid_loader is None else {"valid_batches": len(self.valid_loader)}
         last = self.history.epochs[-1] if self.history.epochs else {}
@@ -177,7 +182,8 @@ class Learner(Engine):
         """Train the head on features of the frozen body (`linear_probe`), then everything as long as that helps.
 
         The body is not trained where the head alone fits the training images (their loss is below a tenth of that on
-        the validation part), or that loss is below 2 % of what it was at first. Otherwise it is, at
+        the validation part), or that loss is below 2 % of what it was at first (of numbers: of that of their mean, if
+        that is less). Otherwise it is, at
         slice(base_lr / 100, base_lr / 10), for a cycle of 100 steps or an epoch, then for one twice as long, and one
         four times; the next one follows where the validation loss fell by more than 1 % and its standard error. If a
         cycle did not lower it at all, the model is put back to where it was before. A model that does not end in one
@@ -223,7 +229,7 @@ class Learner(Engine):
                 say(f"{what}. That is worse than before: the model is as it was then, and this is the end")
                 break
             self.chosen["best"] = tuple(now)
-            if gain <= max(error, _LEAST_GAIN * before.mean) or now.mean < _GAINED * self.history.losses[0]:
+            if gain <= max(error, _LEAST_GAIN * before.mean) or now.mean < _GAINED * transfer.start_loss(self):
                 say(f"{what}. Lower by {gain:.4f} ± {error:.4f}, not enough for more: this is the end")
                 break
             say(f"{what}. Lower by {gain:.4f} ± {error:.4f}")
@@ -235,7 +241,7 @@ class Learner(Engine):
             return [_whole(epochs)] if epochs else []
         losses = self.history.losses[-transfer.STEPS // 10 :]
         left = sum(losses) / len(losses)
-        if wanted < _GAINED * self.history.losses[0]:
+        if wanted < _GAINED * transfer.start_loss(self):
             say(f"body: not trained. A validation loss of {wanted:.4f} leaves nothing to gain")
             return []
         if left < _FITTED * wanted:
@@ -418,6 +424,6 @@ def _whole(epochs: int) -> int:
 
 
 def _scores(row: Mapping[str, float]) -> str:
-    """Of an epoch: the validation loss and the first metric that is no error rate."""
-    names = [name for name in row if name in ("valid_loss", "accuracy")]
+    """Of an epoch: the validation loss and what tells most beside it."""
+    names = [name for name in row if name in ("valid_loss", "accuracy", "f1", "mae")]
     return ", ".join(f"{name.replace('valid_', 'validation ')} {row[name]:.4f}" for name in names)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -33,18 +34,27 @@ class LoaderAdapter:
     """The trainer's questions to a loader, with an answer for one that does not know."""
 
     def __init__(self, loader: Loader) -> None:
-        self.loader, self._samples = loader, getattr(loader, "samples", None)
+        source = loader.dataset if isinstance(loader, DataLoader) else loader  # of one around an ImageLoader
+        self.loader, self._samples = loader, getattr(source, "samples", None)
         own = getattr(loader, "generator", None)
         self.generator = own if isinstance(own, torch.Generator) else None  # torch's, if it draws from one of its own
         self.augment: Augment | None = getattr(loader, "augment", None)
         self.normalize: tuple[Sequence[float], Sequence[float]] | None = getattr(self.augment, "normalize", None)
         self.classes = list(getattr(self._samples, "classes", ()))
         self.paths: Sequence[str] = getattr(self._samples, "paths", ())
+        self.targets: Any = getattr(self._samples, "targets", ())
+        self.kind: str | None = getattr(self._samples, "kind", None)  # what the targets are; None: it does not know
+        self.views: Any = getattr(source, "views", 1)
 
     @property
     def counts(self) -> dict[str, int]:
         """Images of each class."""
         return getattr(self._samples, "counts", dict[str, int])()
+
+    @property
+    def none_of_these(self) -> bool:
+        """Whether some samples, of one class each, are of none: -1."""
+        return self.kind == "class" and min(self.targets, default=0) < 0
 
     def set_epoch(self, epoch: int) -> None:
         getattr(self.loader, "set_epoch", lambda epoch: None)(epoch)
@@ -143,6 +153,45 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
             f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
         )
     return known or other
+
+
+def checked_kind(train_loader: Loader, valid_loader: Loader | None) -> str | None:
+    """What the samples of the loaders have for targets, as of `Samples.kind`; None: they do not tell.
+
+    Raises:
+        ValueError: no targets, or such as a batch has no tensor of; several views; two kinds.
+    """
+    kinds = list[str]()
+    for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
+        adapter = LoaderAdapter(loader if loader is not None else [])
+        if adapter.views != 1:
+            raise ValueError(
+                f"Learner: expected {name} to give one view of each image, got views={adapter.views!r}. Train on "
+                "several in a loop of your own, and give the Learner a loader with views=1."
+            )
+        if adapter.kind in _NO_TENSOR:
+            got, advice = _NO_TENSOR[adapter.kind]
+            raise ValueError(f"Learner: expected {name} to have a target for each image, got {got}. {advice}")
+        kinds += [adapter.kind] if adapter.kind is not None else []
+    if len(set(kinds)) > 1:
+        raise ValueError(
+            f"Learner: expected the same kind of targets in both loaders, got {kinds[0]!r} to train and {kinds[1]!r} "
+            "to validate. Split one Samples."
+        )
+    return kinds[0] if kinds else None
+
+
+_NO_TENSOR = {
+    "none": ("samples without targets", "Give some: fa.Samples(paths, targets, classes)."),
+    "objects": ("boxes", "Train a model for these in a loop of your own: for x, y in loader."),
+}
+
+
+def outputs_for(samples: Samples) -> int:
+    """How many outputs a model of these samples has: one for each class, label or number."""
+    if samples.kind == "numbers":
+        return int(np.prod(np.shape(samples.targets)[1:]))
+    return len(samples.classes)
 
 
 def _check_loader(name: str, loader: object) -> None:

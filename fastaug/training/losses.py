@@ -25,6 +25,7 @@ _FUNCTIONS: dict[object, Kind] = {
     **dict.fromkeys((F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss), "numbers"),
 }
 ACTIVATIONS: dict[Kind | None, Activation] = {"one class": "softmax", "yes or no": "sigmoid"}  # of others "none"
+UNKNOWN_PIXEL = 255  # in masks: outside of the photo, and what nobody has labelled
 
 
 def kind_of(loss_func: LossFunc) -> Kind | None:
@@ -74,12 +75,13 @@ def fit_targets(loss_func: LossFunc, activations: Tensor, targets: Tensor) -> Te
         wanted = f"numbers, float {list(activations.shape)}"
         advice = "Give the model an output for each number, or, if they are classes, leave loss_func out."
     raise ValueError(
-        f"Learner: expected {wanted} as targets of {_name(loss_func)}, got {str(targets.dtype)[6:]} "
+        f"Learner: expected {wanted} as targets of {name_of(loss_func)}, got {str(targets.dtype)[6:]} "
         f"{list(targets.shape)}. {advice}"
     )
 
 
-def _name(loss_func: LossFunc) -> str:
+def name_of(loss_func: LossFunc) -> str:
+    """For people."""
     return getattr(loss_func, "__name__", type(loss_func).__name__)
 
 
@@ -139,6 +141,24 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
     def decodes(self, probabilities: Tensor) -> Tensor:
         """Which classes are seen, bool [B, classes]."""
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
+
+
+def default_loss(kind: str | None, none_of_these: bool) -> tuple[nn.Module, str]:
+    """The loss for samples of a kind, and why.
+
+    Args:
+        kind: as of `Samples`; None: not known.
+        none_of_these: whether some of one class each have the target -1.
+    """
+    if kind == "labels":
+        return BinaryCrossEntropy(), "a sample may have several labels, or none"
+    if kind == "numbers":
+        return nn.MSELoss(), "the targets are numbers"
+    if kind == "mask":
+        return nn.CrossEntropyLoss(ignore_index=UNKNOWN_PIXEL), f"the targets are masks; {UNKNOWN_PIXEL} is ignored"
+    if none_of_these:
+        return BinaryCrossEntropy(), "each sample is of one class, or of none of them"
+    return nn.CrossEntropyLoss(), "each sample is of one class"
 
 
 def losses_of_each(loss_func: Callable[[Tensor, Tensor], Tensor], activations: Tensor, targets: Tensor) -> Tensor:

@@ -29,32 +29,39 @@ figcaption { overflow-wrap: anywhere; font-size: 12px } nav a { margin-right: 1e
 
 
 class Photo(NamedTuple):
-    """What is shown of one: its path, the class, how probable that is, and a JPEG as base64."""
+    """What is shown of one: its path, the class, how probable that is, or the number, and a JPEG as base64."""
 
     path: str
     name: str
-    probability: float
+    value: float
+    caption: str
     jpeg: str
 
 
 class Page:
-    """Photos by the class that a model takes them for, the surest first; then the files that could not be read."""
+    """Photos by the class that a model takes them for, the surest first, below each of several labels; or by the first
+    of their numbers, the largest first; then the files that could not be read."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor, self.photos, self.bad = predictor, list[Photo](), list[tuple[str, str]]()
+        self.count = 0
 
     def add(self, paths: Sequence[str], images: Tensor, probabilities: Tensor) -> None:
         """A batch: images as the model got them, [B, 3, H, W], and what `Predictor` says of them, [B, classes]."""
         if not len(paths):
             return
+        self.count += len(paths)
         images = plots.denormalized(images.float().cpu(), self.predictor.augment.normalize)
         smaller = min(THUMBNAIL / max(images.shape[2:]), 1.0)
         small = interpolate(images, scale_factor=smaller, mode="bilinear", antialias=True) if smaller < 1 else images
-        for path, image, row, index in zip(
-            paths, small, probabilities, self.predictor.decide(probabilities).tolist(), strict=True
-        ):
-            probability = self.predictor.confidence(row, index)
-            self.photos.append(Photo(path, self.predictor.name(index), probability, _jpeg(image)))
+        for path, image, row in zip(paths, small, probabilities, strict=True):
+            said, jpeg = self.predictor.describe(row), _jpeg(image)
+            if self.predictor.says == "numbers":
+                named = bool(self.predictor.classes)
+                caption = ", ".join(f"{name} {number:.6g}" if named else f"{number:.6g}" for name, number in said)
+                self.photos.append(Photo(path, "", said[0][1], caption, jpeg))
+            else:
+                self.photos += [Photo(path, name, value, f"{value:.1%}", jpeg) for name, value in said]
 
     def add_bad(self, path: str, reason: str) -> None:
         self.bad.append((path, reason))
@@ -63,17 +70,18 @@ class Page:
         """Into one file, whole or not at all; its folder is made."""
         names = sorted({photo.name for photo in self.photos})
         groups = {name: [photo for photo in self.photos if photo.name == name] for name in names}
-        links, parts = [], []
+        links, parts, by_name = [], [], self.predictor.says != "numbers"
         for number, (name, photos) in enumerate(groups.items()):
             title = f"{_text(name)} ({len(photos)})"
-            links.append(f'<a href="#c{number}">{title}</a>')
-            photos.sort(key=lambda photo: -photo.probability)
-            parts.append(f'<h2 id="c{number}">{title}</h2><section>{"".join(map(_figure, photos))}</section>')
+            heading = f'<h2 id="c{number}">{title}</h2>' if by_name else ""
+            links += [f'<a href="#c{number}">{title}</a>'] if by_name else []
+            photos.sort(key=lambda photo: -photo.value)
+            parts.append(f"{heading}<section>{''.join(map(_figure, photos))}</section>")
         if self.bad:
             lines = "".join(f"<li>{_text(path)}: {_text(reason)}</li>" for path, reason in self.bad)
             parts.append(f"<h2>Not read ({len(self.bad)})</h2><ul>{lines}</ul>")
-        head = f'<meta charset="utf-8"><title>{len(self.photos)} photos</title><style>{_STYLE}</style>'
-        body = f"<h1>{len(self.photos)} photos</h1><nav>{' '.join(links)}</nav>{''.join(parts)}"
+        head = f'<meta charset="utf-8"><title>{self.count} photos</title><style>{_STYLE}</style>'
+        body = f"<h1>{self.count} photos</h1><nav>{' '.join(links)}</nav>{''.join(parts)}"
         with whole_file(path) as unfinished:
             text = f"<!DOCTYPE html><html><head>{head}</head><body>{body}</body></html>\n"
             Path(unfinished).write_text(text, encoding="utf-8")
@@ -83,7 +91,7 @@ def _figure(photo: Photo) -> str:
     title, name = _text(photo.path), _text(Path(photo.path).name)
     return (
         f'<figure title="{title}"><img loading="lazy" alt="{name}" src="data:image/jpeg;base64,{photo.jpeg}">'
-        f"<figcaption>{photo.probability:.1%}<br>{name}</figcaption></figure>"
+        f"<figcaption>{_text(photo.caption)}<br>{name}</figcaption></figure>"
     )
 
 

@@ -183,6 +183,47 @@ def plot_confusion_matrix(matrix: Tensor | np.ndarray, classes: Sequence[str]) -
     return figure
 
 
+def plot_dots(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Shares of each class as dots in a line, one below the other.
+
+    Args:
+        rows: by class, the same figures of each, between 0 and 1, by name.
+    """
+    names, width = [_cut(printable(name), LABEL_LENGTH) for name in rows], 6.5
+    figure = _figure(width, min(1.2 + 0.24 * len(names), 40.0))
+    axes = figure.subplots()
+    places = np.arange(len(names))
+    for what, marker, color in zip(next(iter(rows.values()), {}), "<>o", (ORANGE, GREY, BLUE), strict=False):
+        values = [row[what] for row in rows.values()]
+        axes.plot(values, places, marker, color=color, label=what, clip_on=False)
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def plot_pairs(actual: Tensor | np.ndarray, predicted: Tensor | np.ndarray, names: Sequence[str]) -> Figure:
+    """What is predicted over what is actual, [N, numbers] each; on the line both are the same."""
+    actual, predicted = np.asarray(actual), np.asarray(predicted)
+    columns = math.ceil(math.sqrt(len(names)))
+    lines = math.ceil(len(names) / columns)
+    figure = _figure(3.6 * columns, 3.6 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    for axes, name, x, y in zip(grid, names, actual.T, predicted.T, strict=False):
+        axes.plot(x, y, ".", color=BLUE, alpha=0.6)
+        axes.axline((float(np.mean(x)), float(np.mean(x))), slope=1, color=GREY, linewidth=0.8)
+        axes.set_xlabel("actual")
+        axes.set_ylabel("predicted")
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.set_title(_cut(printable(name), LABEL_LENGTH), fontsize=11, parse_math=False)
+    return figure
+
+
 def plot_bars(
     labels: Sequence[str], values: Sequence[float], spread: Sequence[tuple[float, float]], unit: str, heading: str = ""
 ) -> Figure:

@@ -14,9 +14,10 @@ from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import ranks
 from fastaug.training.engine import Engine
-from fastaug.training.inference import Predictor, to_probabilities
+from fastaug.training.inference import Predictor, Says, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
+_EVERY_SAMPLE_ONCE = {"weights": None, "balance": None, "repeats": 1}
 _SETTINGS = inspect.signature(ImageLoader).parameters.keys() - {"samples", "schedule"}
 
 
@@ -55,6 +56,7 @@ def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) 
         )
     same = {name: getattr(loader, name) for name in _SETTINGS if hasattr(loader, name)}
     same |= {"decoder": loader.decoder_choice.name, "shard": (0, 1), "drop_last": False, "return_info": True}
+    same |= {name: value for name, value in _EVERY_SAMPLE_ONCE.items() if name in _SETTINGS}
     return ImageLoader(samples or loader.samples, **{**same, **changes})
 
 
@@ -94,7 +96,7 @@ def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0
     return torch.stack(passes).mean(0).lerp(plain, beta), targets
 
 
-def predict(learn: Engine, path: str | os.PathLike[str]) -> tuple[str, int, Tensor]:
+def predict(learn: Engine, path: str | os.PathLike[str]) -> tuple[Any, Any, Tensor]:
     """`Predictor.predict` of a file, seen as the validation images are. TypeError: the learner has no ImageLoader."""
     return predictor(learn).predict(path)
 
@@ -116,4 +118,12 @@ def predictor(learn: Engine) -> Predictor:
     limit = threshold(learn)
     plain = limit.tolist() if isinstance(limit, Tensor) else limit
     settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device, learn.activation
-    return Predictor(learn.model, source.samples.classes, *settings)
+    newer = {name: getattr(source, name) for name in ("resize_method", "channels") if hasattr(source, name)}
+    return Predictor(learn.model, source.samples.classes, *settings, said_of(learn), **newer)
+
+
+def said_of(learn: Engine) -> Says:
+    """What the model says of an image, as the samples and the loss have it."""
+    if learn.kind == "labels" and learn.activation == "sigmoid":
+        return "labels"
+    return "numbers" if learn.kind == "numbers" and learn.activation == "none" else "class"

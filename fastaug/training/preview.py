@@ -17,6 +17,7 @@ from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE
 from fastaug.training.loaders import LoaderAdapter
+from fastaug.training.losses import UNKNOWN_PIXEL, name_of
 from fastaug.training.models import layer_table
 
 
@@ -37,25 +38,44 @@ def peek(learn: Engine, images: int) -> tuple[Tensor, Tensor]:
 
 
 def show_batch(learn: Engine, n: int = 9) -> plots.Figure:
-    """n images of the next training epoch as the model gets them, but not normalised, with the names of their classes.
+    """n images of the next training epoch as the model gets them, but not normalised, with what their targets say.
 
-    Of fewer images all are shown. Without an augment that tells the normalisation, they are shown as they are, cut to
-    [0, 1].
+    These are classes, labels or numbers; masks are laid over the images, a colour for each class. Of fewer images all
+    are shown. Without an augment that tells the normalisation, they are shown as they are, cut to [0, 1].
     """
     (x, y), loader = peek(learn, n), LoaderAdapter(learn.train_loader)
-    titles = [target_name(target, loader.classes) for target in y]
-    return plots.show_images(plots.denormalized(x.float(), loader.normalize), titles)
+    images = plots.denormalized(x.float(), loader.normalize)
+    if y.ndim == 3 and not y.is_floating_point():
+        return plots.show_images(overlaid(images.cpu(), y.cpu()))
+    return plots.show_images(images, [target_name(target, loader.classes, learn.kind) for target in y])
 
 
-def target_name(target: Tensor, classes: Sequence[str]) -> str:
-    """The names of the classes of an image, as far as they are known; or its numbers."""
-    if target.ndim == 1 and bool(((target == 0) | (target == 1)).all()):
+def overlaid(images: Tensor, masks: Tensor) -> list[Tensor]:
+    """Images [B, 3, H, W] in [0, 1] with masks, integer [B, H, W], a colour for each class; 255, unknown, and 0, mostly
+    the background, have none."""
+    hue = (masks * 0.618034) % 1  # the golden section: neighbours differ
+    colors = torch.stack([((hue * 6 + shift) % 6 - 3).abs().sub(1).clamp(0, 1) for shift in (0, 4, 2)], 1)
+    there = ((masks != 0) & (masks != UNKNOWN_PIXEL))[:, None]
+    return list(torch.where(there, images.lerp(colors.to(images.dtype), 0.5), images))
+
+
+def target_name(target: Tensor, classes: Sequence[str], kind: str | None = None) -> str:
+    """The names of the classes of an image, as far as they are known; or its numbers.
+
+    kind: of the samples; None: not known, and a row of zeros and ones is taken for labels.
+    """
+    if kind != "numbers" and target.ndim == 1 and bool(((target == 0) | (target == 1)).all()):
         seen = target.nonzero()[:, 0].tolist()
     elif target.is_floating_point():
-        return ", ".join(f"{number:.3g}" for number in target.flatten().tolist())
+        return ", ".join(map(number_text, target.flatten().tolist()))
     else:
         seen = [number for number in target.flatten().tolist() if number >= 0]
     return ", ".join(printable(classes[i]) if i < len(classes) else str(i) for i in seen) or NONE
+
+
+def number_text(number: float) -> str:
+    """Four digits, without an exponent where the number is not tiny: 0.1235, 37.2, 12,346."""
+    return f"{number:,.0f}" if 1e4 <= abs(number) < 1e15 else f"{number:.4g}"
 
 
 def summary(learn: Engine, row: int = 0) -> Summary:
@@ -90,7 +110,7 @@ def _first(learn: Engine) -> tuple[str, Any]:
 @torch.no_grad()
 def _activations(learn: Engine, x: Tensor, y: Tensor) -> tuple[str, Any]:
     activations, y = learn.activate(learn.model, x, y)
-    if activations.ndim != 2 or len(activations) != len(x):
+    if activations.ndim != (4 if y.ndim == 3 else 2) or len(activations) != len(x):
         raise ValueError(f"expected activations [{len(x)}, classes], got {list(activations.shape)}.")
     return f"{type(learn.model).__name__}: {range_of(activations)}", (activations, y)
 
@@ -99,5 +119,4 @@ def _loss(learn: Engine, activations: Tensor, y: Tensor) -> tuple[str, None]:
     loss, _ = learn.loss_of(activations, y)
     if loss.ndim or not torch.isfinite(loss):
         raise ValueError(f"expected one finite number for the batch, got {loss.tolist()}.")
-    name = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
-    return f"{name}, the {'sum' if learn.summed else 'mean'} over a batch: {float(loss):.4f}", None
+    return f"{name_of(learn.loss_func)}, the {'sum' if learn.summed else 'mean'} over a batch: {float(loss):.4f}", None

@@ -26,7 +26,8 @@ def save_results(learn: Engine, out: Path) -> Interpretation:
     history.csv       a row per epoch
     history.json      the same, and loss, rates and momentum of every batch
     curves.png        loss and accuracy
-    confusion.png     the confusion matrix of the validation images
+    confusion.png     the confusion matrix of the validation images; of several labels per_class.png instead, precision,
+                      recall and f1 of each; of numbers numbers.png, what is predicted over what is actual
     results.png       some of these, with what the model says of them
 
     Returns:
@@ -39,7 +40,12 @@ def save_results(learn: Engine, out: Path) -> Interpretation:
     prediction.export(learn, out / "model.safetensors")
     save_history(learn.history, out)
     plots.save_figure(plots.plot_curves(learn.history), out / "curves.png")
-    plots.save_figure(report.plot_confusion_matrix(), out / "confusion.png")
+    name, plot = {
+        "class": ("confusion.png", report.plot_confusion_matrix),
+        "labels": ("per_class.png", report.plot_per_class),
+        "numbers": ("numbers.png", report.plot_numbers),
+    }[report.says]
+    plots.save_figure(plot(), out / name)
     plots.save_figure(gallery.show_results(learn, 16), out / "results.png")
     return report
 

@@ -94,6 +94,17 @@ class Judged(NamedTuple):
         return float(apart.mean()), error
 
 
+def start_loss(learn: Engine) -> float:
+    """The loss of one who has learned nothing: that of the first batch; of numbers, if it is less, that of their mean,
+    since all of them may be far from what a new head says, which is soon unlearned."""
+    first = learn.history.losses[0]
+    if learn.kind != "numbers":
+        return first
+    numbers = torch.as_tensor(LoaderAdapter(learn.train_loader).targets, dtype=torch.float32).to(learn.device)
+    numbers = numbers.reshape(len(numbers), -1)
+    return min(first, float(losses_of_each(learn.loss_func, numbers.mean(0).expand_as(numbers), numbers).mean()))
+
+
 def judge(learn: Engine) -> Judged:
     """The learner's model as it is now."""
     activations, targets, rows = activations_of(learn, LoaderAdapter(learn.or_valid(None)).in_order(rows=True))

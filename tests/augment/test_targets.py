@@ -200,7 +200,7 @@ def test_points_empty_and_half_precision_and_a_size_for_each_image() -> None:
     assert visible[:, 0].tolist() == [True, False]
 
 
-@pytest.mark.parametrize("name", ["flip", "resize", "crop", "rotate"])
+@pytest.mark.parametrize("name", ["flip", "resize", "crop"])
 def test_boxes_are_torchvisions_on_affine_cases(name: str) -> None:
     height, width = 60, 80
     corners = torch.rand(30, 2, 2, generator=torch.Generator().manual_seed(1)).sort(1).values
@@ -211,8 +211,6 @@ def test_boxes_are_torchvisions_on_affine_cases(name: str) -> None:
         op, expected, size = fa.RandomHorizontalFlip(1.0), v2.functional.horizontal_flip(theirs), (height, width)
     elif name == "resize":
         op, expected, size = fa.RandomRotation(0), v2.functional.resize(theirs, [30, 20]), (30, 20)
-    elif name == "rotate":
-        op, expected, size = fa.RandomRotation((20, 20)), v2.functional.rotate(theirs, 20), (height, width)
     else:
         op, size = fa.RandomResizedCrop((0.3, 0.3), (1.0, 1.0)), (40, 40)
         window = torch.linalg.inv(draws([op], 1, (height, width), size).matrix[0].double())
@@ -226,6 +224,25 @@ def test_boxes_are_torchvisions_on_affine_cases(name: str) -> None:
     assert len(kept) >= 5
     torch.testing.assert_close(got, expected[kept], atol=1e-2, rtol=0)
     assert (area[[i for i in range(30) if i not in kept.tolist()]] < 1e-3).all()
+
+
+def test_rotated_boxes_are_what_opencv_cuts_of_torchvisions_corners() -> None:
+    """torchvision itself cuts the box around the corners, which may hold nothing of what is turned."""
+    height, width = 60, 80
+    sides = torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([width, height])
+    boxes = torch.cat([sides[0], sides[0] + sides[1] / 4], 1)
+    quadrangles = tv_tensors.KeyPoints(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2), canvas_size=(height, width))
+    matrix = draws([fa.RandomRotation((40, 40))], 1, (height, width), (height, width)).matrix
+    (got,), (kept,) = fa.transform_boxes([boxes], matrix, (height, width), min_visible=0.0)
+    frame = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    expected, theirs = [], v2.functional.rotate(quadrangles, 40).as_subclass(Tensor)
+    for row, quadrangle in enumerate(theirs.numpy()):
+        area, polygon = cv2.intersectConvexConvex(quadrangle, frame)
+        if area > 0:
+            expected.append((row, [*polygon.min((0, 1)), *polygon.max((0, 1))]))
+    assert kept.tolist() == [row for row, _ in expected]
+    assert 100 < len(kept) < 180
+    torch.testing.assert_close(got, torch.tensor(np.array([box for _, box in expected])), atol=1e-2, rtol=0)
 
 
 def test_min_visible_is_a_share_of_the_transformed_box() -> None:
@@ -257,8 +274,9 @@ def test_a_box_behind_the_horizon_is_cut_at_it() -> None:
     (got,), (kept,) = fa.transform_boxes([boxes], TILTED, (64, 64), min_visible=0.0)
     assert kept.tolist() == [0, 1, 3]
     torch.testing.assert_close(got[0], torch.tensor([2 / 0.9, 1 / 0.9, 20, 6]))
-    torch.testing.assert_close(got[1], torch.tensor([20, 2, 64, 64.0]))  # without the cut: x from -60 to 20
-    torch.testing.assert_close(got[2], torch.tensor([0, 1 / 2.5, 64, 64.0]))
+    # Without the cut: x from -60 to 20. Lines y = c are seen as y = c (1 + x / 20).
+    torch.testing.assert_close(got[1], torch.tensor([20, 2, 64, 12.6]))
+    torch.testing.assert_close(got[2], torch.tensor([0, 1, 64, 12.6]))
     assert fa.transform_boxes([boxes], TILTED, 64)[1][0].tolist() == [0], "the others reach to infinity"
 
 

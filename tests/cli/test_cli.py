@@ -191,7 +191,7 @@ def test_train_again_from_its_config(trained: tuple[Result, Path], photos: Path,
         ("valid-fracton = 0.2", "got the unknown 'valid-fracton'. Did you mean 'valid-fraction'?"),
         (
             "colour = 3",
-            "got the unknown 'colour'. There are: folder, pattern, level, path-column, target, root, encoding, ",
+            "got the unknown 'colour'. There are: folder, csv, pattern, level, path, target, label-sep, ",
         ),
         ("config = 'other.toml'", "got the unknown 'config'"),
         ("seed = [1, 2]", "expected a number, a string, true or false for 'seed', got [1, 2]."),

@@ -32,7 +32,7 @@ GROUP: Any = typer.main.get_command(app)
          "Set --no-train-bn, or --train-bn (--seed 3, --base-lr 2e-3)."),
         ("a model of this size in 'batch_size/model/size=3.jpg' of data/valid_fraction",
          "a model of this size in 'batch_size/model/size=3.jpg' of data/valid_fraction"),
-        ("Name the columns with path= and target=.", "Name the columns with --path-column and --target."),
+        ("Name the columns with path= and target=.", "Name the columns with --path and --target."),
         ("set PYTORCH_ENABLE_MPS_FALLBACK=1", "set PYTORCH_ENABLE_MPS_FALLBACK=1"),
     ],
 )  # fmt: skip

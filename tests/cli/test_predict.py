@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import fastaug as fa
 from fastaug.training.inference import Predictor
@@ -66,3 +69,55 @@ def test_all_files_bad_and_no_photos(model: Path, tmp_path: Path) -> None:
     assert result.stderr == f"skipping {tmp_path / 'empty.jpg'}: the file is empty\n"
     (tmp_path / "folder").mkdir()
     assert "expected images" in error_line("predict", model, tmp_path / "folder", "--device", "cpu")
+
+
+def exported(path: Path, outputs: int, classes: list[str], **settings: Any) -> Path:
+    torch.manual_seed(0)
+    network = fa.classifier("timm:test_resnet", outputs, None)
+    Predictor(network, classes, fa.aug_transforms(size=32), presize=40, device="cpu", **settings).save(path)
+    return path
+
+
+def test_labels_come_with_their_probabilities(photos: Path, tmp_path: Path) -> None:
+    files, limits = sorted(photos.rglob("*.jpg"))[4:8], {"says": "labels", "threshold": [0.5, 0.5, 1.0]}
+    model = exported(tmp_path / "m.safetensors", 3, ["sea", "sky\n", "far"], **limits)
+    predictor = fa.load_classifier(model, "cpu")
+    probabilities = predictor.get_preds(files)
+    predictor.threshold = [*probabilities[:, :2].median(0).values.tolist(), 1.0]  # so that there are all cases
+    predictor.save(model)
+    result = run("predict", model, *files, "--device", "cpu", "--page", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(run("predict", model, *files, "--device", "cpu", "--json").stdout)
+    seen = [predictor.predict(file)[0] for file in files]
+    assert [] in seen
+    assert any(seen)
+    for line, names, one, row in zip(result.stdout.splitlines(), seen, figures, probabilities, strict=True):
+        path, *cells = line.split("\t")
+        assert one["file"] == path
+        assert sorted(label["class"] for label in one["labels"]) == sorted(names)
+        shown = [(name, f"{row[predictor.classes.index(name)]:.4f}") for name in names]
+        wanted = sorted(shown, key=lambda pair: -float(pair[1])) or [("none of these", f"{row.max():.4f}")]
+        assert cells == [cell.replace("\n", "\\n") for pair in wanted for cell in pair]
+        assert [f"{label['probability']:.4f}" for label in one["labels"]] == [cell for _, cell in wanted[: len(names)]]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<figure") == sum(max(len(names), 1) for names in seen)
+    assert "<h1>4 photos</h1>" in page
+
+
+def test_numbers_are_alone_in_their_line(photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.jpg"))[:3]
+    for classes in (["length", "width"], []):
+        model = exported(tmp_path / "m.safetensors", 2, classes, activation="none", says="numbers")
+        page = tmp_path / f"{len(classes)}.html"
+        result = run("predict", model, *files, "--device", "cpu", "--page", page)
+        assert result.exit_code == 0, result.output
+        wanted = fa.load_classifier(model, "cpu").get_preds(files)
+        lines = [line.split("\t") for line in result.stdout.splitlines()]
+        assert lines == [[str(file), *(f"{x:.6g}" for x in row)] for file, row in zip(files, wanted, strict=True)]
+        figures = json.loads(run("predict", model, *files, "--device", "cpu", "--json").stdout)
+        numbers = [dict(zip(classes, row, strict=True)) if classes else row for row in wanted.tolist()]
+        assert [one["numbers"] for one in figures] == numbers
+        text = page.read_text(encoding="utf-8")
+        shown = re.findall(r"<figcaption>(?:length )?(-?[\d.e-]+)", text)
+        assert [float(x) for x in shown] == pytest.approx(sorted(wanted[:, 0].tolist(), reverse=True), rel=1e-5)
+        assert "<h2" not in text

@@ -70,10 +70,10 @@ def test_lists(tmp_path: Path, name: str) -> None:
     rows = (("image_id", "species"), ("cat/1.jpg", "caf\xe9"), ("dog/1.jpg", "dog"))
     (tmp_path / name).write_text("".join(f"{separator.join(row)}\n" for row in rows), encoding="latin-1")
     line = error_line("check", tmp_path / name)
-    assert line.endswith("Name them, as --path-column image_id, --target species.\n")
-    columns = ["--path-column", "image_id", "--target", "species"]
+    assert line.endswith("Name them, as --path image_id, --target species.\n")
+    columns = ["--path-column", "image_id", "--target", "species"]  # as it was called before
     assert "say --encoding latin-1 if a spreadsheet" in error_line("check", tmp_path / name, *columns)
-    source = Source(tmp_path / name, path="image_id", target="species", encoding="latin-1")
+    source = Source(tmp_path / name, path="image_id", target=["species"], encoding="latin-1")
     assert find_samples(source).classes == ["café", "dog"]
     assert find_samples(source).paths[0] == f"{tmp_path}/cat/1.jpg"
     assert find_samples(source._replace(root=Path("/x"))).paths[0] == "/x/cat/1.jpg"
@@ -105,7 +105,7 @@ def test_options_that_say_nothing_of_it_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "l.csv").write_text("file,label\ncat/1.jpg,cat\n")
     for source, message in (
-        (Source(tmp_path, path="image"), r"--path-column: expected a list"),
+        (Source(tmp_path, path="image"), r"--path: expected a list"),
         (Source(tmp_path / "l.csv", pattern="(.)"), r"--pattern: expected a folder or an archive, got .*l\.csv"),
         (Source(tmp_path, pattern="(.)", level=1), r"--level: expected a folder without --pattern"),
     ):

@@ -161,7 +161,7 @@ def test_lists_given_are_copied() -> None:
     [
         ((["a", "b"], [0], ["x"]), ValueError, "2 paths and 1 targets"),
         ((["a", "b"], [0, 1], ["x"]), ValueError, r"0\.\.0 for 1 classes, got 1 for 'b' \(row 1\)"),
-        ((["a"], [-1], ["x"]), ValueError, "got -1"),
+        ((["a"], [-2], ["x"]), ValueError, "got -2"),
         ((["a"], [0], ["x", "y", "x"]), ValueError, "'x' 2 times"),
         ((["a"], ["x"], ["x"]), TypeError, "integer targets"),
         ((["a"], [0.0], ["x"]), TypeError, "integer targets"),

@@ -39,7 +39,7 @@ def test_spaces_around_values_and_names_of_columns_are_none_of_theirs(tmp_path: 
 )
 def test_numbers_are_sorted_as_numbers(tmp_path: Path, classes: list[str]) -> None:
     rows = "".join(f"{i}.jpg,{name}\n" for i, name in enumerate(sorted(classes)))
-    assert Samples.from_csv(table(tmp_path, "file,label\n" + rows)).classes == classes
+    assert Samples.from_csv(table(tmp_path, "file,label\n" + rows), kind="class").classes == classes
 
 
 @pytest.mark.parametrize("classes", [["1", "10", "2", "nan"], ["1", "10", "9_"], ["1", "10", "٢"]])

@@ -137,7 +137,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"learn\.export wrote, .* one without classes"):
         fa.load_classifier(tmp_path / "bare")
     save_file({"a": torch.zeros(1)}, tmp_path / "new", {"fastaug": json.dumps({"format": 99})})
-    with pytest.raises(ValueError, match="format 99, this version reads 2"):
+    with pytest.raises(ValueError, match="format 99, this version reads 3"):
         fa.load_classifier(tmp_path / "new")
 
 
@@ -158,3 +158,52 @@ def test_deciding() -> None:
     a = torch.tensor([[0.0, 2.0]])
     assert torch.equal(to_probabilities(a), a.softmax(1))
     assert torch.equal(to_probabilities(a, 0.5), a.sigmoid())
+
+
+def test_labels_and_numbers_are_said_as_such(photos: fa.Samples, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    augment, path = fa.Augment([], 32, normalize=None), photos.paths[0]
+    labels = fa.Predictor(
+        fa.classifier("timm:test_resnet", 3, None), list("abc"), augment, 40, device="cpu", threshold=[0.9, 0.0, 0.1],
+        says="labels",
+    )  # fmt: skip
+    p = torch.tensor([[0.95, 0.6, 0.7], [0.8, 0.4, 0.05], [0.1, 0.5, 0.2]])
+    assert labels.seen(p).tolist() == [[True] * 3, [False] * 3, [False, True, True]]
+    said = [labels.describe(row) for row in p]
+    assert [[name for name, _ in of] for of in said] == [["a", "c", "b"], ["none of these"], ["b", "c"]]
+    assert [value for of in said for _, value in of] == pytest.approx([0.95, 0.7, 0.6, 0.8, 0.5, 0.2])
+    labels.save(tmp_path / "labels.safetensors")
+    again = fa.load_classifier(tmp_path / "labels.safetensors", "cpu")
+    names, indices, probabilities = again.predict(path)
+    assert torch.equal(probabilities, labels.predict(path)[2])
+    assert indices == [i for i in range(3) if labels.seen(probabilities[None])[0, i]]
+    assert names == ["abc"[i] for i in indices]
+    one = fa.Predictor(fa.classifier("timm:test_resnet", 1, None), ["a"], augment, 40, threshold=0.5, says="labels")
+    assert one.predict(path)[:2] in ((["a"], [0]), ([], []))
+
+    for outputs, classes in ((1, []), (1, ["age"]), (2, []), (2, ["length", "width"])):
+        model, file = fa.classifier("timm:test_resnet", outputs, None), tmp_path / "numbers.safetensors"
+        fa.Predictor(model, classes, augment, 40, device="cpu", activation="none", says="numbers").save(file)
+        predictor = fa.load_classifier(file, "cpu")
+        number, index, numbers = predictor.predict(path)
+        assert (number if outputs > 1 else [number], index) == (numbers.tolist(), None)
+        assert [name for name, _ in predictor.describe(numbers)] == (classes or [[""], ["0", "1"]][outputs - 1])
+    del model.built_as
+    named = fa.Predictor(model, [], augment, 40, device="cpu", activation="none", says="numbers")
+    named.save(file, "timm:test_resnet")
+    assert torch.equal(fa.load_classifier(file, "cpu").get_preds([path]), named.get_preds([path]))
+
+
+def format_of(file: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as content:
+        return int(json.loads(content.metadata()["fastaug"])["format"])
+
+
+def test_the_format_goes_up_only_where_an_older_version_would_read_it_wrongly(tmp_path: Path) -> None:
+    model, file = fa.classifier("timm:test_resnet", 3, None), tmp_path / "m.safetensors"
+    augment = fa.Augment([], 32, normalize=None)
+    for settings, version in (({}, 1), ({"threshold": 0.5}, 1), ({"activation": "none"}, 2), ({"says": "labels"}, 3)):
+        fa.Predictor(model, list("abc"), augment, 40, device="cpu", **settings).save(file)
+        assert format_of(file) == version
