@@ -166,7 +166,7 @@ def seen(info: Any, extent: Tensor, size: tuple[int, int], slack_px: float = 0.0
     return depth > slack_px, depth < -slack_px
 
 
-def assert_looked_up(masks: Tensor, originals: Sequence[Any], info: Any, extent: Tensor) -> None:
+def assert_looked_up(masks: Tensor, originals: Sequence[np.ndarray], info: Any, extent: Tensor) -> None:
     """Masks [B, h, w] are those of the upright photos, [H, W] each, read where each output pixel looks; FILL beyond.
 
     Also at the borders of classes; but for the few that look at the very border of two pixels.
@@ -176,7 +176,7 @@ def assert_looked_up(masks: Tensor, originals: Sequence[Any], info: Any, extent:
     clear = ((place - place.round()).abs() > 5e-3).all(-1)
     assert (clear & (inside | outside)).double().mean() > 0.9
     for i, original in enumerate(originals):
-        mask = torch.as_tensor(np.asarray(original)).long()
+        mask = torch.tensor(np.array(original)).long()
         column, row = place[i].floor().long().unbind(-1)
         read = mask[row.clamp(0, mask.shape[0] - 1), column.clamp(0, mask.shape[1] - 1)]
         wrong = (clear[i] & inside[i] & (masks[i] != read)) | (outside[i] & (masks[i] != FILL))
@@ -227,13 +227,13 @@ def assert_same(got: Any, expected: Any, what: str = "") -> None:
     assert not found, f"{what} differs at {found[:5]}"
 
 
-def assert_keeps_guarantees(make: Callable[..., Any]) -> None:
+def assert_keeps_guarantees(make: Callable[..., Any], other_batch: int = 3) -> None:
     """What every loader promises, whatever it delivers; make(**arguments) makes it, of 12 or more positions an epoch.
 
     A sample's numbers do not depend on batches, threads or ranks; ranks share an epoch; a run goes on bit for bit.
     """
     whole = items(make(batch_size=4, drop_last=False))
-    other = items(make(batch_size=3, drop_last=False, num_threads=1, prefetch_batches=1))
+    other = items(make(batch_size=other_batch, drop_last=False, num_threads=1, prefetch_batches=1))
     assert_same(other, whole, "an epoch in other batches")
     ranks = [items(make(batch_size=4, drop_last=False, shard=(rank, 2))) for rank in (0, 1)]
     assert abs(len(ranks[0]) - len(ranks[1])) <= 1, "ranks of different lengths"

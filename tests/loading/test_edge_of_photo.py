@@ -147,7 +147,8 @@ def test_boxes_of_which_something_is_in_the_picture(things: fa.Samples, mode: An
 @pytest.mark.parametrize("mode", MODES)
 def test_a_kept_box_has_its_object_in_the_picture(things: fa.Samples, mode: Any, padding: Any) -> None:
     """By the colours alone, without any matrix."""
-    loader = make_targets(things, 64, TURNED, mode=mode, padding=padding)
+    options = fa.TargetOptions(min_visible=0.0 if padding == "zeros" else 0.1)
+    loader = make_targets(things, 64, TURNED, mode=mode, padding=padding, targets=options)
     kept = 0
     for _ in range(2):
         for x, y, _ in loader:
@@ -163,11 +164,12 @@ def test_a_kept_box_has_its_object_in_the_picture(things: fa.Samples, mode: Any,
                         assert x0 - 1 <= low[1] <= high[1] + 1 <= x1 + 1, "the object reaches beyond its box"
                     if (x1 - x0) * (y1 - y0) >= 30 and min(x1 - x0, y1 - y0) >= 5:
                         inside = classes[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1]
-                        assert (inside == label).any(), f"nothing of {label} is in its box {box}"
+                        here = inside != FILL if padding == "zeros" else inside == label  # only a corner, maybe
+                        assert here.any(), f"nothing of {label} is in its box {box}"
                         kept += 1
-                if padding == "zeros":
+                if padding == "zeros":  # with min_visible=0 nothing that is left out is to be seen
                     gone = set(range(len(PALETTE))) - set(target["labels"].tolist())
-                    assert all(int(sure(classes).logical_and(classes == label).sum()) < 12 for label in gone)
+                    assert all(int(sure(classes).logical_and(classes == label).sum()) == 0 for label in gone)
     assert kept > 20
 
 

@@ -34,7 +34,7 @@ from tests.loading.scenes import (
 
 MODES = ["resize", "direct"]
 METHODS = ["crop", "squish", "pad"]
-SIZES = [(150, 200), (240, 130), (160, 160)]  # of the photos
+SIZES = [(100, 130), (150, 90), (110, 110)]  # of the photos
 OPS = [fa.RandomHorizontalFlip(), fa.RandomRotation(10), fa.RandomResizedCrop((0.6, 1.0))]
 ONE_LEVEL = 1 / 255
 
@@ -51,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
 
 
 def pixels(path: str) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
+    return np.array(Image.open(path).convert("RGB"))
 
 
 def frame(size: tuple[int, int], height: int, width: int, method: str) -> tuple[float, float, float, float]:
@@ -82,14 +82,12 @@ def test_the_presize_by_hand(photos: fa.Samples, size: tuple[int, int], method: 
         height, width = SIZES[i]
         box = frame(size, height, width, method)
         expected = matrix_of(size, box)
-        apart = torch.linalg.inv(info.presize[i].double()) - torch.linalg.inv(expected)
-        assert apart[:, 2].abs().max() <= 1.0, "centred to a pixel of the photo"
-        assert apart[:, :2].abs().max() <= 0.02, "another scale"
+        edges = torch.tensor([[0, size[1]], [0, size[0]], [1, 1]]).double()
+        apart = torch.linalg.inv(info.presize[i].double()) @ edges - torch.linalg.inv(expected) @ edges
+        whole_pixels = box[2] / size[1] if method == "pad" else 1.0  # of the presized picture or of the photo
+        assert apart.abs().max() <= whole_pixels, "elsewhere, or of another scale"
         assert_same(info.matrix[i], info.presize[i])
-        corners = (
-            torch.linalg.inv(info.presize[i].double()) @ torch.tensor([[0, size[1]], [0, size[0]], [1, 1]]).double()
-        )
-        (x0, x1), (y0, y1) = corners[:2].tolist()
+        (x0, x1), (y0, y1) = (torch.linalg.inv(info.presize[i].double()) @ edges)[:2].tolist()
         if method != "pad":
             assert -1e-3 <= x0 < x1 <= width + 1e-3
             assert -1e-3 <= y0 < y1 <= height + 1e-3
@@ -102,13 +100,13 @@ def test_the_presize_by_hand(photos: fa.Samples, size: tuple[int, int], method: 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("training", [True, False])
 def test_direct_mode_is_one_warp_by_hand(photos: fa.Samples, method: str, padding: Any, training: bool) -> None:
-    augment = fa.Augment(OPS, (64, 32), padding=padding, normalize=None)
+    augment = fa.Augment(OPS, (80, 40), padding=padding, normalize=None)
     loader = make_loader(
         photos, presize=(96, 48), resize_method=method, mode="direct", augment=augment, training=training, batch_size=3
     )
     ((x, _, info),) = loader
     decoded = [torch.from_numpy(pixels(photos.paths[row])) for row in info.indices.tolist()]
-    expected = fa.warp(decoded, info.matrix, (64, 32), padding=padding)
+    expected = fa.warp(decoded, info.matrix, (80, 40), padding=padding)
     assert_images_close(x, expected, 1)
     drawn = info.params.matrix.double() @ info.presize.double()
     assert (drawn - info.matrix.double()).abs().max() < 1e-3
@@ -116,9 +114,9 @@ def test_direct_mode_is_one_warp_by_hand(photos: fa.Samples, method: str, paddin
         back = torch.linalg.inv(info.matrix.double())
         for i, row in enumerate(info.indices.tolist()):
             x0, y0, w, h = frame((96, 48), *SIZES[row], method)
-            corners = back[i] @ torch.tensor([[0, 32.0], [0, 64], [1, 1]]).double()
+            corners = back[i] @ torch.tensor([[0, 40.0], [0, 80], [1, 1]]).double()
             expected = torch.tensor([[x0, x0 + w], [y0, y0 + h]]).double()
-            assert (corners[:2] - expected).abs().max() <= 1.0
+            assert (corners[:2] - expected).abs().max() <= (w / 48 if method == "pad" else 1.0)
 
 
 @pytest.mark.parametrize("padding", ["reflection", "border", "zeros"])
@@ -144,11 +142,11 @@ def test_pad_is_a_letterbox(photos: fa.Samples, mode: Any) -> None:
     ((x, _, info),) = loader
     for i, (height, width) in enumerate(SIZES):
         scale = 64 / max(height, width)
-        assert info.matrix[i].diagonal()[:2].tolist() == pytest.approx([scale, scale], rel=0.01)
+        assert info.matrix[i].diagonal()[:2].tolist() == pytest.approx([scale, scale], rel=0.02)
         bars = (x[i] == 0).all(0)
         rows, columns = (int((~bars).any(axis).sum()) for axis in (1, 0))
-        assert abs(rows - height * scale) <= 2
-        assert abs(columns - width * scale) <= 2
+        assert abs(rows - height * scale) <= 3  # the filter reaches a little beyond the edge
+        assert abs(columns - width * scale) <= 3
         kept = (~bars).nonzero()
         low, high = kept.amin(0), kept.amax(0)
         assert ((low + high - 63).abs() <= 2).all(), "in the middle"
@@ -237,7 +235,10 @@ def test_guarantees(tmp_path: Path, mode: Any, method: str) -> None:
 @pytest.mark.parametrize("method", ["squish", "pad"])
 def test_nothing_is_cut_off_in_training(photos: fa.Samples, method: str) -> None:
     """So there is no place to be drawn: all of the photo is in the frame."""
-    first, second = (make_loader(photos, presize=(60, 80), resize_method=method, training=t) for t in (True, False))
+    first, second = (
+        make_loader(photos, presize=(60, 80), resize_method=method, training=training, batch_size=3)
+        for training in (True, False)
+    )
     by = [{item.row: item.matrix for item in items(loader)} for loader in (first, second)]
     if method == "squish":
         assert_same(*by)
@@ -330,13 +331,15 @@ def big_photos(folder: Path) -> list[str]:
     return paths
 
 
-def validation_differences(paths: list[str], mode: str, resize: int = 256, crop: int = 224) -> list[float]:
+def validation_differences(paths: list[str], resize: int = 256, crop: int = 224) -> list[float]:
     """Per photo, how far the loader's validation is from torchvision's on average, in [0, 1] units."""
     torchvision = v2.Compose([v2.Resize(resize), v2.CenterCrop(crop)])
     augment = fa.Augment([fa.CenterCrop(crop)], size=crop, normalize=None)
     samples = fa.Samples(paths, [0] * len(paths), ["all"])
     found = []
-    for x, _, info in make_loader(samples, presize=resize, augment=augment, training=False, mode=mode, batch_size=16):
+    for x, _, info in make_loader(
+        samples, presize=resize, resize_method="torchvision", augment=augment, training=False, batch_size=16
+    ):
         for image, row in zip(x, info.indices.tolist(), strict=True):
             picture = ImageOps.exif_transpose(Image.open(paths[row])).convert("RGB")
             expected = np.asarray(torchvision(picture)).astype(np.float32) / 255
@@ -344,11 +347,10 @@ def validation_differences(paths: list[str], mode: str, resize: int = 256, crop:
     return found
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_validation_as_torchvision_does_it(tmp_path: Path, mode: Any) -> None:
+def test_validation_as_torchvision_does_it(tmp_path: Path) -> None:
     """Resize(256) and CenterCrop(224), within 1 / 255 on average."""
-    found = validation_differences(big_photos(tmp_path), mode)
-    assert np.mean(found) <= ONE_LEVEL, [round(255 * value, 2) for value in found]
+    found = validation_differences(big_photos(tmp_path))
+    assert max(found) <= ONE_LEVEL, [round(255 * value, 2) for value in found]
 
 
 def test_a_crop_a_pixel_off_is_noticed(tmp_path: Path) -> None:
@@ -408,7 +410,7 @@ def grey(folder: Path) -> tuple[fa.Samples, list[np.ndarray]]:
         path = folder / name
         picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
         paths.append(str(path))
-        expected.append(np.asarray(Image.open(path).convert("RGB").convert("L")))
+        expected.append(np.array(Image.open(path).convert("RGB").convert("L")))
     return fa.Samples(paths, [0] * len(paths), ["cat"]), expected
 
 

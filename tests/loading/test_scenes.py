@@ -110,11 +110,11 @@ def test_looking_up_rejects_a_wrong_answer() -> None:
     x, y = place.unbind(-1)
     read = MASKS[0][y.clamp(0, 39), x.clamp(0, 49)]
     right = read.where((x >= 5) & (x < 50) & (y >= 0) & (y < 40), FILL)[None]
-    assert_looked_up(right, [MASKS[0]], what, extent)
+    assert_looked_up(right, [MASKS[0].numpy()], what, extent)
     beside = MASKS[0][y.clamp(0, 39), (x + 1).clamp(0, 49)].where(right[0] != FILL, FILL)[None]
     for wrong in (beside, read[None], right.roll(1, 1), right.masked_fill(right == right[0, 15, 18], FILL)):
         with pytest.raises(AssertionError):
-            assert_looked_up(wrong, [MASKS[0]], what, extent)
+            assert_looked_up(wrong, [MASKS[0].numpy()], what, extent)
 
 
 BOXES = torch.tensor([[10.0, 5, 30, 25], [40.0, 30, 48, 38], [0, 0, 4, 4]])
