@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -309,39 +310,41 @@ def write_things(folder: Path, count: int = 6, size: tuple[int, int] = (96, 120)
     return fa.Samples.from_coco(path, root, **arguments)
 
 
-def visible_part(box: Tensor, matrix: Tensor, extent: Tensor, size: tuple[int, int]) -> tuple[float, Tensor | None]:
+FINE = 6  # samples along each side of an output pixel
+
+
+def sampled(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where FINE × FINE samples in each output pixel look in the original: float64 [h FINE, w FINE, 2]."""
+    finer = torch.diag(torch.tensor([FINE, FINE, 1])).double() @ matrix.double()
+    return looks_at(SimpleNamespace(matrix=finer[None]), (size[0] * FINE, size[1] * FINE))[0]
+
+
+def visible_part(box: Tensor, matrix: Tensor, extent: Tensor, place: Tensor) -> tuple[float, Tensor | None]:
     """Of a box [4] of the original: the share of it that is in the picture, and the bounds [4] of that, by sampling.
 
-    matrix: original -> output; extent [4]: what of the original is seen. Samples lie 1 / 8 of an output pixel apart.
+    matrix: original -> output; extent [4]: what of the original is seen; place: `sampled`.
     """
-    fine, scale = (size[0] * 8, size[1] * 8), torch.diag(torch.tensor([8.0, 8.0, 1.0])).double()
-
-    class Fine(NamedTuple):
-        matrix: Tensor
-
-    place = looks_at(Fine((scale @ matrix.double())[None]), fine)[0]
-    x, y = place.unbind(-1)
     low, high = torch.maximum(box[:2], extent[:2]), torch.minimum(box[2:], extent[2:])
-    there = (x >= low[0]) & (x < high[0]) & (y >= low[1]) & (y < high[1])
+    there = ((place >= low) & (place < high)).all(-1)
     corners = matrix.double() @ torch.stack([box[[0, 2, 2, 0]], box[[1, 1, 3, 3]], torch.ones(4)]).double()
     px, py = corners[:2] / corners[2]
     whole = 0.5 * (px * py.roll(-1) - py * px.roll(-1)).sum().abs().item()
     if not there.any():
         return 0.0, None
-    rows, columns = there.any(1).nonzero()[:, 0] / 8, there.any(0).nonzero()[:, 0] / 8
-    bounds = torch.stack([columns[0], rows[0], columns[-1] + 1 / 8, rows[-1] + 1 / 8])
-    return there.sum().item() / 64 / whole, bounds
+    rows, columns = there.any(1).nonzero()[:, 0], there.any(0).nonzero()[:, 0]
+    bounds = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / FINE
+    return there.sum().item() / FINE**2 / whole, bounds
 
 
 def assert_boxes_right(
     boxes: Tensor, target: dict[str, Tensor], matrix: Tensor, extent: Tensor, size: tuple[int, int], least: float = 0.1
 ) -> None:
     """A photo's boxes [N, 4] as delivered: kept are those of which `least` is in the picture, around that part."""
-    kept = target["kept"].tolist()
+    kept, place = target["kept"].tolist(), sampled(matrix, size)
     assert len(target["boxes"]) == len(kept) == len(target["labels"]), "boxes, labels and kept do not belong together"
     assert kept == sorted(set(kept)), f"kept rows in another order, or twice: {kept}"
     for row, box in enumerate(boxes):
-        share, bounds = visible_part(box, matrix, extent, size)
+        share, bounds = visible_part(box, matrix, extent, place)
         if row not in kept:
             assert share < least + 0.03, f"box {row} is left out, and {share:.0%} of it is in the picture"
             continue

@@ -37,7 +37,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
 def large(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
     """JPEGs of odd sizes in all orientations, large enough to be decoded at 1/2 and 1/4."""
     return write_mosaics(
-        tmp_path_factory.mktemp("large"), 8, [(403, 601), (599, 402)], "jpg", "L", orientations=range(1, 9)
+        tmp_path_factory.mktemp("large"), 8, [(403, 301), (299, 402)], "jpg", "L", orientations=range(1, 9)
     )
 
 
@@ -46,8 +46,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
     return write_things(tmp_path_factory.mktemp("things"), 6, (80, 140))
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("padding", "epoch"), [("reflection", 0), ("border", 1), ("zeros", 2)])
 @pytest.mark.parametrize("mode", MODES)
 def test_filled_masks(wide: fa.Samples, mode: Any, padding: Any, epoch: int) -> None:
     loader = make_targets(wide, ops=TURNED, mode=mode, padding=padding, batch_size=6)
@@ -60,8 +59,7 @@ def test_filled_masks(wide: fa.Samples, mode: Any, padding: Any, epoch: int) -> 
         assert_masks_agree(x, y)
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("padding", "epoch"), [("reflection", 0), ("border", 1), ("zeros", 2)])
 @pytest.mark.parametrize("mode", MODES)
 def test_masks_padded_as_the_image(wide: fa.Samples, mode: Any, padding: Any, epoch: int) -> None:
     """Reflected or repeated where the picture is, filled where that is black: no pixel differs, wherever it looks."""
@@ -92,8 +90,9 @@ def test_far_beyond_the_edge(wide: fa.Samples, mode: Any) -> None:
         assert_masks_agree(x, y)
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("targets", ["fill", "image"])
+@pytest.mark.parametrize(
+    ("padding", "targets"), [("reflection", "fill"), ("reflection", "image"), ("border", "image"), ("zeros", "fill")]
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_jpegs_decoded_at_a_smaller_scale(large: fa.Samples, mode: Any, targets: Any, padding: Any) -> None:
     options = fa.TargetOptions(padding=targets)
@@ -103,8 +102,7 @@ def test_jpegs_decoded_at_a_smaller_scale(large: fa.Samples, mode: Any, targets:
     assert_masks_agree(x, y, edge if targets == "fill" else None)
 
 
-@pytest.mark.parametrize("cache", ["memory", "folder"])
-@pytest.mark.parametrize("targets", ["fill", "image"])
+@pytest.mark.parametrize(("cache", "targets"), [("memory", "fill"), ("folder", "image")])
 @pytest.mark.parametrize("mode", MODES)
 def test_photos_from_a_cache(large: fa.Samples, tmp_path: Path, mode: Any, targets: Any, cache: str) -> None:
     """The first epoch, which fills it, and later ones; photos of which it keeps less than half."""
@@ -128,8 +126,7 @@ def test_the_extent_is_told(wide: fa.Samples, mode: Any) -> None:
             assert (info.extent.double() - extents(info, mode, 64)).abs().max() <= 1e-2
 
 
-@pytest.mark.parametrize("least", [0.1, 0.5, 0.0])
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("padding", "least"), [("reflection", 0.1), ("border", 0.5), ("zeros", 0.1), ("zeros", 0.0)])
 @pytest.mark.parametrize("mode", MODES)
 def test_boxes_of_which_something_is_in_the_picture(things: fa.Samples, mode: Any, padding: Any, least: float) -> None:
     options = fa.TargetOptions(min_visible=least)

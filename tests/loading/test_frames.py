@@ -250,18 +250,23 @@ def test_nothing_is_cut_off_in_training(photos: fa.Samples, method: str) -> None
             assert -1e-2 <= y.min() <= y.max() <= 60 + 1e-2
 
 
-@pytest.mark.parametrize("padding", ["reflection", "border", "zeros"])
-@pytest.mark.parametrize("targets", ["fill", "image"])
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> fa.Samples:
+    return write_mosaics(tmp_path_factory.mktemp("patches"), 4, [(80, 140), (140, 80)])
+
+
+@pytest.mark.parametrize(
+    ("padding", "targets"), [("reflection", "fill"), ("reflection", "image"), ("border", "image"), ("zeros", "fill")]
+)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", MODES)
-def test_masks_in_frames(tmp_path: Path, mode: Any, method: str, targets: Any, padding: Any) -> None:
+def test_masks_in_frames(patches: fa.Samples, mode: Any, method: str, targets: Any, padding: Any) -> None:
     """The bars of a letterbox are beyond the photo, too."""
-    samples = write_mosaics(tmp_path, 4, [(80, 140), (140, 80)])
     ops = [fa.RandomHorizontalFlip(), fa.RandomRotation(30)]
     arguments = {"presize": (80, 56), "resize_method": method, "mode": mode, "padding": padding}
     for training in (True, False):
         loader = make_targets(
-            samples, (60, 42), ops, training=training, targets=fa.TargetOptions(padding=targets), **arguments
+            patches, (60, 42), ops, training=training, targets=fa.TargetOptions(padding=targets), **arguments
         )
         ((x, y, info),) = loader
         edge = seen(info, extents(info, mode, (80, 56)), (60, 42), slack_px=0.05)
@@ -273,7 +278,7 @@ def test_masks_in_frames(tmp_path: Path, mode: Any, method: str, targets: Any, p
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", MODES)
 def test_boxes_in_frames(tmp_path: Path, mode: Any, method: str) -> None:
-    samples = write_things(tmp_path, 4)
+    samples = write_things(tmp_path, 3)
     arguments = {"presize": (96, 64), "resize_method": method, "mode": mode}
     for training in (True, False):
         ((_, y, info),) = make_targets(samples, (60, 40), training=training, **arguments)

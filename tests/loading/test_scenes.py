@@ -25,6 +25,7 @@ from tests.loading.scenes import (
     extents,
     looks_at,
     mosaic,
+    sampled,
     seen,
     shown,
     stored,
@@ -128,8 +129,9 @@ def target(**change: Tensor) -> dict[str, Tensor]:
 
 
 def test_boxes_reject_a_wrong_answer() -> None:
-    assert visible_part(BOXES[0], MOVED, EXTENT, (40, 40))[0] == pytest.approx(0.5, abs=0.01)
-    assert visible_part(BOXES[2], MOVED, EXTENT, (40, 40)) == (0.0, None)
+    place = sampled(MOVED, (40, 40))
+    assert visible_part(BOXES[0], MOVED, EXTENT, place)[0] == pytest.approx(0.5, abs=0.01)
+    assert visible_part(BOXES[2], MOVED, EXTENT, place) == (0.0, None)
     assert_boxes_right(BOXES, target(), MOVED, EXTENT, (40, 40))
     boxes = target()["boxes"]
     behind = {"kept": torch.tensor([0, 1, 2]), "labels": torch.arange(3), "boxes": torch.cat([boxes, boxes[:1]])}
