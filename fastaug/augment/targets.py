@@ -32,6 +32,7 @@ def warp_masks(
     fill: int = 255,
     padding: MaskPadding = "fill",
     extent: Tensor | None = None,
+    pixel: Tensor | None = None,
 ) -> Tensor:
     """Warp segmentation masks: each output pixel takes the value of the input pixel that it looks at.
 
@@ -46,6 +47,8 @@ def warp_masks(
             horizon of a perspective it is the fill.
         extent: float [B, 4], (x0, y0, x1, y1) in pixels of the masks: what the picture shows, such as the part of the
             photo that a presize has left (`BatchInfo.extent`). It may begin and end within a pixel. None: all.
+        pixel: float [B, 2], (width, height) in pixels of the masks of the pixels that the picture was warped from,
+            such as the presized ones: nothing smaller is seen of what begins at the extent's edge. None: 1.
     Returns:
         [B, height, width], of the masks' dtype and on their device.
     Raises:
@@ -58,13 +61,18 @@ def warp_masks(
         )
     check_matrices("warp_masks", "matrix", matrix, (len(masks), 3, 3), "masks")
     _check_extent("warp_masks", extent, len(masks))
+    if pixel is not None and (pixel.shape != (len(masks), 2) or not pixel.is_floating_point()):
+        raise ValueError(
+            f"warp_masks: expected a float pixel [{len(masks)}, 2], its width and height for each mask, got "
+            f"{kind_of(pixel)}. Give that of the same batch."
+        )
     height, width = output_size("warp_masks", size)
     if not len(masks):
         device, dtype = (masks.device, masks.dtype) if isinstance(masks, Tensor) else (None, torch.int64)
         return torch.empty(0, height, width, device=device, dtype=dtype)
     if matrix.device.type == "cpu":
         _check_invertible(matrix)
-    return _warp_masks(masks, matrix, (height, width), fill, padding, extent)
+    return _warp_masks(masks, matrix, (height, width), fill, padding, extent, pixel)
 
 
 def transform_points(points: Tensor, matrix: Tensor, size: Size, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -244,17 +252,22 @@ def _cut(polygon: Tensor, distance: Tensor) -> Tensor:
         polygon: [N, V, C], corners in a circle, some perhaps several times.
         distance: [N, V].
     Returns:
-        [N, V + 1, C]; NaN where nothing is left.
+        [N, V or V + 1, C]; NaN where nothing is left.
     """
     inside = distance >= 0
-    following, distance_following = polygon.roll(-1, 1), distance.roll(-1, 1)
-    share = distance / (distance - distance_following)  # of the edge to the next corner
-    crossing = polygon + share[..., None] * (following - polygon)
+    rows = (~inside.all(1)).nonzero()[:, 0]  # few: the others are left as they are
+    if not len(rows):
+        return polygon
+    result = torch.cat([polygon, polygon[:, :1]], 1)
+    polygon, distance, inside = polygon[rows], distance[rows], inside[rows]
+    share = distance / (distance - distance.roll(-1, 1))  # of the edge to the next corner
+    crossing = polygon + share[..., None] * (polygon.roll(-1, 1) - polygon)
     points = torch.stack([polygon, crossing], 2).flatten(1, 2)
     there = torch.stack([inside, inside != inside.roll(-1, 1)], 2).flatten(1)
     order = there.byte().argsort(stable=True, dim=1, descending=True)[:, : polygon.shape[1] + 1]
     points, there = points.gather(1, order[..., None].expand(-1, -1, 3)), there.gather(1, order)
-    return torch.where(there[..., None], points, torch.where(there[:, :1, None], points[:, :1], torch.nan))
+    left = torch.where(there[..., None], points, torch.where(there[:, :1, None], points[:, :1], torch.nan))
+    return result.index_copy_(0, rows, left)
 
 
 def _area(polygon: Tensor) -> Tensor:

@@ -195,14 +195,15 @@ class BatchMaker:
                 else:
                     work.reasons[photo] = str(reason)
             needs = [self._certain_needs(work, good, view) for view in range(len(work.views))]
-            if len(work.views) * work.images > 1:
+            shared = len(work.views) * work.images > 1
+            if shared:
                 together = [Need.of_all([of[i] for of in needs for i in work.places(photo)]) for photo in good]
                 resizing = self.mode.shared([*good.values()], [need for need in together if need], work.views[0])
                 good = dict(zip(good, self._resized([*good.values()], resizing), strict=True))
             for view, draws in enumerate(work.views):
                 places = [i for photo in good for i in work.places(photo)]
                 shown = [photo for photo in good.values() for _ in range(work.images)]
-                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws)
+                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws, shared)
                 buffer = work.buffers[view]
                 out = None if buffer is None else [buffer[i] for i in places]
                 made = self._resized(shown, resizing, out)
@@ -276,9 +277,9 @@ class BatchMaker:
         params = draws.params
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
         matrix = draws.matrix(sizes)
+        to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
         warp_params = None
         if params is not None:
-            to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
             warp_params = replace(params, matrix=(matrix @ to_original).float())
             warp_params = _grey(warp_params) if self.channels == 1 else warp_params
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
@@ -289,7 +290,8 @@ class BatchMaker:
         presize = draws.presize_matrix(sizes).float()
         info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize, params, extent.float())
         augment, erase = self.augments[view], None if params is None else params.erase
-        how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase)
+        pixel = to_original.diagonal(dim1=1, dim2=2)[:, :2]
+        how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase, pixel)
         return BatchView(info, images, warp_params, draws.presize, corners), how
 
 

@@ -76,6 +76,8 @@ class View:
         size: (height, width) of the output.
         padding: of the picture, as `fastaug.warp` has it.
         erase: int64 [B, K, 4] or None, see `Params.erase`.
+        pixel: float64 [B, 2], (width, height) in the original's pixels of what the warp read: of presized pixels, or
+            those of a decoder's smaller scale. None: 1.
     """
 
     matrix: Tensor
@@ -83,6 +85,7 @@ class View:
     size: Size
     padding: str
     erase: Tensor | None = None
+    pixel: Tensor | None = None
 
 
 class BatchTargets:
@@ -171,7 +174,7 @@ class _Masks(BatchTargets):
 
     def _warp(self, masks: list[Tensor], view: View) -> Tensor:
         padding = _AS_THE_IMAGE[view.padding] if self.options.padding == "image" else "fill"
-        warped = warp_masks(masks, view.matrix, view.size, self.options.fill, padding, view.extent)
+        warped = warp_masks(masks, view.matrix, view.size, self.options.fill, padding, view.extent, view.pixel)
         if self.options.erase and view.erase is not None:
             for mask, rectangles in zip(warped.numpy(), view.erase.tolist(), strict=True):
                 for x0, y0, x1, y1 in rectangles:

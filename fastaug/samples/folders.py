@@ -113,6 +113,13 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
     Raises:
         FileNotFoundError, NotADirectoryError: no such folder. ValueError: no image in it.
     """
+    return find_files(root, caller, IMAGE_EXTENSIONS, "images", WHAT_IS_TAKEN)
+
+
+def find_files(
+    root: str | os.PathLike[str], caller: str, endings: tuple[str, ...], what: str, advice: str = "Check the path."
+) -> Images:
+    """`find_images` for files of other endings. what, advice: for the error where there is none."""
     root = os.fspath(root)
     if not os.path.isdir(root):
         if os.path.exists(root):
@@ -142,7 +149,7 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
                     left_out.add(f"{name}/", entry.path)
                 else:
                     inner.append(entry.path)
-            elif name.lower().endswith(IMAGE_EXTENSIONS):
+            elif name.lower().endswith(endings):
                 paths.append(entry.path)
                 if entry.is_symlink():
                     links.append(entry.path)
@@ -154,7 +161,7 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
                 seen.add(real)
                 waiting.append(path)
     if not paths:
-        raise ValueError(f"{caller}: expected images under {root!r}, got {str(left_out) or 'none'}. {WHAT_IS_TAKEN}")
+        raise ValueError(f"{caller}: expected {what} under {root!r}, got {str(left_out) or 'none'}. {advice}")
     return Images(root, sorted(paths), left_out, frozenset(links))
 
 
@@ -316,6 +323,6 @@ def _parts(path: str) -> Parts:
 
 
 __all__ = [
-    "IMAGES_NOT_READ", "NO_DATA", "WHAT_IS_TAKEN", "Images", "LeftOut", "find_images", "find_split", "mixed",
-    "mixed_in_archives", "named_by_file", "named_by_folder", "split_names", "subfolders", "the_one",
+    "IMAGES_NOT_READ", "NO_DATA", "WHAT_IS_TAKEN", "Images", "LeftOut", "find_files", "find_images", "find_split",
+    "mixed", "mixed_in_archives", "named_by_file", "named_by_folder", "split_names", "subfolders", "the_one",
 ]  # fmt: skip

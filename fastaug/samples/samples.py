@@ -17,7 +17,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastaug.samples.annotations import Found
 from fastaug.samples.archives import Layout, find_archives, index_archives
+from fastaug.samples.coco import read_coco
 from fastaug.samples.columns import columns_named, may_be_empty, read_targets, sorted_classes
 from fastaug.samples.folders import (
     WHAT_IS_TAKEN,
@@ -31,9 +33,13 @@ from fastaug.samples.folders import (
     the_one,
 )
 from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
+from fastaug.samples.pairs import photos_and_masks
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.split import first_rows, numbered_groups, on_both_sides, stratified, whole_groups
 from fastaug.samples.tables import located, read_table, write_table
+from fastaug.samples.targets import MaskFiles
+from fastaug.samples.voc import read_voc
+from fastaug.samples.yolo import read_yolo
 from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
@@ -305,6 +311,116 @@ class Samples:
             classes = list(map(str, range(largest + 1)))
         return cls(paths, _numbered(labels, list(classes)), classes)
 
+    @classmethod
+    def from_folders(
+        cls,
+        images: str | os.PathLike[str],
+        masks: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+        upright: bool = False,
+        suffix: str = "",
+    ) -> Samples:
+        """Photos with their masks: the same path below `images` and `masks`, with another ending. Sorted by path.
+
+        Masks are files of one channel, whose values are the classes: a palette's indices, or 8 or 16 bits.
+
+        Args:
+            images: the folder of the photos, searched as by `from_folder`.
+            masks: the folder of the masks.
+            classes: names of the values 0, 1, …, if there are any.
+            upright: the masks are upright already. False: each is turned as the EXIF of its photo says.
+            suffix: what the names of masks have after those of their photos, such as "_mask"; other files in `masks`
+                are none. With it `images` and `masks` may be one folder.
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: photos without a mask, masks without a photo, several files of one name.
+        """
+        paths, files, said = photos_and_masks(images, masks, suffix, "from_folders")
+        _warn(said)
+        return cls(paths, MaskFiles(files, upright), classes)
+
+    @classmethod
+    def from_coco(
+        cls,
+        json: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+        pairs: Iterable[tuple[int | str, int | str]] = (),
+    ) -> Samples:
+        """The images of a COCO file, in its order, with their boxes, labels, crowds and keypoints.
+
+        Images without annotations stay. Boxes without area are left out, and a warning counts them. The coordinates are
+        those of the file.
+
+        Args:
+            json: the file, of instances or of keypoints.
+            root: the folder that the names in the file are relative to.
+            classes: names of categories to take, in this order; objects of others are left out. None: all, sorted by
+                their id; where several have one name, it is "name (id)".
+            pairs: keypoints that a mirror exchanges, by name or by number: [("left_eye", "right_eye"), …].
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not COCO's JSON; an annotation of an unknown image or category, without a box, or with another
+                number of keypoints, which the error names by its id.
+        Source: COCO's data format (cocodataset.org/#format-data).
+        """
+        return cls._of_objects(read_coco(json, root, classes, pairs))
+
+    @classmethod
+    def from_voc(
+        cls,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+    ) -> Samples:
+        """Photos with an XML file each, as Pascal VOC has them: the same path with another ending. Sorted by path.
+
+        Pixels count from 1 in these files, and the last one is in the box: 1 … 10 is 0 … 10 here. Parts and flags such
+        as "difficult" are not read; boxes without area are left out, and a warning counts them.
+
+        Args:
+            images: the folder of the photos, searched as by `from_folder`.
+            annotations: the folder of the XML files.
+            classes: names of classes to take, in this order; a warning counts objects of others. None: all, sorted.
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: photos without annotation or the other way round, what is no such XML.
+        Source: the development kit of Pascal VOC 2012.
+        """
+        return cls._of_objects(read_voc(images, annotations, classes))
+
+    @classmethod
+    def from_yolo(
+        cls,
+        images: str | os.PathLike[str],
+        labels: str | os.PathLike[str],
+        classes: Iterable[str],
+        pairs: Iterable[tuple[int, int]] = (),
+    ) -> Samples:
+        """Photos with texts as YOLO's: the same path with another ending. Sorted by path.
+
+        A line is an object: class, x and y of the centre, width, height, then x, y and visibility of each keypoint, all
+        as shares of the photo's width and height. A photo without a text has no objects. Boxes without area and texts
+        without a photo are left out, and a warning counts them.
+
+        Args:
+            images: the folder of the photos, searched as by `from_folder`.
+            labels: the folder of the texts.
+            classes: the names of the classes 0, 1, …
+            pairs: keypoints that a mirror exchanges, by number: [(1, 2), …].
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: a line that is none of these, which the error names; no objects at all.
+        Source: the formats of Ultralytics' detection and pose data sets.
+        """
+        return cls._of_objects(read_yolo(images, labels, classes, pairs))
+
+    @classmethod
+    def _of_objects(cls, found: Found) -> Samples:
+        for text in found.said:
+            warnings.warn(text, stacklevel=3)
+        return cls(found.paths, found.objects, found.classes)
+
     def to_csv(
         self,
         csv: str | os.PathLike[str],
@@ -426,7 +542,7 @@ class Samples:
         """The rows with these indices, in this order; kind and classes stay."""
         rows = list(indices)
         taken = self.paths.take(rows) if isinstance(self.paths, MemberPaths) else [self.paths[row] for row in rows]
-        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), self.classes))
+        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), list(self.classes)))
 
     def counts(self) -> dict[str, int]:
         """Images per class, in the order of the classes, 0 included; of objects, the boxes.

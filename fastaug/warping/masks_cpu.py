@@ -41,7 +41,7 @@ def _make_find(padding: int) -> Any:
     """(inverse, first, v, count, bounds, cells) -> None: the column and the row of the mask that pixels of an output
     row read; column -1 for the fill.
 
-    v: the row's middle. bounds: x0, y0, x1, y1 of the extent, then the first and the last pixel in it, by axis.
+    v: the row's middle. bounds: x0, y0, x1, y1 of the extent, then the first and the last pixel that is read, by axis.
     """
 
     @njit(nogil=True, _nrt=False, error_model="numpy")
@@ -99,7 +99,13 @@ def _warp_rows(mask, width, inverse, bounds, padding, fill, out, columns, first_
 
 
 def warp_masks(
-    masks: Masks, samplings: Tensor, size: tuple[int, int], fill: int, padding: MaskPadding, extent: Tensor
+    masks: Masks,
+    samplings: Tensor,
+    size: tuple[int, int],
+    fill: int,
+    padding: MaskPadding,
+    extent: Tensor,
+    pixel: Tensor,
 ) -> Tensor:
     """See `masks.reference`."""
     height, width = size
@@ -107,14 +113,15 @@ def warp_masks(
     unsigned = np.dtype(f"u{out.element_size()}")  # bits are moved, not numbers
     flat = out.numpy().view(unsigned).reshape(len(masks), -1)
     code = torch.tensor(fill, dtype=out.dtype).numpy().view(unsigned)[()]
-    inverses, extents = samplings.numpy(), extent.numpy()
+    inverses, extents, halves = samplings.numpy(), extent.numpy(), pixel.numpy() / 2
     shapes = np.array([mask.shape[::-1] for mask in masks])
     bounds = np.empty((len(masks), 8))
     bounds[:, :4] = extents
     for axis in range(2):
-        last = shapes[:, axis] - 1.0
-        bounds[:, 4 + 2 * axis] = np.clip(np.floor(extents[:, axis]), 0, last)
-        bounds[:, 5 + 2 * axis] = np.clip(np.ceil(extents[:, 2 + axis]) - 1, 0, last)
+        low, high, last = extents[:, axis], extents[:, 2 + axis], shapes[:, axis] - 1.0
+        half = np.minimum(halves[:, axis], (high - low) / 2)
+        bounds[:, 4 + 2 * axis] = np.clip(np.floor(low + half), 0, last)
+        bounds[:, 5 + 2 * axis] = np.clip(np.ceil(high - half) - 1, 0, last)
     threads = torch.get_num_threads()
     bands = max(1, min(height, -(-2 * threads // len(masks))))  # at least two pieces of work for a thread
     rows = -(-height // bands)

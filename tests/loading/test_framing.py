@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastaug.loading.draws import Draws
-from fastaug.loading.framing import FRAMINGS, crop, pad, squish
+from fastaug.loading.framing import FRAMINGS, crop, pad, squish, torchvision
 from fastaug.loading.options import ResizeMethod
 
 SIDES, SHARES = st.integers(1, 3000), st.floats(0, 1)
@@ -25,7 +25,7 @@ def sizes(*each: tuple[int, int]) -> Tensor:
 def test_what_is_shown_lies_in_the_photo_and_in_the_frame(
     height: int, width: int, frame: tuple[int, int], x: float, y: float
 ) -> None:
-    for method, framing in FRAMINGS.items():
+    for method, framing in (("crop", crop), ("squish", squish), ("pad", pad)):
         shown, placed = (box[0].tolist() for box in framing(sizes((height, width)), torch.tensor([[x, y]]), frame))
         for box, (most_height, most_width) in ((shown, (height, width)), (placed, frame)):
             assert box[0] == int(box[0]), method
@@ -90,9 +90,31 @@ def test_by_hand(
     assert [tuple(box[0].tolist()) for box in found] == [shown, placed]
 
 
+@settings(max_examples=200, deadline=None)
+@given(height=st.integers(1, 900), width=st.integers(1, 900), side=st.integers(1, 900), inset=st.integers(0, 400))
+def test_torchvisions_resize_and_centre_crop(height: int, width: int, side: int, inset: int) -> None:
+    """Its own functions on an image without pixels, and on a crop of the middle that is smaller by an even number."""
+    from torchvision.transforms import v2
+
+    kept = side - 2 * (inset // 2)
+    if kept < 1:
+        return
+    resized = v2.functional.resize(torch.empty(1, height, width, device="meta"), [side], antialias=True).shape[-2:]
+    left, top = (round((resized[axis] - kept) / 2.0) for axis in (1, 0))  # as its center_crop
+    shown, placed = (box[0] for box in torchvision(sizes((height, width)), MIDDLE, (side, side)))
+    assert placed.tolist() == [0, 0, side, side]
+    scale = torch.tensor([resized[1] / width, resized[0] / height], dtype=torch.float64)
+    inner = (side - kept) / 2
+    found = shown[:2] * scale + inner
+    if inner % 2 == 0:  # an odd number rounds to the other side, where half a pixel is to be rounded
+        assert found.tolist() == pytest.approx([left, top], abs=1e-6)
+    assert (found - torch.tensor([left, top])).abs().max() <= 1 + 1e-6
+    torch.testing.assert_close(shown[2:] * scale, torch.full((2,), float(side), dtype=torch.float64))
+
+
 def test_no_photos() -> None:
     none, nowhere = torch.empty(0, 2, dtype=torch.int64), torch.empty(0, 2)
-    for framing in (crop, squish, pad):
+    for framing in FRAMINGS.values():
         assert [box.shape for box in framing(none, nowhere, (3, 4))] == [(0, 4), (0, 4)]
 
 
@@ -100,7 +122,7 @@ def test_the_matrix_takes_what_is_shown_to_its_place() -> None:
     size = sizes((375, 500), (400, 123))
     position = torch.tensor([[0.2, 0.9], [0.7, 0.1]])
     for method in FRAMINGS:
-        draws = Draws(position, (64, 96), None, method)
+        draws = Draws(position, (64, 64) if method == "torchvision" else (64, 96), None, method)
         shown, placed = draws.boxes(size)
         matrix = draws.presize_matrix(size)
         for corner in (torch.zeros(2, 2), shown[:, 2:] * 0 + 1):
