@@ -38,7 +38,7 @@ from fastaug.loading.decode import make_decoder
 from fastaug.loading.draws import Draws, draw
 from fastaug.loading.header import likely_size
 from fastaug.loading.modes import Direct
-from fastaug.loading.photo import Need, Photo
+from fastaug.loading.photo import Need, Photo, places_of
 
 SMALL = 96
 GLOBAL, LOCAL = 2, 8  # views
@@ -110,7 +110,7 @@ class Parts:
     def warped(self, photos: Sequence[Photo], views: Sequence[Draws]) -> list[Tensor]:
         photos = [photo for photo in photos for _ in range(self.copies)]
         sizes = torch.tensor([photo.size for photo in photos])
-        back = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64)
+        back = torch.from_numpy(places_of(photos)[0])
         pixels, made = [photo.pixels for photo in photos], []
         for draws, augment in zip(views, self.views, strict=True):
             assert draws.params is not None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from fastaug.loading.draws import Draws
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.jpeg import orientation_of
 from fastaug.loading.modes import Mode
-from fastaug.loading.photo import Need, Photo, Resizing, Size
+from fastaug.loading.photo import Need, Photo, Resizing, Size, places_of
 from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
 from fastaug.loading.targets import BatchTargets, View, pin, to_device
@@ -174,6 +175,8 @@ class BatchMaker:
         """What is needed of the photo of each image; None where its size is not known."""
         sizes = [one.size for one in found for _ in range(self.repeats)]
         known = {place: size for place, size in enumerate(sizes) if size is not None}
+        if len(known) == len(sizes):
+            return [*self.mode.needs(draws, list(known.values()))]
         needs: list[Need | None] = [None] * len(sizes)
         for place, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
             needs[place] = need
@@ -258,26 +261,31 @@ class BatchMaker:
         good = good if len(good) * work.images >= self.least else []
         bad = {int(indices[photo]): reason for photo, reason in sorted(work.reasons.items())}
         rows = np.repeat(indices[good], work.images)
-        views, shown = [], []
-        for view in range(len(work.views)):
-            made, how = self._view(work, good, view, rows)
-            views.append(made)
-            shown.append(how)
-        decoded = [work.targets[photo] for photo in good for _ in range(work.images)] if work.target_files else []
         sizes = [photo.size for number in good for photo in work.made[0][number]]
-        targets = self.targets.make(rows, decoded, sizes, shown)
-        return Batch(views, pin(targets) if self.pinned else targets, bad, [])
+        views = self._views(work, good, rows, torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2))
+        decoded = [work.targets[photo] for photo in good for _ in range(work.images)] if work.target_files else []
+        targets = self.targets.make(rows, decoded, sizes, [how for _, how in views])
+        return Batch([made for made, _ in views], pin(targets) if self.pinned else targets, bad, [])
 
-    def _view(self, work: _Work, good: list[int], view: int, rows: np.ndarray) -> tuple[BatchView, View]:
-        """A view of what is good: what the warp reads, and how targets follow it."""
-        draws, buffer = work.views[view], work.buffers[view]
-        photos = [photo for number in good for photo in work.made[view][number]]
+    def _views(self, work: _Work, good: list[int], rows: np.ndarray, sizes: Tensor) -> list[tuple[BatchView, View]]:
+        """The views of what is good."""
         places = [i for photo in good for i in work.places(photo)]
+        found, photos, where = [], list[Photo](), (np.empty(0), np.empty(0))
+        for view in range(len(work.views)):
+            before, photos = photos, [photo for number in good for photo in work.made[view][number]]
+            if not found or not all(map(is_, before, photos)):  # several views may be of the same pixels
+                where = places_of(photos)
+            found.append(self._view(work, view, places, rows, sizes, photos, *map(torch.from_numpy, where)))
+        return found
+
+    def _view(
+        self, work: _Work, view: int, places: list[int], rows: np.ndarray, sizes: Tensor, photos: list[Photo],
+        to_original: Tensor, extent: Tensor,
+    ) -> tuple[BatchView, View]:  # fmt: skip
+        """One view: what the warp reads, and how targets follow it."""
+        draws, buffer = work.views[view], work.buffers[view]
         draws = draws if len(places) == len(draws) else draws.part(places)
-        params = draws.params
-        sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
-        matrix = draws.matrix(sizes)
-        to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
+        params, matrix, presize = draws.params, draws.matrix(sizes), draws.presize_matrix(sizes)
         warp_params = None
         if params is not None:
             warp_params = replace(params, matrix=(matrix @ to_original).float())
@@ -286,9 +294,7 @@ class BatchMaker:
         if buffer is not None:
             images = torch.from_numpy(buffer if len(places) == len(buffer) else buffer[places])
         corners = [] if draws.method != "pad" else draws.boxes(sizes)[1][:, :2].int().tolist()
-        extent = torch.tensor([photo.extent for photo in photos], dtype=torch.float64).reshape(-1, 4)
-        presize = draws.presize_matrix(sizes).float()
-        info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize, params, extent.float())
+        info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize.float(), params, extent.float())
         augment, erase = self.augments[view], None if params is None else params.erase
         pixel = to_original.diagonal(dim1=1, dim2=2)[:, :2]
         how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase, pixel)
