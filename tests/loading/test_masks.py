@@ -200,6 +200,13 @@ def test_erasing_in_masks_as_the_user_says(tmp_path: Path, mode: Any, padding: A
     assert torch.equal(erased[clear], shown(x)[clear])
 
 
+def test_targets_that_are_no_options_are_refused(tmp_path: Path) -> None:
+    samples = write_mosaics(tmp_path, 2)
+    for wrong in ({"fill": 0}, "image", 255):
+        with pytest.raises(TypeError, match="targets"):
+            make_targets(samples, targets=wrong, batch_size=2)
+
+
 def spoil(folder: Path, what: str) -> None:
     """Make the mask 02.png bad."""
     path = folder / "masks" / "02.png"

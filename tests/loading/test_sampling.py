@@ -102,6 +102,13 @@ def test_equal_weights_are_drawn_with_replacement(many: fa.Samples) -> None:
     assert 0.55 < len(counts) / 240 < 0.71, "1 - 1 / e of the samples come"
 
 
+def test_weights_of_any_size(photos: fa.Samples) -> None:
+    expected = rows_of(photos, weights=[1] * 12)
+    assert len(set(expected)) > 3
+    for factor in (1e308, 1e-300):
+        assert rows_of(photos, weights=[factor] * 12) == expected
+
+
 def test_one_weight_above_zero(photos: fa.Samples) -> None:
     assert rows_of(photos, weights=[0] * 7 + [1e-300] + [0] * 4) == [7] * 12
 
@@ -199,7 +206,7 @@ def test_weights_with_masks_and_views(tmp_path: Path) -> None:
     "weights",
     [
         [1] * 11, [1] * 13, [], [0] * 12, [-1] + [1] * 11, [float("nan")] + [1] * 11, [float("inf")] + [1] * 11,
-        [[1]] * 12, ["a"] * 12, "classes", 1.0,
+        [[1]] * 12, ["a"] * 12, "classes", 1.0, np.ones(12, complex),
     ],
 )  # fmt: skip
 def test_bad_weights_are_refused(photos: fa.Samples, weights: Any) -> None:
@@ -322,6 +329,25 @@ def test_groups_with_a_file_in_several_rows() -> None:
     assert not set(train.paths) & set(valid.paths)
     with pytest.raises(ValueError, match=r"\.jpg"):
         samples.split(0.4, groups=[i % 4 for i in range(20)])
+
+
+@pytest.mark.parametrize("how", ["tensors", "callable", "dict"])
+def test_groups_that_are_told_apart_by_identity(how: str) -> None:
+    """Each would be a group of its own: they are taken for what they say, or refused."""
+    samples, groups = patients()
+    numbers = [int(group[1:]) for group in groups]
+    group_of = dict(zip(samples.paths, numbers, strict=True))
+    given = {
+        "tensors": [torch.tensor(number) for number in numbers],
+        "callable": lambda path: torch.tensor(group_of[path]),
+        "dict": group_of,
+    }[how]
+    try:
+        parts = samples.split(0.3, groups=given)
+    except (TypeError, ValueError):
+        return
+    train, valid = sides(parts, group_of)
+    assert not train & valid, "a patient is in both parts"
 
 
 def test_bad_groups_are_refused() -> None:

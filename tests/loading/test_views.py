@@ -164,6 +164,20 @@ def test_view_0_of_jpegs_that_could_be_decoded_smaller(jpegs: fa.Samples) -> Non
             assert_same(exact, [(item.row, item.x, item.matrix) for item in one_size])
 
 
+def test_view_0_of_photos_that_are_shrunk(tmp_path: Path) -> None:
+    """Far too large for the output, which depends on the draw: for each view by itself."""
+    paths = []
+    for i in range(6):
+        paths.append(str(write_photo(tmp_path / f"{i}.png", PALETTE[mosaic(200 + 8 * i, 210, i)])))
+    samples = fa.Samples(paths, [0] * 6, ["all"])
+    coarse = fa.Augment([fa.RandomResizedCrop((0.5, 1.0))], 40, normalize=None)
+    fine = fa.Augment([fa.RandomResizedCrop((0.05, 0.1))], 40, normalize=None)
+    arguments = {"mode": "direct", "presize": 48}
+    alone = [(item.row, item.x, item.matrix) for item in items(make(samples, augment=coarse, **arguments))]
+    for views in ({"augment": coarse, "views": 3}, lists(coarse, fine)):
+        assert_same(views_of(make(samples, **arguments, **views))[0], alone)
+
+
 def angles(views: list[list[Any]]) -> Tensor:
     """How far each view of each sample is turned, [V, N]."""
     return torch.tensor([[float(torch.atan2(matrix[1, 0], matrix[0, 0])) for _, _, matrix in view] for view in views])
