@@ -24,6 +24,7 @@ SUITES = (
     "benchmarks.decode_to_batch --batch 16 --images 128 --repeats 3 --fastai-workers 0",
     "benchmarks.loader_overhead --batch 32 --images 256 --repeats 3",
     "benchmarks.cached_epochs --batch 16 --images 128 --repeats 3",
+    "benchmarks.views --batch 16 --images 128 --repeats 3",
     "benchmarks.ideal_loader --batch 16 --images 128 --repeats 3",
     "benchmarks.scale --images 128 --listed 1000 1000000 --batches 1 64 --rounds 1 --passes 2",
     "pytest benchmarks/test_functions.py --benchmark-enable --benchmark-columns median,iqr,rounds -k 'not peers' -q",

@@ -16,6 +16,7 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.augment import geometry
 from fastaug.demo.photos import open_photo
+from fastaug.loading.framing import crop
 from fastaug.training import plots
 
 PRESIZE, SIZE = 460, 224
@@ -29,7 +30,7 @@ def steps(height: int, width: int) -> list[tuple[str, Tensor, int]]:
         return torch.tensor([value], dtype=torch.float64)
 
     side, out, middle = one(PRESIZE), one(SIZE), torch.tensor([[0.5, 0.5]])
-    x0, y0, square = geometry.presize_box(torch.tensor([[height, width]]), middle)
+    x0, y0, square, _ = crop(torch.tensor([[height, width]]), middle, (PRESIZE, PRESIZE))[0].unbind(1)
     corner, window = one(70), one(330)  # of the crop, in the frame of 460
     return [
         ("presize", geometry.box_matrix(x0, y0, square, square, side, side), PRESIZE),

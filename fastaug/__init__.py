@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fastaug.augment.color import IMAGENET as IMAGENET
     from fastaug.augment.color import INCEPTION as INCEPTION
     from fastaug.augment.fastai_names import aug_transforms as aug_transforms
+    from fastaug.augment.operators import CenterCrop as CenterCrop
     from fastaug.augment.operators import ColorJitter as ColorJitter
     from fastaug.augment.operators import RandomDihedral as RandomDihedral
     from fastaug.augment.operators import RandomErasing as RandomErasing
@@ -45,11 +46,12 @@ _NAMES = {
     "augment.color": ("IMAGENET", "INCEPTION"),
     "augment.fastai_names": ("aug_transforms",),
     "augment.operators": (
-        *("ColorJitter", "RandomDihedral", "RandomErasing", "RandomHorizontalFlip", "RandomPerspective"),
+        *("CenterCrop", "ColorJitter", "RandomDihedral", "RandomErasing", "RandomHorizontalFlip", "RandomPerspective"),
         *("RandomResizedCrop", "RandomRotation", "RandomVerticalFlip", "RandomZoom"),
     ),
     "augment.targets": ("inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
     "loading.loader": ("BadFileError", "BatchInfo", "ImageLoader"),
+    "loading.targets": ("TargetOptions",),
     "samples.samples": ("Samples",),
     "training.callbacks": ("KeepBest",),
     "training.inference": ("Predictor", "load_classifier"),

@@ -21,7 +21,7 @@ warp_batch = fa.ImageLoader._warp_batch
 
 def warp_and_note(loader: fa.ImageLoader, batch: Any) -> Any:
     if loader.training:
-        seen.extend(batch.info.indices.tolist())
+        seen.extend(batch.views[0].info.indices.tolist())
     return warp_batch(loader, batch)
 
 

@@ -153,8 +153,11 @@ def epoch(loader: fa.ImageLoader) -> tuple[Tensor, Tensor, BatchInfo]:
     """One epoch as a single batch."""
     xs, ys, infos = zip(*loader, strict=True)
     joined = BatchInfo(
-        *(torch.cat([getattr(info, name) for info in infos]) for name in ("indices", "sizes", "matrix", "presize")),
         params=None,
+        **{
+            name: torch.cat([getattr(info, name) for info in infos])
+            for name in ("indices", "sizes", "matrix", "presize", "extent")
+        },
     )
     return torch.cat(xs), torch.cat(ys), joined
 

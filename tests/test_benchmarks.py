@@ -32,6 +32,7 @@ from benchmarks import (
     run_all,
     scale,
     scale_study,
+    views,
     warp_cpu,
 )
 from benchmarks.loaders import PILLOW
@@ -257,6 +258,26 @@ def test_cached_epochs_run(run, monkeypatch):
     }  # fmt: skip
     (unknown,) = (target["what"] for target in report["targets"] if target["value"] is None)
     assert unknown == f"{cached_epochs.MEMORY} / {loaders.DALI_USUAL}, images/s"
+
+
+def test_views_run_and_refuse_another_view_or_copy(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "settle", lambda: None)
+    monkeypatch.setattr(views, "torchvision_pass", _absent)
+    report = run(views)
+    assert report.keys() == KEYS
+    assert not report["refused"]
+    names = [views.VIEWS, views.PARTS, views.REPEATS, views.REPEAT_PARTS, views.EACH]
+    assert [row["name"] for row in report["rows"]] == names
+    assert [entry["name"] for entry in report["missing"]] == [views.TORCHVISION]
+    job = loaders.Job(loaders.jpeg_files(None, tmp_path)[:4], 4, 2, 0)
+    large, *_, small = views.augments()
+    right = views.Parts(job, [large, small])
+    assert views.wrong(views.loader(job, views=[large, small]), right) < views.DIFFERENCE
+    assert views.wrong(views.loader(job, views=[large, large.with_size(views.SMALL)]), right) > views.DIFFERENCE
+    twice = views.loader(job, augment=large, repeats=2)
+    assert views.wrong(twice, views.Parts(job, [large], 2)) < views.DIFFERENCE
+    other_seed = views.Parts(loaders.Job(job.files, 4, 2, 1), [large], 2)
+    assert views.wrong(twice, other_seed) > views.DIFFERENCE
 
 
 def test_cached_epochs_refuse_other_draws_and_pixels_that_are_one_off(tmp_path):

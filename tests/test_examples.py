@@ -139,7 +139,7 @@ class Seen:
         def warp_and_note(loader: fa.ImageLoader, batch: Any) -> Any:
             result = warp_batch(loader, batch)
             if loader.training:
-                self.rows.append((loader.samples, *batch.info.indices.tolist(), result[0].sum().item()))
+                self.rows.append((loader.samples, *batch.views[0].info.indices.tolist(), result[0].sum().item()))
             return result
 
         monkeypatch.setattr(fa.ImageLoader, "_warp_batch", warp_and_note)

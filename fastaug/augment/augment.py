@@ -88,7 +88,7 @@ class Operator(nn.Module):
     Args:
         p: probability, for `parameters_from` to heed.
     Attributes:
-        uniforms: random numbers per image.
+        uniforms: random numbers per image. An operator with 0 is not random: it is done after `.eval()` too.
         size: (height, width) of the output where the operator works alone; None: that of the images.
     Raises:
         ValueError: p outside [0, 1].
@@ -177,13 +177,14 @@ class Augment(nn.Module):
             may be set to another one at any time: what was drawn before keeps the size that it was drawn for.
         interpolation: "antialias", "bilinear" or "nearest".
         padding: "reflection", "border" or "zeros", beyond the photo's edges.
-        normalize: (mean, std) in [0, 1] units; or a model, for what its pretrained weights want (see
-            `fastaug.training.models.model_statistics`); or None.
+        normalize: (mean, std) of three channels, or of one for all, in [0, 1] units; or a model, for what its
+            pretrained weights want (see `fastaug.training.models.model_statistics`); or None.
         dtype: of the output: torch.float32, float16 or bfloat16.
         backend: "auto", or one by name, which then runs or raises.
         keep_inside: shrink each drawn window until no output pixel lies outside the photo.
 
-    `.eval()`: the whole frame resized, and normalised, nothing random.
+    `.eval()`: the whole frame resized, and normalised, nothing random; operators that draw nothing, such as
+    `CenterCrop`, are done.
     """
 
     def __init__(
@@ -271,9 +272,9 @@ class Augment(nn.Module):
         )
 
     def without_chance(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
-        """Parameters with nothing random: the whole frame resized, and normalised."""
-        frame = _frame(batch, size)
-        return self._params(geometry.identity_matrix(batch), frame, frame, colors.identity_color(batch), self.size)
+        """Parameters with nothing random: the whole frame resized and normalised, after operators that draw nothing."""
+        nothing = torch.empty(batch, 0, dtype=torch.float64)
+        return self._compose(lambda name, op: op.parameters_from(nothing), _frame(batch, size), None, chance=False)
 
     def compose(
         self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor, observe: Observe | None = None
@@ -281,11 +282,14 @@ class Augment(nn.Module):
         """One matrix and one colour matrix per image from the operators' parameters, by name as `draw` made them."""
         return self._compose(lambda name, op: drawn[name], _frame(batch, size), observe)
 
-    def _compose(self, parameters: Parameters, photo: Frame, observe: Observe | None) -> Params:
+    def _compose(self, parameters: Parameters, photo: Frame, observe: Observe | None, chance: bool = True) -> Params:
+        """chance: with the operators that draw."""
         frame, batch, out_size = photo, photo[0].shape[0], self.size
         matrix, color = geometry.identity_matrix(batch), colors.identity_color(batch)
         drawn, erasures = {}, []
         for name, op in self.named_ops().items():
+            if op.uniforms and not chance:
+                continue
             take = partial(_step, name, op, parameters, frame, batch, out_size)
             step = take() if observe is None else observe(name, take)
             drawn[name], frame = step.drawn, step.frame
@@ -432,10 +436,12 @@ def _statistics(normalize: Normalize) -> colors.Statistics:
         mean, std = ([as_number(value) for value in part] for part in normalize)
     except (TypeError, ValueError):  # not two, or not iterable
         mean, std = [], []
+    if len(mean) == len(std) == 1:  # for grey images
+        mean, std = mean * 3, std * 3
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0 or max(mean) > 1:
         hint = " Divide by 255." if len(mean) == 3 and max(mean) > 1 else ""
         raise ValueError(
-            "normalize: expected (mean, std) with three values each in [0, 1] units and std above 0, got "
+            "normalize: expected (mean, std) with three values each, or one, in [0, 1] units and std above 0, got "
             f"{normalize}.{hint}"
         )
     return colors.Statistics(tuple(mean), tuple(std))  # type: ignore[arg-type]

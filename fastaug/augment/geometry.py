@@ -1,4 +1,4 @@
-"""3×3 matrices: presize crop, flip, rotation, zoom, perspective, crop and resize.
+"""3×3 matrices: flip, rotation, zoom, perspective, crop and resize.
 
 Coordinates are continuous and corner-origin: pixel (row i, column j) covers [j, j+1) × [i, i+1), its centre is
 (j + 0.5, i + 0.5). Points are (x, y, 1) columns; matrices map input pixels to output pixels and compose as
@@ -33,22 +33,6 @@ def resize_matrix(width: Tensor, height: Tensor, out_width: Tensor, out_height: 
     """Map the frame width × height onto out_width × out_height."""
     zero = torch.zeros_like(width)
     return box_matrix(zero, zero, width, height, out_width, out_height)
-
-
-def presize_box(sizes: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest square of each photo, at a relative position.
-
-    Args:
-        sizes: integer [B, 2], (height, width) of the decoded photos.
-        position: [B, 2] in [0, 1], (x, y): 0 = left or top, 0.5 = centred, 1 = right or bottom.
-    Returns:
-        x0, y0, side: float64 [B] each; x0 and y0 are whole pixels, so that the crop itself interpolates nothing.
-    """
-    height, width = sizes.double().unbind(1)
-    side = torch.minimum(height, width)
-    slack = torch.stack([width - side, height - side], 1)
-    x0, y0 = torch.floor(position.double() * (slack + 1)).minimum(slack).unbind(1)
-    return x0, y0, side
 
 
 def flip_matrix(horizontal: Tensor, vertical: Tensor, width: Tensor, height: Tensor) -> Tensor:

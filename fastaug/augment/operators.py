@@ -161,6 +161,32 @@ class RandomResizedCrop(Operator):
         return geometry.box_matrix(x0, y0, width, height, out_width, out_height), (out_width, out_height)
 
 
+class CenterCrop(Operator):
+    """The box of this size in the middle of the frame. It draws nothing, and so is done in validation too.
+
+    Args:
+        size: pixels of the frame, or (height, width). A frame that is smaller has padding around it.
+
+    With `presize=256` this is torchvision's Resize(256) and CenterCrop(224):
+    `ImageLoader(valid, presize=256, augment=Augment([CenterCrop(224)], size=224), training=False)`.
+    """
+
+    uniforms = 0
+
+    def __init__(self, size: int | tuple[int, int]):
+        super().__init__()
+        self.size = output_size("CenterCrop", size)
+
+    def parameters_from(self, u: Tensor) -> Drawn:
+        return {}
+
+    def matrix(self, drawn: Drawn, frame: Frame, size: tuple[int, int]) -> tuple[Tensor, Frame]:
+        height, width = (torch.full_like(frame[0], side) for side in self.size or size)
+        # Whole pixels, as torchvision's: nothing is interpolated for it
+        x0, y0 = ((whole - side).div(2).round() for whole, side in zip(frame, (width, height), strict=True))
+        return geometry.box_matrix(x0, y0, width, height, width, height), (width, height)
+
+
 # ColorJitter's parts in their order: the value that changes nothing, and the matrix.
 _LIGHTING = {
     "brightness": (1.0, colors.brightness_matrix),

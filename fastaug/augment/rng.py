@@ -19,6 +19,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _SHIFT32 = np.uint64(32)
+_BLOCK_BITS = np.uint64(12)  # of the last word of the counter: four numbers each; the rest are for copies
 
 
 def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
@@ -44,7 +45,9 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], axis=-1)
 
 
-def sample_uniforms(seed: int, epoch: int, indices: np.ndarray, name: str, count: int) -> np.ndarray:
+def sample_uniforms(
+    seed: int, epoch: int, indices: np.ndarray, name: str, count: int, copies: np.ndarray | int = 0
+) -> np.ndarray:
     """Uniform numbers in [0, 1) for each sample.
 
     Args:
@@ -52,21 +55,25 @@ def sample_uniforms(seed: int, epoch: int, indices: np.ndarray, name: str, count
         epoch: 0 or more.
         indices: integer [N], rows of the data set, below 2**32.
         name: what the numbers are for, e.g. "RandomRotation"; different names give independent numbers.
-        count: numbers per sample.
+        count: numbers per sample, at most 2**14.
+        copies: integer [N], how often the sample came before in this epoch; its lowest 20 bits count.
     Returns:
         float64 [N, count], multiples of 2**-32.
     """
-    return _uniforms_of_all(seed, epoch, indices, {name: count})[name]
+    return _uniforms_of_all(seed, epoch, indices, copies, {name: count})[name]
 
 
-def _uniforms_of_all(seed: int, epoch: int, indices: np.ndarray, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+def _uniforms_of_all(
+    seed: int, epoch: int, indices: np.ndarray, copies: np.ndarray | int, counts: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """`sample_uniforms` for several names, each with its count: in one pass, which takes hardly longer than for one."""
     blocks = max((count + 3) // 4 for count in counts.values())
+    copied = (np.asarray(copies, np.uint64) << _BLOCK_BITS) & _LOW32
     counter = np.empty((len(counts), len(indices), blocks, 4), np.uint64)
     counter[..., 0] = np.asarray(indices, np.uint64)[:, None]
     counter[..., 1] = epoch & 0xFFFFFFFF
     counter[..., 2] = np.array([zlib.crc32(name.encode()) for name in counts], np.uint64)[:, None, None]
-    counter[..., 3] = np.arange(blocks, dtype=np.uint64)
+    counter[..., 3] = copied[..., None] | np.arange(blocks, dtype=np.uint64)
     words = philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
     numbers = words.reshape(len(counts), len(indices), blocks * 4) * 2.0**-32
     return {name: numbers[i, :, :count] for i, (name, count) in enumerate(counts.items())}
@@ -81,22 +88,37 @@ class Uniforms(Protocol):
 
 
 class SampleUniforms:
-    """Numbers that belong to samples: a pure function of (seed, epoch, index, name)."""
+    """Numbers that belong to samples: a pure function of (seed, epoch, index, name), of the copy and of the view.
 
-    def __init__(self, seed: int, epoch: int, indices: np.ndarray | Tensor | list[int]):
-        self.seed, self.epoch = seed, epoch
+    Args:
+        copies: how often each sample came before in this epoch, see `sample_uniforms`.
+        view: of several of each sample; the first one has the numbers that there are without views.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        epoch: int,
+        indices: np.ndarray | Tensor | list[int],
+        copies: np.ndarray | int = 0,
+        view: int = 0,
+    ):
+        self.seed, self.epoch, self.copies = seed, epoch, copies
         self.indices = np.asarray(indices, np.int64)
         self.batch = len(self.indices)
+        self._view = f"@{view}" if view else ""
         self._made: dict[str, np.ndarray] = {}
 
     def make(self, counts: Mapping[str, int]) -> None:
         """Make the numbers that are going to be asked for, by name, at once: that is quicker."""
-        self._made = _uniforms_of_all(self.seed, self.epoch, self.indices, counts)
+        counts = {name + self._view: count for name, count in counts.items()}
+        self._made = _uniforms_of_all(self.seed, self.epoch, self.indices, self.copies, counts)
 
     def __call__(self, name: str, count: int) -> Tensor:
+        name += self._view
         made = self._made.get(name)
         if made is None or made.shape[1] != count:
-            made = sample_uniforms(self.seed, self.epoch, self.indices, name, count)
+            made = sample_uniforms(self.seed, self.epoch, self.indices, name, count, self.copies)
         return torch.from_numpy(made)
 
 

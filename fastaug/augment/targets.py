@@ -14,63 +14,80 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastaug.warping.warp import check_matrices, kind_of, output_size, warp
+from fastaug.warping.masks import MASK_PADDINGS, MaskPadding
+from fastaug.warping.masks import warp_masks as _warp_masks
+from fastaug.warping.warp import _check_invertible, check_matrices, kind_of, output_size
 
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _HORIZON = 1e-9  # the least w that is seen, as a share of the largest at a box's corners
+_NOTHING = 1e-9  # of the output's area: as much is seen, by rounding, of a box that only touches the picture
 
 Size = int | tuple[int, int] | Tensor
 
 
 def warp_masks(
-    masks: Tensor | Sequence[Tensor], matrix: Tensor, size: int | tuple[int, int], fill: int = 255
+    masks: Tensor | Sequence[Tensor],
+    matrix: Tensor,
+    size: int | tuple[int, int],
+    fill: int = 255,
+    padding: MaskPadding = "fill",
+    extent: Tensor | None = None,
+    pixel: Tensor | None = None,
 ) -> Tensor:
     """Warp segmentation masks: each output pixel takes the value of the input pixel that it looks at.
 
-    The look-up is that of `fastaug.warp` with interpolation="nearest": the warp is asked where it reads, on whichever
-    backend, and the mask is read there.
+    The look-up is that of `fastaug.warp` with interpolation="nearest".
 
     Args:
         masks: bool or integers [B, H, W], or a list of [H, W] of different sizes.
         matrix: float [B, 3, 3], input pixels -> output pixels, corner-origin.
         size: of the output, pixels or (height, width).
-        fill: value outside the photo, whatever the image's padding is; a value of the masks' dtype.
+        fill: value of what the picture does not show; a value of the masks' dtype.
+        padding: beyond the extent: "fill", or as the picture's own padding, "reflection" or "border". Beyond the
+            horizon of a perspective it is the fill.
+        extent: float [B, 4], (x0, y0, x1, y1) in pixels of the masks: what the picture shows, such as the part of the
+            photo that a presize has left (`BatchInfo.extent`). It may begin and end within a pixel. None: all.
+        pixel: float [B, 2], (width, height) in pixels of the masks of the pixels that the picture was warped from,
+            such as the presized ones: nothing smaller is seen of what begins at the extent's edge. None: 1.
     Returns:
         [B, height, width], of the masks' dtype and on their device.
     Raises:
         TypeError, ValueError: arguments that do not fit; a singular matrix, as for `fastaug.warp`.
     """
     _check_masks(masks, fill)
+    if padding not in MASK_PADDINGS:
+        raise ValueError(
+            f"warp_masks: expected padding to be one of {', '.join(MASK_PADDINGS)}, got {padding!r}. Black's is fill."
+        )
     check_matrices("warp_masks", "matrix", matrix, (len(masks), 3, 3), "masks")
+    _check_extent("warp_masks", extent, len(masks))
+    if pixel is not None and (pixel.shape != (len(masks), 2) or not pixel.is_floating_point()):
+        raise ValueError(
+            f"warp_masks: expected a float pixel [{len(masks)}, 2], its width and height for each mask, got "
+            f"{kind_of(pixel)}. Give that of the same batch."
+        )
     height, width = output_size("warp_masks", size)
     if not len(masks):
         device, dtype = (masks.device, masks.dtype) if isinstance(masks, Tensor) else (None, torch.int64)
         return torch.empty(0, height, width, device=device, dtype=dtype)
-    if isinstance(masks, Tensor):
-        places: Tensor | list[Tensor] = _places(masks[0]).expand(len(masks), -1, -1, -1)
-    else:
-        places = [_places(mask) for mask in masks]
-    read = warp(places, matrix.detach(), (height, width), "nearest", padding="zeros")
-    column, row, inside = read.unbind(1)
-    if isinstance(masks, Tensor):
-        index = row.long().mul_(masks.shape[2]).add_(column.long())
-        values = masks.flatten(1).gather(1, index.flatten(1)).view(len(masks), height, width)
-    else:
-        values = torch.stack([mask[i, j] for mask, i, j in zip(masks, row.long(), column.long(), strict=True)])
-    return values.masked_fill_(inside == 0, fill)
+    if matrix.device.type == "cpu":
+        _check_invertible(matrix)
+    return _warp_masks(masks, matrix, (height, width), fill, padding, extent, pixel)
 
 
-def transform_points(points: Tensor, matrix: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+def transform_points(points: Tensor, matrix: Tensor, size: Size, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Carry points, such as key points, through the matrix.
 
     Args:
         points: float [B, N, 2], (x, y) in input pixels, corner-origin: the centre of the first pixel is (0.5, 0.5).
         matrix: float [B, 3, 3], input pixels -> output pixels.
         size: of the output: pixels, (height, width), or integers [B, 2] where the outputs differ.
+        extent: float [B, 4], (x0, y0, x1, y1) in input pixels: what the picture shows. None: all.
     Returns:
         points [B, N, 2] of the same dtype, in output pixels, also those outside the output; NaN where a point is
         behind the horizon or was NaN itself.
-        visible: bool [B, N], whether a point is on the output: 0 <= x < width and 0 <= y < height.
+        visible: bool [B, N], whether a point is on the output, 0 <= x < width and 0 <= y < height, and in the extent,
+        x0 <= x < x1 and y0 <= y < y1.
     Raises:
         TypeError, ValueError: arguments that do not fit.
     """
@@ -81,30 +98,41 @@ def transform_points(points: Tensor, matrix: Tensor, size: Size) -> tuple[Tensor
     if points.dim() != 3 or points.shape[2] != 2:
         raise ValueError(f"transform_points: expected points [B, N, 2], (x, y) in pixels, got {list(points.shape)}.")
     check_matrices("transform_points", "matrix", matrix, (points.shape[0], 3, 3))
-    extent = _extent("transform_points", size, points.shape[0]).to(points.device, non_blocking=True)
+    _check_extent("transform_points", extent, points.shape[0])
+    output = _output("transform_points", size, points.shape[0]).to(points.device, non_blocking=True)
     moved = _homogeneous(points, matrix)
     x_y, w = moved[..., :2], moved[..., 2:]
     x_y = x_y / torch.where(w > 0, w, torch.nan)
-    visible = ((x_y >= 0) & (x_y < extent[:, None])).all(-1)
+    visible = ((x_y >= 0) & (x_y < output[:, None])).all(-1)
+    if extent is not None:
+        low, high = extent.to(points.device, torch.float64, non_blocking=True)[:, None].split(2, -1)
+        visible &= ((points >= low) & (points < high)).all(-1)
     return x_y.to(points.dtype), visible
 
 
 def transform_boxes(
-    boxes: Tensor | Sequence[Tensor], matrix: Tensor, size: Size, min_visible: float = 0.1
+    boxes: Tensor | Sequence[Tensor],
+    matrix: Tensor,
+    size: Size,
+    min_visible: float = 0.1,
+    extent: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Carry boxes through the matrix: the smallest upright box around the four corners, clipped to the output.
+    """Carry boxes through the matrix: the smallest upright box around what the picture shows of each.
 
-    A box that reaches behind the horizon is cut there first; what is left of it reaches very far, so it is rarely kept.
+    Through the matrix a box is a quadrangle. Shown is what of it lies in the extent and on the output. A box that
+    reaches behind the horizon is cut there first; what is left of it reaches very far, so it is rarely kept.
 
     Args:
         boxes: per image float [N, 4], (x0, y0, x1, y1) in input pixels, corner-origin: a box around pixel (i, j) alone
             is (j, i, j + 1, i + 1). A list where N differs, or [B, N, 4].
         matrix: float [B, 3, 3], input pixels -> output pixels.
         size: of the output: pixels, (height, width), or integers [B, 2] where the outputs differ.
-        min_visible: a box is dropped when less than this share of its transformed area is on the output. With 0 every
-            box is kept of which anything is.
+        min_visible: a box is dropped when less than this share of its transformed area is shown. With 0 every box is
+            kept of which anything is.
+        extent: float [B, 4], (x0, y0, x1, y1) in input pixels: what the picture shows, such as the part of the photo
+            that a presize has left (`BatchInfo.extent`). None: all.
     Returns:
-        boxes: per image [K, 4], of the same dtype, in output pixels.
+        boxes: per image [K, 4], of the same dtype, in output pixels; each has a width and a height.
         kept: per image int64 [K], their rows in the input; index labels with it.
     Raises:
         TypeError, ValueError: arguments that do not fit; on a CPU, a box with x1 < x0 or y1 < y0.
@@ -112,20 +140,57 @@ def transform_boxes(
     """
     _check_boxes(boxes, min_visible)
     check_matrices("transform_boxes", "matrix", matrix, (len(boxes), 3, 3))
+    _check_extent("transform_boxes", extent, len(boxes))
     counts = [len(image_boxes) for image_boxes in boxes]
     if not counts:
         return [], []
     flat = torch.cat(list(boxes))
     rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    extent = _extent("transform_boxes", size, len(counts))[rows].to(flat.device, non_blocking=True)
-    corners = flat[:, [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(1, (4, 2))  # in a circle
-    low, high = _bounds(_homogeneous(corners, matrix[rows.to(matrix.device)]))
-    clipped = torch.cat([low.clamp(min=0), high.minimum(extent)], 1)
-    whole, left = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (torch.cat([low, high], 1), clipped))
-    seen = (left > 0) & (left >= min_visible * whole)
-    kept = [image_seen.nonzero()[:, 0] for image_seen in seen.split(counts)]
-    split = clipped.to(flat.dtype).split(counts)
-    return [image_boxes[rows] for image_boxes, rows in zip(split, kept, strict=True)], kept
+    output = _output("transform_boxes", size, len(counts))[rows].to(flat.device, non_blocking=True)
+    matrices, cut = matrix[rows.to(matrix.device)], flat.double()
+    whole = _area(_seen(_homogeneous(_corners(cut), matrices)))
+    if extent is not None:
+        low, high = extent[rows.to(extent.device)].to(flat.device, torch.float64, non_blocking=True).split(2, 1)
+        cut = torch.cat([cut[:, :2].clamp(low, high), cut[:, 2:].clamp(low, high)], 1)
+    shown = _seen(_homogeneous(_corners(cut), matrices), output)
+    area = _area(shown)
+    found = torch.cat([shown.amin(1).clamp(min=0), shown.amax(1).minimum(output)], 1).to(flat.dtype)
+    keep = (
+        (area > _NOTHING * output.prod(1))
+        & (area >= min_visible * (1 - _NOTHING) * whole)
+        & (found[:, 2:] > found[:, :2]).all(1)
+    )
+    kept = [image_keep.nonzero()[:, 0] for image_keep in keep.split(counts)]
+    return [image_boxes[rows] for image_boxes, rows in zip(found.split(counts), kept, strict=True)], kept
+
+
+def swap_pairs(keypoints: Tensor, matrix: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """What was left is right after a mirror, and the other way round: exchange such key points if there was one.
+
+    Args:
+        keypoints: [K, P, C], P key points of each of K objects, such as (x, y, visibility).
+        matrix: float [3, 3], input pixels -> output pixels, or [K, 3, 3]. It mirrors if its determinant is below 0, as
+            that of one flip, horizontal or vertical.
+        pairs: numbers of the key points that are exchanged.
+    Returns:
+        [K, P, C], the keypoints themselves without pairs.
+    Raises:
+        ValueError: a pair that names no two key points, or one that is in another pair.
+    """
+    if not pairs:
+        return keypoints
+    count = keypoints.shape[1]
+    named = [number for pair in pairs for number in pair]
+    if len(set(named)) < 2 * len(pairs) or min(named) < 0 or max(named) >= count:
+        raise ValueError(
+            f"swap_pairs: expected pairs of key points 0..{count - 1}, each in one pair, got {list(pairs)}."
+        )
+    order = list(range(count))
+    for left, right in pairs:
+        order[left], order[right] = right, left
+    first, second, third = matrix.double().unbind(-1)  # as torch.linalg.det, which wakes up torch's threads
+    mirrored = ((first * torch.linalg.cross(second, third)).sum(-1) < 0).to(keypoints.device)
+    return torch.where(mirrored[..., None, None], keypoints[:, order], keypoints)
 
 
 def inverse_matrix(matrix: Tensor) -> Tensor:
@@ -147,40 +212,72 @@ def inverse_matrix(matrix: Tensor) -> Tensor:
     return inverse.to(matrix.dtype)
 
 
-def _places(mask: Tensor) -> Tensor:
-    """An image [3, H, W] that holds in each pixel its column, its row and 1: exact in float32 up to 2^24."""
-    height, width = mask.shape
-    places = torch.ones(height, width, 3, device=mask.device)
-    places[..., 0] = torch.arange(width, device=mask.device)
-    places[..., 1] = torch.arange(height, device=mask.device)[:, None]
-    return places.permute(2, 0, 1)
-
-
 def _homogeneous(points: Tensor, matrix: Tensor) -> Tensor:
     """Points [B, N, 2] through matrix [B, 3, 3] as (x w, y w, w), float64 [B, N, 3]."""
     matrix = matrix.to(points.device, non_blocking=True).double()
-    return points.double() @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+    x, y = points.double().split(1, -1)
+    x_u, y_u, one = matrix[:, None].unbind(-1)
+    moved: Tensor = x * x_u + y * y_u + one
+    return moved
 
 
-def _bounds(corners: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest (x, y) of each quadrangle's visible part, [N, 2] each.
+def _corners(boxes: Tensor) -> Tensor:
+    """[N, 4, 2], in a circle."""
+    corners: Tensor = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(1, (4, 2))
+    return corners
 
-    corners: [N, 4, 3], (x w, y w, w), in a circle. Where an edge crosses the horizon, its end behind it is replaced by
-    the point shortly before it. With no visible corner, low > high.
+
+def _seen(corners: Tensor, output: Tensor | None = None) -> Tensor:
+    """What is seen of quadrangles: before the horizon, and on the output if it is given.
+
+    Args:
+        corners: [N, 4, 3], (x w, y w, w), in a circle.
+        output: (width, height) of each, [N, 2].
+    Returns:
+        [N, V, 2], convex polygons, (x, y); NaN where nothing is seen.
     """
-    w = corners[..., 2:]
-    least = w.amax(1, keepdim=True) * _HORIZON
-    seen = (w >= least) & (w > 0)
-    following, w_following = corners.roll(-1, 1), w.roll(-1, 1)
-    share = (least - w) / (w_following - w)  # of the edge to the next corner
-    crossing = corners + share * (following - corners)
-    points = torch.cat([corners, crossing], 1)
-    there = torch.cat([seen, seen != seen.roll(-1, 1)], 1)
-    x_y = points[..., :2] / points[..., 2:]
-    return torch.where(there, x_y, torch.inf).amin(1), torch.where(there, x_y, -torch.inf).amax(1)
+    w = corners[..., 2]
+    polygon = _cut(corners, w - w.amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny) * _HORIZON)
+    if output is not None:
+        for axis in range(2):
+            polygon = _cut(polygon, polygon[..., axis])
+            polygon = _cut(polygon, output[:, axis, None] * polygon[..., 2] - polygon[..., axis])
+    return polygon[..., :2] / polygon[..., 2:]
 
 
-def _extent(where: str, size: Size, batch: int) -> Tensor:
+def _cut(polygon: Tensor, distance: Tensor) -> Tensor:
+    """What of convex polygons lies where a distance is not negative, which is linear on each edge.
+
+    Args:
+        polygon: [N, V, C], corners in a circle, some perhaps several times.
+        distance: [N, V].
+    Returns:
+        [N, V or V + 1, C]; NaN where nothing is left.
+    """
+    inside = distance >= 0
+    rows = (~inside.all(1)).nonzero()[:, 0]  # few: the others are left as they are
+    if not len(rows):
+        return polygon
+    result = torch.cat([polygon, polygon[:, :1]], 1)
+    polygon, distance, inside = polygon[rows], distance[rows], inside[rows]
+    share = distance / (distance - distance.roll(-1, 1))  # of the edge to the next corner
+    crossing = polygon + share[..., None] * (polygon.roll(-1, 1) - polygon)
+    points = torch.stack([polygon, crossing], 2).flatten(1, 2)
+    there = torch.stack([inside, inside != inside.roll(-1, 1)], 2).flatten(1)
+    order = there.byte().argsort(stable=True, dim=1, descending=True)[:, : polygon.shape[1] + 1]
+    points, there = points.gather(1, order[..., None].expand(-1, -1, 3)), there.gather(1, order)
+    left = torch.where(there[..., None], points, torch.where(there[:, :1, None], points[:, :1], torch.nan))
+    return result.index_copy_(0, rows, left)
+
+
+def _area(polygon: Tensor) -> Tensor:
+    """[N], of polygons [N, V, 2]."""
+    x, y = (polygon - polygon[:, :1]).unbind(-1)  # from a corner of it: what lies on a line has exactly no area
+    area: Tensor = (x * y.roll(-1, 1) - y * x.roll(-1, 1)).sum(1).abs() / 2
+    return area
+
+
+def _output(where: str, size: Size, batch: int) -> Tensor:
     """(width, height) of each output, float64 [B, 2]."""
     if isinstance(size, Tensor):
         if size.shape != (batch, 2) or size.is_floating_point():
@@ -190,6 +287,25 @@ def _extent(where: str, size: Size, batch: int) -> Tensor:
         return size.double().flip(1)
     height, width = output_size(where, size)
     return torch.tensor([[width, height]], dtype=torch.float64).expand(batch, 2)
+
+
+def _check_extent(where: str, extent: Tensor | None, batch: int) -> None:
+    if extent is None:
+        return
+    if not isinstance(extent, Tensor) or extent.shape != (batch, 4) or not extent.is_floating_point():
+        raise ValueError(
+            f"{where}: expected a float extent [{batch}, 4], (x0, y0, x1, y1) for each image, got {kind_of(extent)}. "
+            "Give that of the same batch."
+        )
+    if extent.device.type != "cpu":
+        return
+    empty = ~(extent.isfinite().all(1) & (extent[:, 2:] > extent[:, :2]).all(1))
+    if empty.any():
+        row = int(empty.nonzero()[0])
+        raise ValueError(
+            f"{where}: expected an extent (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {extent[row].tolist()} for "
+            f"image {row}. To (x, y, width, height), add x and y to the last two."
+        )
 
 
 def _check_masks(masks: Tensor | Sequence[Tensor], fill: int) -> None:

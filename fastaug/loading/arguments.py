@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Sequence
 from typing import get_args
 
+import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastaug.augment.augment import Augment, as_number
-from fastaug.loading.options import DecoderName, ModeName, ScaleName
+from fastaug.loading.options import DecoderName, ModeName, ResizeMethod, ScaleName
 from fastaug.loading.quarantine import OnError
 from fastaug.samples.samples import Samples
 from fastaug.text import kind_of
@@ -38,10 +41,76 @@ def check_augment(augment: object, schedule: object) -> None:
         raise ValueError("ImageLoader: schedule needs an augment, whose size it sets. Pass augment too.")
 
 
-def check_choices(mode: str, on_error: str, decoder: str, scale: str) -> None:
+def several_augments(views: object, augment: object, schedule: object) -> list[Augment]:
+    """One for each view."""
+    found = list(views) if isinstance(views, Sequence) else []
+    if not found or not all(isinstance(one, Augment) for one in found):
+        raise TypeError(
+            "ImageLoader: expected views as their number or a list of fa.Augments, one for each, got "
+            f"{[type(one).__name__ for one in found] if found else repr(views)}."
+        )
+    if augment is not None or schedule is not None:
+        name = "augment" if augment is not None else "schedule"
+        raise ValueError(
+            f"ImageLoader: expected no {name} beside views, of which each is an Augment with a size. Leave {name} out, "
+            "or give the number of views."
+        )
+    return found
+
+
+def check_channels(channels: int, augments: Sequence[Augment | None]) -> None:
+    if channels not in (1, 3):
+        raise ValueError(
+            f"ImageLoader: expected channels of 3, RGB, or 1, grey, got {channels!r}. Files are decoded to RGB, a "
+            "fourth channel is left out: read others with another library, and warp them with fa.warp, three at a time."
+        )
+    if channels == 3:
+        return
+    for augment in augments:
+        normalize = None if augment is None else augment.normalize
+        if normalize is not None and any(len(set(part)) > 1 for part in normalize):
+            mean, std = (sum(part) / 3 for part in normalize)
+            raise ValueError(
+                "ImageLoader: expected one mean and one std for channels=1, got a normalize of three, "
+                f"{tuple(map(tuple, normalize))}. Give the Augment normalize=(({mean:.3f},), ({std:.3f},)), or None."
+            )
+
+
+def sample_weights(
+    weights: Sequence[float] | np.ndarray | Tensor | None, balance: str | None, samples: Samples
+) -> np.ndarray | None:
+    """float64 [N], by which samples are drawn; None: each comes once."""
+    if balance is not None and (balance != "classes" or weights is not None or samples.kind != "class"):
+        what = "no weights beside it" if weights is not None else f"a class for each sample, got {samples.kind!r}"
+        what = what if balance == "classes" else f"'classes' or None, got {balance!r}"
+        raise ValueError(f"ImageLoader: expected of balance: {what}. Give one weight for each sample as weights.")
+    if balance is not None:
+        _, number, counts = np.unique(np.asarray(samples.targets), return_inverse=True, return_counts=True)
+        return np.asarray(1 / counts[number], np.float64)
+    if weights is None:
+        return None
+    try:
+        found = np.asarray(weights, np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    usable = np.isfinite(found) & (found >= 0)
+    if found.shape != (len(samples),) or not usable.all() or not found.any():
+        got = f"{list(found.shape)}" if found.shape != (len(samples),) else "only 0"
+        if found.shape == (len(samples),) and not usable.all():
+            row = int(np.flatnonzero(~usable)[0])
+            got = f"{found[row]} in row {row}"
+        raise ValueError(
+            f"ImageLoader: expected weights of 0 or more, one for each of {len(samples)} samples, and not all 0, got "
+            f"{got}. To leave a sample out give it 0."
+        )
+    return found
+
+
+def check_choices(mode: str, on_error: str, decoder: str, scale: str, resize_method: str) -> None:
     for name, choice, choices in (
         ("mode", mode, get_args(ModeName)), ("on_error", on_error, get_args(OnError)),
         ("decoder", decoder, get_args(DecoderName)), ("scale", scale, get_args(ScaleName)),
+        ("resize_method", resize_method, get_args(ResizeMethod)),
     ):  # fmt: skip
         if choice not in choices:
             allowed = " or ".join(map(repr, choices))
@@ -68,11 +137,38 @@ def whole(name: str, number: int, least: int | None = 1) -> int:
     try:
         whole = operator.index(number)
     except TypeError:
-        what = " It is the side of a square, pixels." if name == "presize" else ""
-        raise TypeError(f"ImageLoader: expected {name} as a whole number, got {number!r}.{what}") from None
+        raise TypeError(f"ImageLoader: expected {name} as a whole number, got {number!r}.") from None
     if least is not None and whole < least:
         raise ValueError(f"ImageLoader: expected {name} of at least {least}, got {whole}.")
     return whole
+
+
+def checked_presize(presize: int | tuple[int, int], method: str) -> int | tuple[int, int]:
+    """The side of a square, or (height, width), pixels."""
+    if method == "torchvision" and not isinstance(presize, int):
+        raise ValueError(
+            f"ImageLoader: expected presize as one number with resize_method='torchvision', got {presize!r}: "
+            "torchvision's Resize of (height, width) is resize_method='squish'."
+        )
+    try:
+        if isinstance(presize, Sequence):
+            height, width = map(operator.index, presize)
+            return whole("presize", height), whole("presize", width)
+        return whole("presize", operator.index(presize))
+    except TypeError:
+        pass
+    except ValueError:  # not two of them, or below 1
+        if not isinstance(presize, Sequence) or len(presize) == 2:
+            raise
+    raise TypeError(
+        "ImageLoader: expected presize as a whole number, the side of a square, or as (height, width), pixels, got "
+        f"{presize!r}."
+    )
+
+
+def sides(presize: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width)."""
+    return (presize, presize) if isinstance(presize, int) else presize
 
 
 def check_cache(cache: object) -> None:

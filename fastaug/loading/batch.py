@@ -1,25 +1,31 @@
-"""The making of a batch: draw, read, decode, resize, put together; and the one warp at its end."""
+"""The making of a batch: draw, read, decode, resize, put together; and the warps at its end, one for each view."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastaug.augment.augment import Augment, Params
+from fastaug.augment.color import LUMA, compose_color, saturation_matrix
 from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
 from fastaug.loading.fetch import Fetcher, Found
+from fastaug.loading.jpeg import orientation_of
 from fastaug.loading.modes import Mode
-from fastaug.loading.photo import Need, Photo
+from fastaug.loading.photo import Need, Photo, Resizing, Size
+from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
+from fastaug.loading.targets import BatchTargets, View, pin, to_device
 from fastaug.loading.workers import Workers
 from fastaug.samples.samples import Samples
+from fastaug.text import printable
 
 
 @dataclass
@@ -32,6 +38,8 @@ class BatchInfo:
         matrix: float32 [B, 3, 3], pixels at full size -> output pixels, corner-origin.
         presize: float32 [B, 3, 3], pixels at full size -> presized pixels.
         params: what was drawn for the presized images; None without an augment.
+        extent: float32 [B, 4], x0, y0, x1, y1, pixels at full size: what the warp saw of each photo. With mode="resize"
+            that is what the presize shows; beyond it is padding.
     """
 
     indices: Tensor
@@ -39,29 +47,71 @@ class BatchInfo:
     matrix: Tensor
     presize: Tensor
     params: Params | None
+    extent: Tensor
+
+
+@dataclass
+class BatchView:
+    """One view of a batch's samples, ready to be warped.
+
+    Attributes:
+        images: what the warp reads.
+        warp_params: `info.params`, but for these images instead of presized ones.
+        frame: (height, width) of the presize.
+        corners: of padded images: x and y of each in it.
+    """
+
+    info: BatchInfo
+    images: Tensor | Sequence[Tensor]
+    warp_params: Params | None
+    frame: Size
+    corners: list[tuple[int, int]]
 
 
 @dataclass
 class Batch:
-    """What the background threads hand over: B images, without the bad ones.
+    """What the background threads hand over: B images of each view, without the bad ones.
 
     Attributes:
-        targets: pinned for a GPU.
+        targets: y, on the CPU; pinned for a GPU.
         bad: row of the samples -> reason.
-        images: what the warp reads.
-        warp_params: `info.params`, but for these images instead of presized ones.
         ready: on a GPU: the decoders' streams have finished the images.
     """
 
-    info: BatchInfo
-    targets: Tensor
+    views: list[BatchView]
+    targets: Any
     bad: dict[int, str]
-    images: Tensor | Sequence[Tensor]
-    warp_params: Params | None
     ready: list[torch.cuda.Event]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.views[0].info.indices)
+
+
+@dataclass
+class _Work:
+    """What the threads that make one batch share: P photos, of each of which `images` images are made for each view.
+
+    Attributes:
+        views: what is decided about P · images images, for each view.
+        needs: of each image of each view; None where the size of its photo is not known.
+        buffers: for each view, memory for its images, if they are all of one size.
+        target_files: what the files of the targets hold, P, or the reasons why there is nothing; None: there are none.
+        made: the images of each view, `targets` what was made of those files, and `reasons` why not, by photo.
+    """
+
+    found: list[Found]
+    views: Sequence[Draws]
+    images: int
+    needs: list[list[Need | None]]
+    buffers: list[np.ndarray | None]
+    target_files: list[bytes | str] | None
+    made: list[dict[int, list[Photo]]]
+    targets: dict[int, Any] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def places(self, photo: int) -> range:
+        """Of a photo's images in the batch."""
+        return range(photo * self.images, (photo + 1) * self.images)
 
 
 @dataclass
@@ -69,122 +119,222 @@ class BatchMaker:
     """Makes the batches of an epoch; called from several threads.
 
     Attributes:
+        orientations: of photos, by row, as far as they are known: targets that are files are turned with their photos.
+        augments: one for each view.
         pinned: whether targets are wanted in memory that a GPU reads by itself.
         cache: of photos.
+        repeats: images of each photo, for each view.
+        channels: 3, or 1 for grey images.
         least: images that a batch must have; with fewer it has none.
     """
 
     samples: Samples
-    targets: Tensor
+    targets: BatchTargets
+    orientations: dict[int, int]
+    augments: Sequence[Augment | None]
     mode: Mode
     workers: Workers
     observer: Observer
     pinned: bool
     cache: Cache | None = None
+    repeats: int = 1
+    channels: int = 3
     least: int = 1
 
     def __post_init__(self) -> None:
         self.fetcher = Fetcher(self.workers, self.cache, self.observer)
 
-    def make(self, indices: np.ndarray, draw: Callable[[], Draws]) -> Batch:
-        """The batch of some rows of the samples; `draw` says what is decided about them."""
-        observer, decoder = self.observer, self.workers.decoder
-        with observer.stage("draw", len(indices)) as tell:
-            draws = draw()
-            tell(draws)
+    def make(self, indices: np.ndarray, draw: Callable[[], Sequence[Draws]]) -> Batch:
+        """The batch of some rows of the samples; `draw` says what is decided about their images, for each view."""
+        observer, decoder, photos = self.observer, self.workers.decoder, len(indices)
+        with observer.stage("draw", photos) as tell:
+            views = draw()
+            tell(views[0])
         found = self.fetcher.find([self.samples.paths[row] for row in indices])
-        needs = self._needs(found, draws)
-        shape = self.mode.buffer_shape(draws) if decoder.device.type == "cpu" else None
-        buffer = None if shape is None else self.workers.memory.take(shape)
-        load = partial(self._load, found, needs, draws, buffer)
-        if shape is None and all(one.content is None for one in found):
-            made = [load(range(len(indices)))]  # from the cache, to be warped as they are
+        needs = [self._needs(found, draws) for draws in views]
+        buffers: list[np.ndarray | None] = [None] * len(views)
+        if decoder.device.type == "cpu":
+            shapes = [self.mode.buffer_shape(draws) for draws in views]
+            buffers = [None if shape is None else self.workers.memory.take(shape) for shape in shapes]
+        files = self.targets.files
+        contents = None if files is None else self.workers.read([files[row] for row in indices])
+        work = _Work(found, views, self.repeats, needs, buffers, contents, [{} for _ in views])
+        load = partial(self._load, work, indices)
+        if buffers[0] is None and contents is None and all(one.content is None for one in found):
+            ready = [load(range(photos))]  # from the cache, to be warped as they are
         else:
             size = decoder.chunk_size
-            chunks = [range(first, min(first + size, len(indices))) for first in range(0, len(indices), size)]
-            made = self.workers.decode(load, chunks)
-        batch = self._gather(indices, [outcome for outcomes, _ in made for outcome in outcomes], draws, buffer)
-        batch.ready = [ready for _, ready in made if ready]
+            chunks = [range(first, min(first + size, photos)) for first in range(0, photos, size)]
+            ready = self.workers.decode(load, chunks)
+        batch = self._gather(work, indices)
+        batch.ready = [event for event in ready if event]
         return batch
 
     def _needs(self, found: Sequence[Found], draws: Draws) -> list[Need | None]:
-        """What is needed of each sample; None where its size is not known."""
-        known = {row: one.size for row, one in enumerate(found) if one.size is not None}
-        needs: list[Need | None] = [None] * len(found)
-        for row, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
-            needs[row] = need
+        """What is needed of the photo of each image; None where its size is not known."""
+        sizes = [one.size for one in found for _ in range(self.repeats)]
+        known = {place: size for place, size in enumerate(sizes) if size is not None}
+        needs: list[Need | None] = [None] * len(sizes)
+        for place, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
+            needs[place] = need
         return needs
 
-    def _load(
-        self,
-        found: Sequence[Found],
-        needs: Sequence[Need | None],
-        draws: Draws,
-        buffer: np.ndarray | None,
-        rows: range,
-    ) -> tuple[list[Photo | str], torch.cuda.Event | None]:
-        """Photos of some rows of a batch, or the reasons why there are none, and when they are ready."""
+    def _load(self, work: _Work, indices: np.ndarray, photos: range) -> torch.cuda.Event | None:
+        """Make the images of some photos, or say why there are none. Returns when they are ready."""
         decoder = self.workers.decoder
         with nullcontext() if decoder.stream is None else torch.cuda.stream(decoder.stream):
-            fetched = self.fetcher.photos([found[row] for row in rows], [needs[row] for row in rows])
-            outcomes = dict(zip(rows, fetched, strict=True))
-            photos = {row: photo for row, photo in outcomes.items() if isinstance(photo, Photo)}
-            wanted = [self._need_of(photo, needs[row], draws, row) for row, photo in photos.items()]
-            resizing = self.mode.resizing(list(photos.values()), wanted, draws)
-            if len(resizing):
-                out = None if buffer is None else [buffer[row] for row in photos]
-                with self.observer.stage("presize", len(resizing)):
-                    outcomes |= zip(photos, decoder.resize(list(photos.values()), resizing, out), strict=True)
-            ready = None if decoder.stream is None else decoder.stream.record_event()
-        return list(outcomes.values()), ready
+            wanted = [Need.of_all([of[i] for of in work.needs for i in work.places(photo)]) for photo in photos]
+            fetched = self.fetcher.photos([work.found[photo] for photo in photos], wanted)
+            good: dict[int, Photo] = {}
+            for photo, outcome in zip(photos, fetched, strict=True):
+                reason = (
+                    outcome if isinstance(outcome, str) else self._problem(work, photo, int(indices[photo]), outcome)
+                )
+                if isinstance(outcome, Photo) and reason is None:
+                    good[photo] = outcome
+                else:
+                    work.reasons[photo] = str(reason)
+            needs = [self._certain_needs(work, good, view) for view in range(len(work.views))]
+            if len(work.views) * work.images > 1:
+                together = [Need.of_all([of[i] for of in needs for i in work.places(photo)]) for photo in good]
+                resizing = self.mode.shared([*good.values()], [need for need in together if need], work.views[0])
+                good = dict(zip(good, self._resized([*good.values()], resizing), strict=True))
+            for view, draws in enumerate(work.views):
+                places = [i for photo in good for i in work.places(photo)]
+                shown = [photo for photo in good.values() for _ in range(work.images)]
+                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws)
+                buffer = work.buffers[view]
+                out = None if buffer is None else [buffer[i] for i in places]
+                made = self._resized(shown, resizing, out)
+                for k, photo in enumerate(good):
+                    work.made[view][photo] = made[k * work.images : (k + 1) * work.images]
+            return None if decoder.stream is None else decoder.stream.record_event()
 
-    def _need_of(self, photo: Photo, need: Need | None, draws: Draws, row: int) -> Need:
-        """What was needed, unless the header told another size than the decoder, or none."""
-        if need is not None and need.size == photo.size:
-            return need
-        (need,) = self.mode.needs(draws[[row]], [photo.size])
-        return need
+    def _certain_needs(self, work: _Work, good: Mapping[int, Photo], view: int) -> dict[int, Need]:
+        """What was needed of each image, unless the header told another size than the decoder, or none."""
+        needs: dict[int, Need] = {}
+        for number, photo in good.items():
+            for i in work.places(number):
+                need = work.needs[view][i]
+                if need is None or need.size != photo.size:
+                    (need,) = self.mode.needs(work.views[view][[i]], [photo.size])
+                needs[i] = need
+        return needs
 
-    def _gather(
-        self, indices: np.ndarray, outcomes: list[Photo | str], draws: Draws, buffer: np.ndarray | None
-    ) -> Batch:
+    def _resized(self, photos: list[Photo], resizing: Resizing, out: Sequence[np.ndarray] | None = None) -> list[Photo]:
+        if not len(resizing):
+            return photos
+        with self.observer.stage("presize", len(resizing)):
+            return self.workers.decoder.resize(photos, resizing, out)
+
+    def _problem(self, work: _Work, number: int, row: int, photo: Photo) -> str | None:
+        """Why a photo has no target that can be used; None: it has, and if that is a file, it is decoded now."""
+        reason = self.targets.check(row, photo.size)
+        if reason is not None or work.target_files is None or self.targets.files is None:
+            return reason
+        content = work.target_files[number]
+        try:
+            if isinstance(content, str):
+                return f"its mask {printable(self.targets.files[row])}: {content}"
+            work.targets[number] = self.targets.decode(row, content, photo.size, self._orientation(work, number, row))
+        except Unreadable as error:
+            return str(error)
+        return None
+
+    def _orientation(self, work: _Work, number: int, row: int) -> int:
+        """EXIF's, of a photo that is upright already."""
+        if row not in self.orientations:
+            found = work.found[number]
+            content = self.workers.read_now(found.path) if found.content is None else found.content
+            if isinstance(content, str):
+                raise Unreadable(f"the photo's orientation is not known: {content}")
+            self.orientations[row] = orientation_of(content)
+        return self.orientations[row]
+
+    def _gather(self, work: _Work, indices: np.ndarray) -> Batch:
         """One batch of what is good."""
-        good = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Photo)}
-        good = good if len(good) >= self.least else {}
-        rows, photos = list(good), list(good.values())
-        bad = {int(indices[row]): reason for row, reason in enumerate(outcomes) if isinstance(reason, str)}
-        draws = draws if len(rows) == len(draws) else draws.part(rows)
+        good = [photo for photo in range(len(indices)) if photo not in work.reasons]
+        good = good if len(good) * work.images >= self.least else []
+        bad = {int(indices[photo]): reason for photo, reason in sorted(work.reasons.items())}
+        rows = np.repeat(indices[good], work.images)
+        views, shown = [], []
+        for view in range(len(work.views)):
+            made, how = self._view(work, good, view, rows)
+            views.append(made)
+            shown.append(how)
+        decoded = [work.targets[photo] for photo in good for _ in range(work.images)] if work.target_files else []
+        sizes = [photo.size for number in good for photo in work.made[0][number]]
+        targets = self.targets.make(rows, decoded, sizes, shown)
+        return Batch(views, pin(targets) if self.pinned else targets, bad, [])
+
+    def _view(self, work: _Work, good: list[int], view: int, rows: np.ndarray) -> tuple[BatchView, View]:
+        """A view of what is good: what the warp reads, and how targets follow it."""
+        draws, buffer = work.views[view], work.buffers[view]
+        photos = [photo for number in good for photo in work.made[view][number]]
+        places = [i for photo in good for i in work.places(photo)]
+        draws = draws if len(places) == len(draws) else draws.part(places)
         params = draws.params
         sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
         matrix = draws.matrix(sizes)
+        to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
         warp_params = None
         if params is not None:
-            to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
             warp_params = replace(params, matrix=(matrix @ to_original).float())
+            warp_params = _grey(warp_params) if self.channels == 1 else warp_params
         images: Tensor | Sequence[Tensor] = [photo.pixels for photo in photos]
         if buffer is not None:
-            images = torch.from_numpy(buffer if len(rows) == len(buffer) else buffer[rows])
-        elif not photos:
-            images = torch.empty((0, draws.presize, draws.presize, 3), dtype=torch.uint8)
-        targets = self.targets[indices[rows]]
-        targets = targets.pin_memory() if self.pinned else targets
+            images = torch.from_numpy(buffer if len(places) == len(buffer) else buffer[places])
+        corners = [] if draws.method != "pad" else draws.boxes(sizes)[1][:, :2].int().tolist()
+        extent = torch.tensor([photo.extent for photo in photos], dtype=torch.float64).reshape(-1, 4)
         presize = draws.presize_matrix(sizes).float()
-        info = BatchInfo(torch.from_numpy(indices[rows]), sizes, matrix.float(), presize, params)
-        return Batch(info, targets, bad, images, warp_params, [])
+        info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize, params, extent.float())
+        augment, erase = self.augments[view], None if params is None else params.erase
+        pixel = to_original.diagonal(dim1=1, dim2=2)[:, :2]
+        how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase, pixel)
+        return BatchView(info, images, warp_params, draws.presize, corners), how
 
 
-def warp_batch(batch: Batch, augment: Augment | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The consumer's part: x and y on the device, by one warp on its current stream."""
+def warp_batch(
+    batch: Batch, augments: Sequence[Augment | None], device: torch.device, channels: int = 3
+) -> tuple[list[Tensor], Any]:
+    """The consumer's part: x of each view, and y, on the device, by one warp each on its current stream."""
     for event in batch.ready:
         torch.cuda.current_stream(device).wait_event(event)  # the stream waits, the host does not
-    images = batch.images
+    views = zip(batch.views, augments, strict=True)
+    return [_warped(view, augment, device, channels) for view, augment in views], to_device(batch.targets, device)
+
+
+def _warped(view: BatchView, augment: Augment | None, device: torch.device, channels: int) -> Tensor:
+    images = view.images
     if device.type == "cuda":  # it warps; other devices get what the CPU warped
         images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
-    if augment is not None and batch.warp_params is not None:
-        x = augment.apply(images, batch.warp_params)
-    else:
-        x = images if isinstance(images, Tensor) else torch.stack(list(images))
-    return x.to(device), batch.targets.to(device, non_blocking=device.type == "cuda")
+    if augment is not None and view.warp_params is not None:
+        x = augment.apply(images, view.warp_params)
+        return (x if channels == 3 else x[:, :1].contiguous()).to(device)
+    x = images if isinstance(images, Tensor) else _framed(images, view)
+    if channels == 1:
+        x = (x.float() @ torch.tensor(LUMA, device=x.device)).round().to(torch.uint8)[..., None]
+    return x.to(device)
 
 
-__all__ = ["Batch", "BatchInfo", "BatchMaker", "warp_batch"]
+def _framed(images: Sequence[Tensor], view: BatchView) -> Tensor:
+    """uint8 [B, height, width, 3] of the presize's frame, black beside images that are smaller."""
+    if images and not view.corners:
+        return torch.stack(list(images))
+    out = torch.zeros(len(images), *view.frame, 3, dtype=torch.uint8, device=images[0].device if images else None)
+    for whole, image, (x, y) in zip(out, images, view.corners, strict=True):
+        height, width, _ = image.shape
+        whole[y : y + height, x : x + width] = image
+    return out
+
+
+def _grey(params: Params) -> Params:
+    """The same of the photos' luma, in all channels: luma is linear, so it may be taken first."""
+    color = compose_color(params.color.double(), saturation_matrix(torch.zeros(len(params)))).float()
+    erase_color = params.erase_color
+    if erase_color is not None:
+        erase_color = (erase_color @ torch.tensor(LUMA))[..., None].expand(erase_color.shape)
+    return replace(params, color=color, erase_color=erase_color)
+
+
+__all__ = ["Batch", "BatchInfo", "BatchMaker", "BatchView", "warp_batch"]

@@ -66,7 +66,7 @@ class CpuDecoder:
         if out is None:
             out = [self.memory.take((height, width, 3)) for height, width in resizing.sizes]
         for row, box, pixels in zip(resizing.rows, resizing.boxes, out, strict=True):
-            resize(np.ascontiguousarray(photos[row].pixels.numpy()), box, pixels)
+            resize(np.ascontiguousarray(photos[row].pixels.numpy()), box, pixels, resizing.kind)
         return resizing.apply(photos, [torch.from_numpy(pixels) for pixels in out])
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ import nvidia.dali.experimental.dynamic
 from nvidia.dali import types as dali_types
 from nvidia.dali.tensors import TensorListCPU
 
+from fastaug.loading.options import FilterName
+
 ndd: Any = nvidia.dali.experimental.dynamic  # its stubs do not know all that it has
 types: Any = dali_types
 
@@ -42,15 +44,21 @@ def images_of(batch: Any) -> list[Any]:
     return [np.asarray(image) for image in found] if isinstance(images, TensorListCPU) else found
 
 
-def resize(images: Sequence[Any], sizes: np.ndarray, region: tuple[np.ndarray, np.ndarray], device: str) -> Any:
+_FILTERS: dict[FilterName, Any] = {"lanczos": types.INTERP_LANCZOS3, "bilinear": types.INTERP_LINEAR}
+
+
+def resize(
+    images: Sequence[Any], sizes: np.ndarray, region: tuple[np.ndarray, np.ndarray], device: str, kind: FilterName
+) -> Any:
     """A batch of resized images, as `fastaug.loading.resize` has them.
 
     Args:
         images: of `decode`, or tensors of torch.
         sizes: (height, width) of each result, float32 [N, 2].
         region: corners (y, x) float32 [N, 2], and the corners opposite.
+        kind: of filter.
     """
     return ndd.resize(
         ndd.as_batch(images, layout="HWC"), size=ndd.as_batch(sizes), roi_start=ndd.as_batch(region[0]),
-        roi_end=ndd.as_batch(region[1]), interp_type=types.INTERP_LANCZOS3, antialias=True, device=device,
+        roi_end=ndd.as_batch(region[1]), interp_type=_FILTERS[kind], antialias=True, device=device,
     ).evaluate()  # fmt: skip

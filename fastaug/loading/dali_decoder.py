@@ -131,7 +131,7 @@ class DaliDecoder:
         start = np.ascontiguousarray(boxes[:, 1::-1], np.float32)
         region = start, np.ascontiguousarray(boxes[:, 1::-1] + boxes[:, :1:-1], np.float32)
         with self._running():
-            resized = self._dali.resize(images, np.asarray(sizes, np.float32), region, self._dali_device)
+            resized = self._dali.resize(images, np.asarray(sizes, np.float32), region, self._dali_device, resizing.kind)
             if len(set(sizes)) == 1:  # one tensor is handed over, not one for each image
                 return resizing.apply(photos, list(self._to_torch(self._dali.ndd.as_tensor(resized))))
             return resizing.apply(photos, [self._to_torch(image) for image in self._dali.images_of(resized)])

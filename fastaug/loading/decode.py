@@ -51,7 +51,7 @@ class Decoder(Protocol):
     def resize(
         self, photos: Sequence[Photo], resizing: Resizing, out: Sequence[np.ndarray] | None = None
     ) -> list[Photo]:
-        """Resize a box of some photos with the Lanczos filter, in one interpolation.
+        """Resize a box of some photos with the Lanczos filter, or a bilinear one, in one interpolation.
 
         Args:
             photos: of this decoder.

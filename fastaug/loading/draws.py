@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from fastaug.augment import geometry
 from fastaug.augment.augment import Augment, Observe, Params
 from fastaug.augment.rng import SampleUniforms
+from fastaug.loading.framing import FRAMINGS
+from fastaug.loading.options import ResizeMethod
 from fastaug.loading.photo import Size
 
 _DRAWN_AT_ONCE = 256  # samples
 _MOST_AHEAD = 4  # batches
-_POSITION = "presize"  # the name of the draws of where its square lies
+_POSITION = "presize"  # the name of the draws of where a photo and its frame lie
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,16 @@ class Draws:
     """A pure function of (seed, epoch, row of the sample), and of the sizes that the batch is drawn for.
 
     Attributes:
-        position: float64 [B, 2] in [0, 1], (x, y): where the presize's square lies in its photo.
-        presize: side of the presized images, pixels.
+        position: float64 [B, 2] in [0, 1], (x, y): where the presize's frame lies in its photo, or the photo in it.
+        presize: (height, width) of the frame, pixels.
         params: what happens to the presized images; None without an augment.
+        method: how photos come into the frame, see `framing`.
     """
 
     position: Tensor
-    presize: int
+    presize: Size
     params: Params | None
+    method: ResizeMethod = "crop"
 
     def __len__(self) -> int:
         return len(self.position)
@@ -45,29 +49,31 @@ class Draws:
         params = self.params
         if params is not None:
             params = Params(params.matrix[index], params.color[index], size=params.size)
-        return Draws(self.position[index], self.presize, params)
+        return replace(self, position=self.position[index], params=params)
 
     def part(self, rows: slice | list[int]) -> Draws:
         """The same of some rows."""
-        return Draws(self.position[rows], self.presize, None if self.params is None else self.params[rows])
+        params = None if self.params is None else self.params[rows]
+        return replace(self, position=self.position[rows], params=params)
 
     @property
     def output(self) -> Size:
         """(height, width) of what is made of a photo: the augment may have been set to another size since."""
         if self.params is None:
-            return self.presize, self.presize
+            return self.presize
         assert self.params.size is not None, "every Augment notes it"
         return self.params.size
 
-    def square(self, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x0, y0 and side, float64 [B] each, of the presize's square in originals of these sizes, int64 [B, 2]."""
-        return geometry.presize_box(sizes, self.position)
+    def boxes(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """What of originals of these sizes, int64 [B, 2], is shown, and where in the frame: see `framing`."""
+        return FRAMINGS[self.method](sizes, self.position, self.presize)
 
     def presize_matrix(self, sizes: Tensor) -> Tensor:
         """Original pixels -> presized pixels, float64 [B, 3, 3]."""
-        x0, y0, side = self.square(sizes)
-        target = torch.full_like(side, self.presize)
-        return geometry.box_matrix(x0, y0, side, side, target, target)
+        shown, placed = self.boxes(sizes)
+        matrix = geometry.box_matrix(*shown.unbind(1), *placed[:, 2:].unbind(1))
+        matrix[:, :2, 2] += placed[:, :2]
+        return matrix
 
     def matrix(self, sizes: Tensor) -> Tensor:
         """Original pixels -> output pixels, float64 [B, 3, 3]; without an augment the presized ones are the output."""
@@ -81,39 +87,53 @@ class Ahead:
     Several threads may ask, for each batch once.
 
     Args:
-        draw: rows of the samples -> what is decided about them.
-        batches: rows of the samples.
+        draw: rows of the samples, and how often each came before -> what is decided about them, for each view.
+        batches: (rows, how often each came before), int64 [B] each.
     """
 
-    def __init__(self, draw: Callable[[np.ndarray], Draws], batches: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        draw: Callable[[np.ndarray, np.ndarray], Sequence[Draws]],
+        batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    ) -> None:
         self._draw, self._batches = draw, batches
-        self._at_once = min(max(_DRAWN_AT_ONCE // max(len(batches[0]), 1), 1), _MOST_AHEAD) if batches else 1
-        self._made: dict[int, Draws] = {}  # those that were not asked for yet, by number of the batch
+        largest = max(len(batches[0][0]), 1) if batches else 1
+        self._at_once = min(max(_DRAWN_AT_ONCE // largest, 1), _MOST_AHEAD)
+        self._made: dict[int, list[Draws]] = {}  # those that were not asked for yet, by number of the batch
         self._lock = threading.Lock()
 
-    def __call__(self, number: int) -> Draws:
-        """Of a batch."""
+    def __call__(self, number: int) -> list[Draws]:
+        """Of a batch, one for each view."""
         with self._lock:
             if number not in self._made:
                 group = self._batches[number : number + self._at_once]
-                draws, start = self._draw(np.concatenate(group)), 0
-                for i, rows in enumerate(group):
-                    self._made[number + i] = draws.part(slice(start, start + len(rows)))
-                    start += len(rows)
+                rows, copies = (np.concatenate(part) for part in zip(*group, strict=True))
+                views, start = self._draw(rows, copies), 0
+                images = len(views[0]) // max(len(rows), 1)  # of each sample
+                for i, (own, _) in enumerate(group):
+                    stop = start + images * len(own)
+                    self._made[number + i] = [draws.part(slice(start, stop)) for draws in views]
+                    start = stop
             return self._made.pop(number)
 
 
 def draw(
-    uniforms: SampleUniforms, augment: Augment | None, presize: int, training: bool, observe: Observe | None
+    uniforms: SampleUniforms,
+    augment: Augment | None,
+    presize: int | Size,
+    training: bool,
+    observe: Observe | None,
+    method: ResizeMethod = "crop",
 ) -> Draws:
     """Draw for a batch; without training everything is centred and nothing random."""
-    frame = presize, presize
+    frame = (presize, presize) if isinstance(presize, int) else presize
     if not training:
         position = torch.full((uniforms.batch, 2), 0.5, dtype=torch.float64)
-        return Draws(position, presize, None if augment is None else augment.without_chance(uniforms.batch, frame))
+        params = None if augment is None else augment.without_chance(uniforms.batch, frame)
+        return Draws(position, frame, params, method)
     ops = {} if augment is None else augment.named_ops()
-    uniforms.make({_POSITION: 2, **{name: op.uniforms for name, op in ops.items()}})
+    uniforms.make({_POSITION: 2, **{name: op.uniforms for name, op in ops.items() if op.uniforms}})
     position = uniforms(_POSITION, 2)
     if augment is None:
-        return Draws(position, presize, None)
-    return Draws(position, presize, augment.draw(uniforms.batch, frame, uniforms=uniforms, observe=observe))
+        return Draws(position, frame, None, method)
+    return Draws(position, frame, augment.draw(uniforms.batch, frame, uniforms=uniforms, observe=observe), method)

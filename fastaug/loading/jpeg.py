@@ -47,7 +47,7 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
         return _as_pillow(content, memory, max_pixels)
     pillow.check_size(header.height, header.width, max_pixels)
     check_scans(content, header)
-    orientation = header.orientation or pillow.orientation(content)
+    orientation = orientation_of(content, header)
     size = upright_size(header.height, header.width, orientation)
     scale = _scale(need, header) if need is not None and need.size == size else 1
     try:
@@ -61,6 +61,12 @@ def decode(content: bytes, need: Need | None, memory: Memory, max_pixels: int) -
         return _as_pillow(content, memory, max_pixels)
     pixels = turn_upright(pixels, orientation, memory)
     return Photo(torch.from_numpy(pixels), upright_matrix(size, orientation, scale), size)
+
+
+def orientation_of(content: bytes, header: Header | None = None) -> int:
+    """EXIF's, 1 to 8, of a file of any format."""
+    header = header or read_header(content)
+    return (header.orientation if header else 0) or pillow.orientation(content)
 
 
 def check_scans(content: bytes, header: Header) -> None:
@@ -164,4 +170,4 @@ def encode(pixels: np.ndarray, quality: int = 80) -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, colorspace="RGB"))
 
 
-__all__ = ["LEAST_FOOTPRINT", "MOST_SCANS", "check_scans", "decode", "encode"]
+__all__ = ["LEAST_FOOTPRINT", "MOST_SCANS", "check_scans", "decode", "encode", "orientation_of"]

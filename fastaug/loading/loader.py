@@ -8,10 +8,10 @@ import time
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -26,12 +26,13 @@ from fastaug.loading.cache import DEVICE, Cache, open_cache
 from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
 from fastaug.loading.draws import Ahead, Draws, draw
 from fastaug.loading.modes import MODES
-from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ScaleName
-from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
+from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ResizeMethod, ScaleName
+from fastaug.loading.order import batch_bounds, batch_count, copies_of, epoch_order, shard_order, weighted_order
 from fastaug.loading.position import Position, names_crc32
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
+from fastaug.loading.targets import TargetOptions, targets_of
 from fastaug.loading.workers import Workers, prefetch
 from fastaug.machine import core_count, rank, usable_device, world
 from fastaug.samples.samples import Samples
@@ -42,6 +43,8 @@ PREFETCH_BATCHES = 3
 # Batches that are being loaded at a time: while one is decoded, the next one is drawn and read.
 LOAD_THREADS = 2
 
+_PLACED = ("mask", "objects")  # targets that have a place on their photo, and so differ from view to view
+
 
 class ImageLoader(IterableDataset[Any]):
     """Batches of augmented images: decoded, presized and warped once.
@@ -49,16 +52,16 @@ class ImageLoader(IterableDataset[Any]):
     Args:
         samples: what to load.
         batch_size: images per batch; with drop_last at most as many as there are to train, with a warning.
-        presize: side of the square that photos are resized to before the warp, pixels. Larger than the final size, to
-            leave margin for rotation and crop. It may be set to another one at any time; batches that are on their way
-            keep theirs.
+        presize: the frame that photos are resized to before the warp: the side of a square, or (height, width), pixels.
+            Larger than the final size, to leave margin for rotation and crop, and of its shape. It may be set to
+            another one at any time; batches that are on their way keep theirs.
         augment: an `Augment`, or None for the presized uint8 images themselves.
         device: where the batches are wanted, "cuda", "cpu" or another one of torch; None: "cuda" where there is one.
             For others than CUDA they are made on the CPU.
-        training: True: the largest square at a random position, a new permutation each epoch, random draws, incomplete
-            last batch dropped. False: file order, every sample once, the centred square, nothing random, whatever mode
-            `augment` is in.
-        seed: of everything random. Draws are a pure function of (seed, epoch, row of the sample, operator).
+        training: True: the presize at a random position, a new permutation each epoch, random draws, incomplete last
+            batch dropped. False: file order, every sample once, everything centred and nothing random, whatever mode
+            `augment` is in; operators that draw nothing, such as `CenterCrop`, are done.
+        seed: of everything random. Draws are a pure function of (seed, epoch, row of the sample, operator, view).
         mode: "resize": photos are resized to `presize`, then one warp: two interpolations. "direct": the presize is
             multiplied into the matrix and the warp reads the decoded photo: one interpolation, the same draws. Photos
             that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times.
@@ -75,6 +78,20 @@ class ImageLoader(IterableDataset[Any]):
         max_bad_share: of this rank's samples; with more bad files than that BadFileError is raised after all.
         schedule: for progressive resizing, a function of the epoch that returns (size, presize), for which each epoch's
             batches are drawn, whatever `augment.size` and `presize` are. A resumed run has the right ones by itself.
+        resize_method: how photos come into the presize: "crop", the largest box of its shape; "squish", the whole
+            photo, whatever its shape; "pad", the whole photo, its shape kept, and padding beside it (a letterbox);
+            "torchvision": the short side becomes the presize's, by a bilinear filter, and a box of that is taken, in
+            the middle where training is False: with `CenterCrop` its validation, pixel by pixel (mode="resize").
+        channels: 3, RGB, or 1, grey: the luma of ITU-R BT.601.
+        views: of each photo, which is read and decoded once: their number, each made by `augment`; or a list of
+            Augments, one for each. Each view has draws of its own; those of the first are those of a loader without
+            views. With mode="resize" the whole photo is resized once and the views' frames are cut out of it.
+        targets: what becomes of masks and boxes, see `TargetOptions`.
+        weights: one for each sample, 0 or more: an epoch of the training is as many samples as there are, each drawn
+            with replacement by them. A sample that comes again in an epoch has draws of its own.
+        balance: "classes": weights with which each class comes equally often.
+        repeats: images of each sample that follow each other in an epoch of the training, read and decoded once, each
+            with draws of its own; batch_size counts images.
         decoder: "auto"; "jpeg", libjpeg-turbo and Pillow, on the CPU; "dali". See `decoder_choice`.
         scale: "auto": on a CPU, JPEGs that are far larger than needed are decoded at 1/2, 1/4 or 1/8, which leaves
             twice the pixels that are needed; "exact": every pixel is decoded.
@@ -82,13 +99,17 @@ class ImageLoader(IterableDataset[Any]):
         cache: photos are decoded once and kept: "memory", the host's, shared by the ranks of the machine; "device", the
             GPU's; or a folder, which is made. Only pixels are kept: what is drawn is drawn anew each epoch. The first
             epoch fills it while it trains, and has the pixels of every later one. None: decode each time.
-        cache_size: the short side of what is kept, pixels; of smaller photos everything is. None: `presize` as it is
-            now.
+        cache_size: the short side of what is kept, pixels; of smaller photos everything is. None: the longer side
+            of `presize` as it is now.
         cache_bytes: that the cache may take; what does not fit is decoded each time. None: half of what is left.
     Yields:
-        x on `device`: the augment's dtype [B, 3, size, size], or uint8 [B, presize, presize, 3] without one;
-        y on `device`: int64 [B], the targets. A batch of bad files only is left out, as is one of a single image (see
-        drop_last), but with several ranks it is yielded, empty: ranks that take turns would otherwise wait for ever.
+        x on `device`: the augment's dtype [B, channels, height, width], or uint8 [B, height, width, channels] of the
+        presize without one. With views a tuple of such, and of `BatchInfo`, if that is asked for.
+        y on `device`, by what the samples have: a class each: int64 [B]. Several: float32 [B, classes] of 0 and 1.
+        Numbers: float32 [B] or [B, K]. Nothing: None. Masks: int64 [B, height, width]. Boxes: a list of B dicts. Of
+        masks and boxes with views a tuple, one for each.
+        A batch of bad files only is left out, as is one of a single image (see drop_last), but with several ranks it is
+        yielded, empty: ranks that take turns would otherwise wait for ever.
     Raises:
         ValueError, TypeError: arguments that do not fit. RuntimeError: no such device. ImportError: decoder="dali"
             without DALI.
@@ -115,7 +136,7 @@ class ImageLoader(IterableDataset[Any]):
         self,
         samples: Samples,
         batch_size: int = 64,
-        presize: int = 460,
+        presize: int | tuple[int, int] = 460,
         augment: Augment | None = None,
         device: str | torch.device | None = None,
         training: bool = True,
@@ -128,23 +149,40 @@ class ImageLoader(IterableDataset[Any]):
         num_threads: int | None = None,
         prefetch_batches: int = PREFETCH_BATCHES,
         max_bad_share: float = MAX_BAD_SHARE,
-        schedule: Callable[[int], tuple[int | tuple[int, int], int]] | None = None,
+        schedule: Callable[[int], tuple[int | tuple[int, int], int | tuple[int, int]]] | None = None,
         decoder: DecoderName = "auto",
         scale: ScaleName = "auto",
         max_pixels: int = MAX_PIXELS,
         cache: str | os.PathLike[str] | None = None,
         cache_size: int | None = None,
         cache_bytes: int | None = None,
+        resize_method: ResizeMethod = "crop",
+        channels: int = 3,
+        views: int | Sequence[Augment] = 1,
+        targets: TargetOptions | None = None,
+        weights: Sequence[float] | np.ndarray | Tensor | None = None,
+        balance: Literal["classes"] | None = None,
+        repeats: int = 1,
     ):
         arguments.check_samples(samples)
         arguments.check_augment(augment, schedule)
-        arguments.check_choices(mode, on_error, decoder, scale)
+        arguments.check_choices(mode, on_error, decoder, scale, resize_method)
+        if isinstance(views, int):
+            self.views, others = arguments.whole("views", views), None
+        else:
+            augment, *others = arguments.several_augments(views, augment, schedule)
+            self.views = 1 + len(others)
+        arguments.check_channels(channels, [augment, *(others or [])])
         arguments.check_share("max_bad_share", max_bad_share)
         if mode == "direct" and augment is None:
             raise ValueError(
                 "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
             )
-        self.samples, self.augment = samples, augment
+        self.samples, self.augment, self.resize_method = samples, augment, resize_method
+        self._other_augments: list[Augment] | None = others  # of a list
+        self._viewed = others is not None or self.views > 1  # and so x is a tuple
+        self.channels = channels
+        self.targets = targets or TargetOptions()
         self.batch_size, self.presize = arguments.whole("batch_size", batch_size), presize
         self.device = usable_device("ImageLoader", device)
         self.decoder_choice = choose_decoder(decoder, self.device, has_dali())
@@ -167,14 +205,22 @@ class ImageLoader(IterableDataset[Any]):
         self.cache, self.cache_bytes = cache, arguments.of_a_cache("cache_bytes", cache_bytes, cache)
         self.cache_size = arguments.of_a_cache("cache_size", cache_size, cache)
         if cache is not None and self.cache_size is None:
-            self.cache_size = self.presize
+            self.cache_size = max(arguments.sides(self.presize))  # no method needs more of a photo
         self._mode = MODES[mode]()
-        self._targets = torch.tensor(samples.targets, dtype=torch.int64)
+        self._batch_targets = targets_of(samples, self.targets)
+        self._orientations: dict[int, int] = {}
+        self.weights = arguments.sample_weights(weights, balance, samples)
+        self.repeats = arguments.whole("repeats", repeats)
+        if self.batch_size % self.repeats:
+            raise ValueError(
+                f"ImageLoader: expected a batch_size that is a multiple of repeats, {self.repeats}, got "
+                f"{self.batch_size}. A sample's images come in one batch: take {self.repeats} × as many as photos."
+            )
         self._position = Position()
         self._quarantine = Quarantine(samples)
         self._clock = Clock()
         self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
-        share = len(samples) // self.shard[1]  # of each rank in training
+        share = len(samples) // self.shard[1] * self.repeats  # of each rank in training
         if training and not share:
             raise ValueError(
                 f"ImageLoader: expected at least one sample for each of {self.shard[1]} rank(s), got {len(samples)} "
@@ -198,13 +244,20 @@ class ImageLoader(IterableDataset[Any]):
         )  # fmt: skip
 
     @property
-    def presize(self) -> int:
-        """Side of the square that photos are resized to before the warp, pixels."""
+    def presize(self) -> int | tuple[int, int]:
+        """The side of the square that photos are resized to before the warp, or (height, width), pixels."""
         return self._presize
 
     @presize.setter
-    def presize(self, presize: int) -> None:
-        self._presize = arguments.whole("presize", presize)
+    def presize(self, presize: int | tuple[int, int]) -> None:
+        self._presize = arguments.checked_presize(presize, self.resize_method)
+
+    @property
+    def augments(self) -> list[Augment | None]:
+        """One for each view."""
+        if self._other_augments is None:
+            return [self.augment] * self.views
+        return [self.augment, *self._other_augments]
 
     @property
     def quarantined(self) -> list[tuple[str, str]]:
@@ -212,7 +265,13 @@ class ImageLoader(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Batches per epoch, the same for every rank."""
-        return batch_count(len(self.samples), self.shard[1], self.batch_size, self.training, self.drop_last)
+        photos = self.batch_size // self._images
+        return batch_count(len(self.samples), self.shard[1], photos, self.training, self.drop_last)
+
+    @property
+    def _images(self) -> int:
+        """Of each photo, for each view."""
+        return self.repeats if self.training else 1
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration this epoch, from its start, or from where a loaded state stands in it."""
@@ -242,7 +301,9 @@ class ImageLoader(IterableDataset[Any]):
         return {
             "seed": self.seed,
             "samples": len(self.samples),
-            "targets_crc32": zlib.crc32(self._targets.numpy().tobytes()),
+            "targets_crc32": self.samples.targets_crc32(),
+            "weights_crc32": 0 if self.weights is None else zlib.crc32(self.weights.tobytes()),
+            "repeats": self.repeats,
             "names_crc32": self._names_crc32,
             "training": self.training,
             "batch_size": self.batch_size,
@@ -272,19 +333,18 @@ class ImageLoader(IterableDataset[Any]):
         """
         return self.walk(row)[0]
 
-    def walk(self, row: int = 0) -> tuple[Summary, tuple[Tensor, Tensor] | None]:
-        """`summary`, and the batch (x, y) of that sample; None where a step failed."""
+    def walk(self, row: int = 0) -> tuple[Summary, tuple[Any, Any] | None]:
+        """`summary`, and the batch (x, y) of that sample, of its first view; None where a step failed."""
         position = replace(self._position)
         position.begin(len(self))
 
         def make(observer: Observer) -> Batch:
             with self._workers(1) as workers:
-                rows = np.array([row], np.int64)
-                draw = partial(self._draw, position.epoch, self._scheduled(position.epoch), observer, rows)
+                rows, first = np.array([row], np.int64), np.zeros(1, np.int64)
+                draw = partial(self._draw, position.epoch, self._scheduled(position.epoch), observer, rows, first)
                 return self._maker(workers, observer).make(rows, draw)
 
-        warp = partial(warp_batch, augment=self.augment, device=self.device)
-        return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, warp)
+        return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, self._warped)
 
     def close(self) -> None:
         """End every iteration: the threads, and what was prefetched. Iterating again is possible."""
@@ -297,6 +357,9 @@ class ImageLoader(IterableDataset[Any]):
         """What is shown of it."""
         settings: dict[str, object] = {"images": len(self.samples), "batch_size": self.batch_size, "batches": len(self)}
         settings |= {name: getattr(self, name) for name in ("training", "mode", "presize")}
+        usual = {"resize_method": "crop", "channels": 3, "views": 1, "repeats": 1}
+        settings |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        settings |= {} if self.weights is None else {"weights": f"{self.weights.min():g} to {self.weights.max():g}"}
         settings |= {} if self.augment is None else {"size": self.augment.size}
         settings |= {"device": str(self.device), "decoder": self.decoder_choice.name}
         if self.cache is not None:
@@ -344,16 +407,17 @@ class ImageLoader(IterableDataset[Any]):
         if self._opened_cache is not None and not self._opened_cache.is_current():
             self._opened_cache = self._open_cache()
         epoch, first = position.epoch, position.delivered
-        indices = self._epoch_indices(epoch)
+        indices, copies = self._epoch_indices(epoch)
         share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
-        bounds = batch_bounds(len(indices), self.batch_size, len(self))[first:]
+        bounds = batch_bounds(len(indices), self.batch_size // self._images, len(self))[first:]
         with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
             decoding = dict.fromkeys(("decode", "keep", "cache", "presize"), workers.decoder.threads)
             self._clock = clock = Clock({**loading, **decoding})
             least = 2 if self.training and self.drop_last and self.batch_size > 1 else 1
             rows = [indices[a:b] for a, b in bounds]
-            ahead = Ahead(partial(self._draw, epoch, self._scheduled(epoch), clock), rows)
+            drawn_for = [(indices[a:b], copies[a:b]) for a, b in bounds]
+            ahead = Ahead(partial(self._draw, epoch, self._scheduled(epoch), clock), drawn_for)
             make = partial(self._make, self._maker(workers, clock, least), ahead, rows)
             batches = prefetch(make, range(len(rows)), self.prefetch_batches, LOAD_THREADS)
             try:
@@ -363,9 +427,9 @@ class ImageLoader(IterableDataset[Any]):
                     self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share)
                     if len(batch) or self.shard[1] > 1:
                         with clock.stage("warp", len(batch)):
-                            result = self._warp_batch(batch)
+                            result, images = self._warp_batch(batch), len(batch)
                         del batch  # its photos are not needed while the consumer works
-                        since = clock.delivered(len(result[1]), loaded)
+                        since = clock.delivered(images, loaded)
                         yield result
                         del result
                         clock.asked(since)
@@ -379,42 +443,66 @@ class ImageLoader(IterableDataset[Any]):
         decoder = make_decoder(self.decoder_choice.name, device, num_threads, self.scale, self.max_pixels)
         return Workers(decoder, num_threads)
 
-    def _epoch_indices(self, epoch: int) -> np.ndarray:
-        n = len(self.samples)
-        order = epoch_order(n, self.seed, epoch) if self.training else np.arange(n)
-        return shard_order(order, self.shard, equal=self.training)
+    def _epoch_indices(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's rows of the samples, and how often each came before in the epoch, on whatever rank."""
+        n, part = len(self.samples), partial(shard_order, shard=self.shard, equal=self.training)
+        if self.training and self.weights is not None:
+            order = weighted_order(np.cumsum(self.weights), self.seed, epoch)
+            return part(order), part(copies_of(order))
+        rows = part(epoch_order(n, self.seed, epoch) if self.training else np.arange(n))
+        return rows, np.zeros_like(rows)
 
     def _make(self, maker: BatchMaker, ahead: Ahead, batches: list[np.ndarray], number: int) -> Batch:
         """A batch, without what is known to be bad."""
-        rows = batches[number]
+        rows, images = batches[number], maker.repeats
         good = [place for place, row in enumerate(rows.tolist()) if row not in self._quarantine]
         if len(good) == len(rows):
             return maker.make(rows, partial(ahead, number))
-        return maker.make(rows[good], lambda: ahead(number).part(good))
+        places = [place * images + i for place in good for i in range(images)]
+        return maker.make(rows[good], lambda: [draws.part(places) for draws in ahead(number)])
 
-    def _scheduled(self, epoch: int) -> tuple[int | tuple[int, int], int] | None:
+    def _scheduled(self, epoch: int) -> tuple[int | tuple[int, int], int | tuple[int, int]] | None:
         return None if self.schedule is None else self.schedule(epoch)
 
     def _draw(
         self,
         epoch: int,
-        scheduled: tuple[int | tuple[int, int], int] | None,
+        scheduled: tuple[int | tuple[int, int], int | tuple[int, int]] | None,
         observer: Observer,
         indices: np.ndarray,
-    ) -> Draws:
-        augment, presize = self.augment, self.presize  # either may be set to another one at any time
-        if scheduled is not None and augment is not None:
-            augment, presize = augment.with_size(scheduled[0]), arguments.whole("presize", scheduled[1])
-        return draw(SampleUniforms(self.seed, epoch, indices), augment, presize, self.training, observer.operator)
+        copies: np.ndarray,
+    ) -> list[Draws]:
+        """For the images of some samples, of each view."""
+        augments, presize, images = self.augments, self.presize, self._images  # they may be set at any time
+        if scheduled is not None:
+            augments = [None if augment is None else augment.with_size(scheduled[0]) for augment in augments]
+            presize = arguments.checked_presize(scheduled[1], self.resize_method)
+        if images > 1:
+            indices, copies = np.repeat(indices, images), (copies[:, None] * images + np.arange(images)).ravel()
+        how = arguments.sides(presize), self.training
+        return [
+            draw(
+                SampleUniforms(self.seed, epoch, indices, copies, view), augment, *how,
+                None if view else observer.operator, self.resize_method,
+            )
+            for view, augment in enumerate(augments)
+        ]  # fmt: skip
 
     def _maker(self, workers: Workers, observer: Observer, least: int = 1) -> BatchMaker:
         pinned = self.device.type == "cuda"
-        parts = self.samples, self._targets, self._mode, workers, observer, pinned, self._opened_cache
-        return BatchMaker(*parts, least)
+        parts = self.samples, self._batch_targets, self._orientations, self.augments, self._mode, workers, observer
+        return BatchMaker(*parts, pinned, self._opened_cache, self._images, self.channels, least)
+
+    def _warped(self, batch: Batch) -> tuple[list[Tensor], Any]:
+        return warp_batch(batch, self.augments, self.device, self.channels)
 
     def _warp_batch(self, batch: Batch) -> Any:
-        x, y = warp_batch(batch, self.augment, self.device)
-        return (x, y, batch.info) if self.return_info else (x, y)
+        x, y = self._warped(batch)
+        info = [view.info for view in batch.views]
+        if self._viewed:
+            y = (y,) if self.views == 1 and self.samples.kind in _PLACED else y
+            return (tuple(x), y, tuple(info)) if self.return_info else (tuple(x), y)
+        return (x[0], y, info[0]) if self.return_info else (x[0], y)
 
 
 __all__ = ["BadFileError", "BatchInfo", "ImageLoader"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import sub
 from typing import ClassVar, Protocol
 
 import torch
 
 from fastaug.loading.draws import Draws
+from fastaug.loading.framing import FILTERS, FRAMINGS
 from fastaug.loading.options import ModeName
 from fastaug.loading.photo import Box, Need, Photo, Resizing, Size
 from fastaug.warping.footprint import smallest_footprint
@@ -31,6 +33,13 @@ class Mode(Protocol):
         """Which photos are resized before the warp, and to what."""
         ...
 
+    def shared(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
+        """Which photos are resized once if several images are made of each, and to what, before `resizing`.
+
+        needs: of all of a photo's images together.
+        """
+        ...
+
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
         """[B, height, width, 3] of what the warp reads, if every photo is resized, and to one size."""
         ...
@@ -42,22 +51,30 @@ class Resize:
     presize_is: ClassVar[str] = "resized with the Lanczos filter"
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
-        """The presize's square."""
+        """What the presize shows."""
         if not sizes:
             return []
-        x0, y0, side = draws.square(torch.tensor(sizes))
-        boxes = map(tuple, torch.stack([x0, y0, side, side], 1).tolist())
-        footprints = (side / draws.presize).tolist(), _output_footprints(draws, sizes)
+        shown, placed = draws.boxes(torch.tensor(sizes))
+        boxes = map(tuple, shown.tolist())
+        footprints = (shown[:, 2:] / placed[:, 2:]).amin(1).tolist(), _output_footprints(draws, sizes)
         return [Need(*need) for need in zip(sizes, *footprints, boxes, strict=True)]
 
     def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
-        presize, boxes = draws.presize, [photo.part(need.box) for photo, need in zip(photos, needs, strict=True)]
+        boxes = [photo.part(need.box) for photo, need in zip(photos, needs, strict=True)]
+        sizes = [draws.presize] * len(photos)
+        if draws.method == "pad":
+            sizes = _whole_sizes(photos, draws)
         if draws.params is not None:
-            boxes = [_whole_pixels(box, photo, presize) for box, photo in zip(boxes, photos, strict=True)]
-        return Resizing([*range(len(photos))], boxes, [(presize, presize)] * len(photos))
+            boxes = [_whole_pixels(*part) for part in zip(boxes, photos, sizes, strict=True)]
+        return Resizing([*range(len(photos))], boxes, sizes, FILTERS.get(draws.method, "lanczos"))
+
+    def shared(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
+        """The whole photo, as large as the presize makes it: its boxes are then cut out."""
+        boxes = [photo.part((0.0, 0.0, float(photo.size[1]), float(photo.size[0]))) for photo in photos]
+        return Resizing([*range(len(photos))], boxes, _whole_sizes(photos, draws), FILTERS.get(draws.method, "lanczos"))
 
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
-        return len(draws), draws.presize, draws.presize, 3
+        return None if draws.method == "pad" else (len(draws), *draws.presize, 3)
 
 
 class Direct:
@@ -87,20 +104,32 @@ class Direct:
                 sizes.append((math.ceil(box[3] * SHRINK_TO / footprint), math.ceil(box[2] * SHRINK_TO / footprint)))
         return Resizing(rows, boxes, sizes)
 
+    def shared(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
+        """Shrunk for the finest of the images, since shrinking takes longer than a warp."""
+        return self.resizing(photos, needs, draws)
+
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
         return None
 
 
-def _whole_pixels(box: Box, photo: Photo, presize: int) -> Box:
-    """The nearest square of so many whole pixels, if the box is one but for a rounding, as of a photo from a cache.
+def _whole_sizes(photos: Sequence[Photo], draws: Draws) -> list[Size]:
+    """(height, width) of whole photos as the presize shows them, wherever its frame lies."""
+    sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
+    shown, placed = FRAMINGS[draws.method](sizes, torch.zeros(len(sizes), 2), draws.presize)
+    whole = (sizes.double() * (placed / shown)[:, 2:].flip(1)).round().int().clamp(min=1)
+    return [(height, width) for height, width in whole.tolist()]
+
+
+def _whole_pixels(box: Box, photo: Photo, size: Size) -> Box:
+    """The nearest box of so many whole pixels, if the box is one but for a rounding, as of a photo from a cache.
 
     It is cut out, not interpolated. Where it lies then is in the photo's matrix, and the warp makes up for it.
     """
-    (x, y, *extents), (height, width, _) = box, photo.pixels.shape
-    if max(abs(extent - presize) for extent in extents) > _ROUNDING_PX or min(height, width) < presize:
+    (x, y, width, height), limits, wanted = box, photo.pixels.shape[:2][::-1], size[::-1]
+    if max(abs(width - wanted[0]), abs(height - wanted[1])) > _ROUNDING_PX or min(map(sub, limits, wanted)) < 0:
         return box
-    left, top = (min(max(round(place), 0), side - presize) for place, side in ((x, width), (y, height)))
-    return float(left), float(top), float(presize), float(presize)
+    left, top = (min(max(round(at), 0), most - new) for at, most, new in zip((x, y), limits, wanted, strict=True))
+    return float(left), float(top), float(wanted[0]), float(wanted[1])
 
 
 def _output_footprints(draws: Draws, sizes: Sequence[Size]) -> list[float]:

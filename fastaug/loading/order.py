@@ -1,4 +1,4 @@
-"""Which samples come when: a permutation per epoch, and one shard of it per rank. Pure functions, no state."""
+"""Which samples come when: an order per epoch, and one shard of it per rank. Pure functions, no state."""
 
 from __future__ import annotations
 
@@ -18,6 +18,40 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(keys, kind="stable")
 
 
+def weighted_order(totals: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """As many samples as there are, each drawn with replacement: a pure function of (totals, seed, epoch).
+
+    Args:
+        totals: float64 [n], the running sum of the samples' weights.
+    Returns:
+        int64 [n]; a sample of weight 0 is not among them.
+    """
+    n, most = len(totals), totals[-1]
+    rows = np.empty(n, np.int64)
+    for start in range(0, n, _BLOCK):
+        places = np.arange(start, min(start + _BLOCK, n))
+        high, low = sample_uniforms(seed, epoch, places, "weighted order", 2).T
+        rows[places] = np.searchsorted(totals, (high + low * 2.0**-32) * most, side="right")
+    return rows.clip(max=np.searchsorted(totals, most))  # of rounding: the last one that has a weight
+
+
+def copies_of(order: np.ndarray) -> np.ndarray:
+    """How often each sample of an order has come before in it, int64 [n]."""
+    by_row = np.argsort(order, kind="stable")
+    rows = order[by_row]
+    first = np.searchsorted(rows, rows)  # where the samples of this row begin
+    copies = np.empty(len(order), np.int64)
+    copies[by_row] = np.arange(len(order)) - first
+    return copies
+
+
+def repeated(order: np.ndarray, copies: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each sample so many times in a row, and how often each of these has come before."""
+    if repeats == 1:
+        return order, copies
+    return np.repeat(order, repeats), (copies[:, None] * repeats + np.arange(repeats)).ravel()
+
+
 def shard_order(order: np.ndarray, shard: tuple[int, int], equal: bool) -> np.ndarray:
     """Every world-th sample, starting with the rank-th.
 
@@ -33,12 +67,12 @@ def shard_order(order: np.ndarray, shard: tuple[int, int], equal: bool) -> np.nd
     return order[rank::world]
 
 
-def batch_count(n: int, world: int, batch_size: int, equal: bool, drop_last: bool) -> int:
+def batch_count(n: int, world: int, batch_size: int, equal: bool, drop_last: bool, repeats: int = 1) -> int:
     """Batches per epoch of n samples: the same number for every rank, whose samples `shard_order` gives."""
     if drop_last:
-        return n // world // batch_size
+        return n // world * repeats // batch_size
     most = n // world if equal else -(-n // world)
-    return -(-most // batch_size)
+    return -(-most * repeats // batch_size)
 
 
 def batch_bounds(n: int, batch_size: int, batches: int) -> list[tuple[int, int]]:

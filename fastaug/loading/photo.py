@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 from torch import Tensor
 
+from fastaug.loading.options import FilterName
 from fastaug.loading.orientation import IDENTITY
 
 Size = tuple[int, int]  # height, width
@@ -34,6 +36,15 @@ class Photo:
         """An original as it was decoded."""
         height, width, _ = pixels.shape
         return cls(pixels, IDENTITY, (height, width))
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 of what these pixels show of the upright original. (A scale that was rounded up shows no more
+        than there is.)"""
+        (sx, _, tx), (_, sy, ty), _ = self.inverse
+        (shown_height, shown_width, _), (height, width) = self.pixels.shape, self.size
+        right, bottom = min(tx + sx * shown_width, width), min(ty + sy * shown_height, height)
+        return max(0.0, tx), max(0.0, ty), right, bottom
 
     @property
     def inverse(self) -> tuple[tuple[float, float, float], ...]:
@@ -64,6 +75,20 @@ class Need:
     output_footprint: float
     box: Box
 
+    @staticmethod
+    def of_all(needs: Sequence[Need | None]) -> Need | None:
+        """What several images of one photo need of it; None where one does not know."""
+        known = [need for need in needs if need is not None]
+        if len(known) < len(needs) or not known:
+            return None
+        if len(known) == 1:
+            return known[0]
+        lefts, tops, widths, heights = zip(*(need.box for need in known), strict=True)
+        x, y = min(lefts), min(tops)
+        right, bottom = max(map(add, lefts, widths)), max(map(add, tops, heights))
+        finest = min(need.footprint for need in known), min(need.output_footprint for need in known)
+        return Need(known[0].size, *finest, (x, y, right - x, bottom - y))
+
 
 @dataclass(frozen=True, slots=True)
 class Resizing:
@@ -73,11 +98,13 @@ class Resizing:
         rows: of the list.
         boxes: in the photos' pixels.
         sizes: (height, width) of each result.
+        kind: of filter.
     """
 
     rows: list[int]
     boxes: list[Box]
     sizes: list[Size]
+    kind: FilterName = "lanczos"
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +28,7 @@ _BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _STRIP_PIXELS = 1 << 22  # converted at a time: Pillow takes ten bytes and more for each meanwhile
 _MODES_WITHOUT_A_RANGE = ("I", "F")
+_MASK_MODES = ("1", "L", "P", "I", *_MODES_16_BITS)
 
 
 class Unreadable(ValueError):
@@ -45,22 +48,46 @@ def decode(content: bytes, memory: Memory, max_pixels: int) -> np.ndarray:
     check_size(height, width, max_pixels)
     if image.mode in _MODES_WITHOUT_A_RANGE and not _has_16_bits(image):
         raise Unreadable(f"pixels of 32 bits (Pillow's mode {image.mode}), whose range is not known; convert them")
-    said: list[str] = []
-    try:
-        _mend_planes(image)
-        with libtiff.errors() as said:
-            image.load()
-        if said:  # as of a fax with a bad code, of which the rest is shown as if it were right
-            raise Unreadable(f"damaged or truncated image data ({image.format}: {said[0][:120]})")
+    with _loaded(image):
         orientation = _orientation_of(image)
         pixels = _rgb(image, memory)
-    except Unreadable:
-        raise
-    except Exception as error:  # of any kind: damaged files raise what comes
-        reason = said[0][:120] if said else _line(error)
-        raise Unreadable(f"damaged or truncated image data ({image.format}: {reason})") from error
     del image  # its memory, before more is taken
     return turn_upright(pixels, orientation, memory)
+
+
+def decode_mask(content: bytes, max_pixels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The numbers of a mask as they are stored, not turned: uint8, uint16 or int32 [H, W].
+
+    Of a palette the indices, not the colours; of 1, 2 and 4 bits and of a PGM what the file says, which Pillow spreads
+    over 0..255.
+
+    Args:
+        size: (height, width) that it must have.
+    Raises:
+        Unreadable: damaged or truncated, several channels, floats, another size, or more pixels than `max_pixels`.
+    """
+    image = _open(content)
+    width, height = image.size
+    if size is not None and (height, width) != size:
+        raise Unreadable(f"a mask of {width} × {height} pixels (width × height), expected {size[1]} × {size[0]}")
+    check_size(height, width, max_pixels)
+    if image.mode not in _MASK_MODES:
+        raise Unreadable(
+            f"expected a mask of one channel, whole numbers or a palette, got {image.format} of Pillow's mode "
+            f"{image.mode}"
+        )
+    spread = _spread_of(image)
+    if image.format == "TIFF" and _orientation_of(image) != 1:  # Pillow would follow it, and only of this format
+        raise Unreadable("a TIFF mask with an orientation of its own; save it upright, without")
+    with _loaded(image):
+        numbers = np.array(image)
+    if numbers.dtype.kind == "b":
+        return numbers.astype(np.uint8)
+    if spread is not None:
+        stored, shown = spread
+        numbers = (numbers.astype(np.int64) * stored + shown // 2) // shown
+        return numbers.astype(np.uint16 if stored > 255 else np.uint8)
+    return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 
 def orientation(content: bytes) -> int:
@@ -101,6 +128,33 @@ def _open(content: bytes) -> Any:
             "a HEIC file: pip install pillow-heif, and call pillow_heif.register_heif_opener() before loading"
         )
     raise Unreadable(f"not an image format that is read; the file starts with {content[:8]!r}")
+
+
+@contextmanager
+def _loaded(image: Any) -> Iterator[None]:
+    """Loads an image; what goes wrong then, and with what is done with it, is Unreadable."""
+    said: list[str] = []
+    try:
+        _mend_planes(image)
+        with libtiff.errors() as said:
+            image.load()
+        if said:  # as of a fax with a bad code, of which the rest is shown as if it were right
+            raise Unreadable(f"damaged or truncated image data ({image.format}: {said[0][:120]})")
+        yield
+    except Unreadable:
+        raise
+    except Exception as error:  # of any kind: damaged files raise what comes
+        reason = said[0][:120] if said else _line(error)
+        raise Unreadable(f"damaged or truncated image data ({image.format}: {reason})") from error
+
+
+def _spread_of(image: Any) -> tuple[int, int] | None:
+    """Of gray that Pillow spreads when it loads: the largest number as stored, and what it becomes."""
+    arguments = image.tile[0].args if image.tile else ""
+    raw, *others = (arguments,) if isinstance(arguments, str) else arguments
+    if image.format == "PPM" and others and isinstance(others[0], int):
+        return others[0], 65535 if image.mode == "I" else 255
+    return {"L;2": (3, 255), "L;4": (15, 255)}.get(raw)
 
 
 def _rgb(image: Any, memory: Memory) -> np.ndarray:
@@ -147,4 +201,4 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-__all__ = ["Unreadable", "check_size", "decode", "orientation"]
+__all__ = ["Unreadable", "check_size", "decode", "decode_mask", "orientation"]

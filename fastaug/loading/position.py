@@ -14,7 +14,8 @@ from fastaug.samples.sources import MemberPaths
 
 # What must be the same for a state to be used at all; the rest of a loader's identity only in the middle of an epoch.
 ALWAYS = ("seed", "samples", "targets_crc32", "names_crc32")
-LATER = ("names_crc32",)  # what states of earlier versions lack: they are looked at without
+# What states of earlier versions lack, and what it was then; None: not known, and looked at without.
+LATER = {"names_crc32": None, "weights_crc32": 0, "repeats": 1}
 _BLOCK = 1 << 16  # names that are joined at a time
 
 
@@ -69,16 +70,17 @@ class Position:
                 f"{list(state) if isinstance(state, Mapping) else state!r:.60}. Give the loader's own."
             )
         for name in identity if state["delivered"] else ALWAYS:
-            if name in LATER and state.get(name, identity[name]) != identity[name]:
+            if (name not in state and LATER[name] is None) or state.get(name, LATER.get(name)) == identity[name]:
+                continue
+            if name == "names_crc32":
                 raise ValueError(
                     "ImageLoader: expected a state of these files in this order, got one of others: their names below "
                     "the folder that holds them all differ. Make the loader of the same files, wherever they lie."
                 )
-            if name not in LATER and state[name] != identity[name]:
-                raise ValueError(
-                    f"ImageLoader: expected a state of {name} {identity[name]}, got one of {state[name]}. Make the "
-                    f"loader as it was then{'' if name in ALWAYS else ', or go on from the start of an epoch'}."
-                )
+            raise ValueError(
+                f"ImageLoader: expected a state of {name} {identity[name]}, got one of {state.get(name)}. Make the "
+                f"loader as it was then{'' if name in ALWAYS else ', or go on from the start of an epoch'}."
+            )
         self.epoch, self.delivered = int(state["epoch"]), int(state["delivered"])
         self.resuming, self.named = True, False
 

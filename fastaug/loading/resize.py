@@ -1,10 +1,11 @@
-"""Resize on CPU cores: a box of an image to any size with the Lanczos filter, antialiased where it shrinks.
+"""Resize on CPU cores: a box of an image to any size, antialiased where it shrinks; Lanczos, or bilinear.
 
 The same pictures as DALI's `resize` with INTERP_LANCZOS3 and a region of interest, which a GPU uses, within one level
 of 255; several times faster than that one is on a CPU (benchmarks/README.md).
 
 Along an axis, output pixel u of n looks at the place c = start + (u + 1/2) · extent / n of the image, and sums the
-pixels k with the weights L((k + 1/2 - c) / max(1, extent / n)), L(x) = sinc(x) · sinc(x / 3) for |x| < 3, normalised.
+pixels k with the weights L((k + 1/2 - c) / max(1, extent / n)), L(x) = sinc(x) · sinc(x / 3) for |x| < 3, normalised;
+bilinear: L(x) = 1 - |x| for |x| < 1.
 Beyond the image its edge goes on; outside the box, but inside the image, its pixels are read. Nothing is rounded or
 clipped between the two axes.
 
@@ -24,19 +25,23 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastaug.loading.options import FilterName
 from fastaug.warping.compiled import F, broadcast, njit, row_loop
 
-LOBES = 3  # of the filter, to each side
+LOBES: dict[FilterName, int] = {"lanczos": 3, "bilinear": 1}  # of a filter, to each side
 _GROUP = 6  # taps that are summed at a time along a row; a filter that enlarges has so many
 
 
-def resize(image: np.ndarray, box: tuple[float, float, float, float], out: np.ndarray) -> None:
+def resize(
+    image: np.ndarray, box: tuple[float, float, float, float], out: np.ndarray, kind: FilterName = "lanczos"
+) -> None:
     """Resize a box of an image.
 
     Args:
         image: uint8 [H, W, 3], C-contiguous.
         box: x, y, width, height in pixels, corner-origin; the box lies inside the image.
         out: uint8 [h, w, 3], C-contiguous; overwritten.
+        kind: of filter.
     Raises:
         ValueError: memory that is not as stated.
     Source: DALI 2.4, `nvidia.dali.fn.resize`, CPU backend (looked at from outside); Duchon 1979 for the filter.
@@ -54,12 +59,14 @@ def resize(image: np.ndarray, box: tuple[float, float, float, float], out: np.nd
         left, top = int(x), int(y)
         out[:] = image[top : top + rows, left : left + columns]
         return
-    taps_x, taps_y = min(_count_taps(extent_x, columns), width), min(_count_taps(extent_y, rows), height)
+    lobes = LOBES[kind]
+    ideal_x, ideal_y = _ideal(extent_x, columns, lobes), _ideal(extent_y, rows, lobes)
+    taps_x, taps_y = min(len(ideal_x), width), min(len(ideal_y), height)
     groups = -(-taps_x // _GROUP)
     first_x, weights_x = np.empty(columns, np.int64), np.empty((columns, groups * _GROUP), F)
     first_y, weights_y = np.empty(rows, np.int64), np.empty((rows, taps_y), F)
-    _weigh(x, extent_x, width, first_x, weights_x, np.empty(_count_taps(extent_x, columns)))
-    _weigh(y, extent_y, height, first_y, weights_y, np.empty(_count_taps(extent_y, rows)))
+    _weigh(x, extent_x, width, lobes, first_x, weights_x, ideal_x)
+    _weigh(y, extent_y, height, lobes, first_y, weights_y, ideal_y)
     left, right = int(first_x[0]), int(first_x[-1]) + taps_x
     span = 3 * (right - left)
     line = np.zeros(span + 3 * _GROUP + 1, F)  # groups may reach over its end, with weights of 0
@@ -102,9 +109,9 @@ def _make_group_sum(add: bool) -> Any:
 _set_group, _add_group = _make_group_sum(add=False), _make_group_sum(add=True)
 
 
-def _count_taps(extent: float, count: int) -> int:
-    """Pixels that an output pixel sums along an axis, those beyond the image included."""
-    return math.ceil(2 * LOBES * max(extent / count, 1.0))
+def _ideal(extent: float, count: int, lobes: int) -> np.ndarray:
+    """Room for the weights of the pixels that an output pixel sums along an axis, those beyond the image included."""
+    return np.empty(math.ceil(2 * lobes * max(extent / count, 1.0)))
 
 
 # Memory comes from Python: to compile what allocates it takes as long as one of the loops does.
@@ -112,10 +119,11 @@ _kernel = njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
 
 
 @_kernel
-def _weigh(start, extent, limit, first, weights, ideal):  # type: ignore[no-untyped-def]
+def _weigh(start, extent, limit, lobes, first, weights, ideal):  # type: ignore[no-untyped-def]
     """The filter of each output pixel along an axis.
 
     Args:
+        lobes: of the filter: 1 is bilinear.
         first: int64 [n], filled with the first pixel that each sums.
         weights: float32 [n, taps or more], filled; 0 beyond the taps.
         ideal: float64 [taps], overwritten.
@@ -123,7 +131,7 @@ def _weigh(start, extent, limit, first, weights, ideal):  # type: ignore[no-unty
     count, columns = weights.shape
     scale = extent / count
     wide = max(scale, 1.0)
-    reach = LOBES * wide
+    reach = lobes * wide
     taps = ideal.shape[0]
     kept = min(taps, limit)
     for u in range(count):
@@ -132,10 +140,12 @@ def _weigh(start, extent, limit, first, weights, ideal):  # type: ignore[no-unty
         total = 0.0
         for k in range(taps):
             x = math.pi * (leftmost + k + 0.5 - center) / wide
-            if abs(x) < 1e-6:
+            if lobes == 1:
+                ideal[k] = max(1.0 - abs(x) / math.pi, 0.0)
+            elif abs(x) < 1e-6:
                 ideal[k] = 1.0
-            elif abs(x) < math.pi * LOBES:
-                ideal[k] = LOBES * math.sin(x) * math.sin(x / LOBES) / (x * x)
+            elif abs(x) < math.pi * lobes:
+                ideal[k] = lobes * math.sin(x) * math.sin(x / lobes) / (x * x)
             else:
                 ideal[k] = 0.0
             total += ideal[k]

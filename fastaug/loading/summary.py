@@ -103,19 +103,19 @@ def summarize(
     mode: Mode,
     augment: Augment | None,
     make: Callable[[Observer], Batch],
-    warp: Callable[[Batch], tuple[Tensor, Tensor]],
-) -> tuple[Summary, tuple[Tensor, Tensor] | None]:
+    warp: Callable[[Batch], tuple[list[Tensor], Any]],
+) -> tuple[Summary, tuple[Any, Any] | None]:
     """The walk of a sample through a loader's own steps, and its batch (x, y), None where a step failed.
 
     Args:
         samples, row, epoch: of which sample, and of which epoch's draws.
         mode, augment: of the loader.
         make: makes the sample's batch, and tells the observer.
-        warp: makes (x, y) of it.
+        warp: makes x of each view and y of it.
     """
     if not 0 <= row < len(samples):
         raise ValueError(f"summary: expected a row 0..{len(samples) - 1} of the samples, got {row}.")
-    path, target = samples.paths[row], samples.targets[row]
+    path = samples.paths[row]
     walk, summary = Walk(path), Summary()
     summary.steps.append(("sample", f"row {row} of {len(samples):,}, epoch {epoch}: {printable(path)}"))
     try:
@@ -129,7 +129,7 @@ def summarize(
     summary.steps += _told(walk, mode, augment)
     summary.step("matrix", lambda: (_matrices(batch), None))
     result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))
-    summary.step("target", lambda: (f"{target}, {samples.classes[target]!r} of {len(samples.classes)} classes", None))
+    summary.step("target", lambda: (_target(samples, row), None))
     return summary, result
 
 
@@ -180,8 +180,10 @@ def _kept(photo: Photo) -> str:
 
 
 def _presize(photo: Photo, draws: Draws, mode: Mode) -> str:
-    x0, y0, side = (float(value) for value in draws.square(torch.tensor([photo.size])))
-    return f"square of {side:g} at x {x0:.2f}, y {y0:.2f}, to {draws.presize}: {mode.presize_is}"
+    shown, placed = (boxes[0].tolist() for boxes in draws[[0]].boxes(torch.tensor([photo.size])))
+    box, (height, width) = "{2:g} × {3:g} at x {0:.2f}, y {1:.2f}", draws.presize
+    there = "" if placed == [0, 0, width, height] else f", there {box.format(*placed)}"
+    return f"{box.format(*shown)}, to {width} × {height} (width × height){there}: {mode.presize_is}"
 
 
 def _drawn(drawn: Drawn) -> str:
@@ -190,10 +192,22 @@ def _drawn(drawn: Drawn) -> str:
     return ", ".join(texts) or "nothing to draw"
 
 
+def _target(samples: Samples, row: int) -> str:
+    kind, (_, target), classes = samples.kind, samples[row], samples.classes
+    if kind == "class":
+        return f"{target}, {classes[target]!r} of {len(classes)} classes" if target >= 0 else f"{target}, no class"
+    if kind == "labels":
+        return ", ".join(repr(classes[label]) for label in target) or f"none of {len(classes)} classes"
+    if kind == "objects":
+        return ", ".join(repr(classes[label]) for label in target.labels.tolist()) or "no objects"
+    return printable(str(target))
+
+
 def _matrices(batch: Batch) -> str:
-    text = ["decoded pixels -> output pixels", *_numbers(batch.info.matrix)]
-    if batch.info.params is not None:
-        text += ["colours in [0, 1], and 1 -> output channels", *_numbers(batch.info.params.color)]
+    info = batch.views[0].info
+    text = ["decoded pixels -> output pixels", *_numbers(info.matrix)]
+    if info.params is not None:
+        text += ["colours in [0, 1], and 1 -> output channels", *_numbers(info.params.color)]
     return "\n".join(text)
 
 
@@ -201,11 +215,13 @@ def _numbers(matrix: Tensor) -> list[str]:
     return ["".join(f"{number:>11.4f}" for number in line) for line in matrix[0].tolist()]
 
 
-def _warped(result: tuple[Tensor, Tensor], augment: Augment | None) -> tuple[str, tuple[Tensor, Tensor]]:
-    text = range_of(result[0])
+def _warped(result: tuple[list[Tensor], Any], augment: Augment | None) -> tuple[str, tuple[Any, Any]]:
+    """Of the first view."""
+    (x, *others), y = result
+    text = range_of(x)
     if augment is not None:
         text = f"{augment.interpolation}, {augment.padding}, backend {augment.backend}: {text}"
-    return text, result
+    return text + (f", and {len(others)} more views" if others else ""), (x, y)
 
 
 __all__ = ["Summary", "range_of", "summarize"]

@@ -86,6 +86,7 @@ class Images(NamedTuple):
     root: str
     paths: list[str]
     left_out: LeftOut
+    links: frozenset[str] = frozenset()  # those of the paths that are links
 
     def are_direct(self) -> bool:
         """Whether all of them lie in the root itself."""
@@ -96,6 +97,15 @@ class Images(NamedTuple):
         below = len(os.path.join(self.root, ""))
         return {folder: _parts(folder[below:]) for folder in set(map(os.path.dirname, self.paths))}
 
+    def real_files(self, paths: Iterable[str]) -> dict[str, str]:
+        """The files behind these of the paths, without links in them -> the path."""
+        folders = {folder: os.path.realpath(folder) for folder in set(map(os.path.dirname, self.paths))}
+        real = {}
+        for path in paths:
+            folder, name = os.path.split(path)
+            real[os.path.realpath(path) if path in self.links else os.path.join(folders[folder], name)] = path
+        return real
+
 
 def find_images(root: str | os.PathLike[str], caller: str) -> Images:
     """All images under `root`; linked folders are followed, each folder once.
@@ -103,6 +113,13 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
     Raises:
         FileNotFoundError, NotADirectoryError: no such folder. ValueError: no image in it.
     """
+    return find_files(root, caller, IMAGE_EXTENSIONS, "images", WHAT_IS_TAKEN)
+
+
+def find_files(
+    root: str | os.PathLike[str], caller: str, endings: tuple[str, ...], what: str, advice: str = "Check the path."
+) -> Images:
+    """`find_images` for files of other endings. what, advice: for the error where there is none."""
     root = os.fspath(root)
     if not os.path.isdir(root):
         if os.path.exists(root):
@@ -112,6 +129,7 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
             )
         raise FileNotFoundError(f"{caller}: expected a folder, got {root!r}, which does not exist. Check the path.")
     paths: list[str] = []
+    links: list[str] = []
     left_out, seen, waiting = LeftOut(root, os.path.join(root, "")), {os.path.realpath(root)}, [root]
     while waiting:
         folder = waiting.pop()
@@ -131,8 +149,10 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
                     left_out.add(f"{name}/", entry.path)
                 else:
                     inner.append(entry.path)
-            elif name.lower().endswith(IMAGE_EXTENSIONS):
+            elif name.lower().endswith(endings):
                 paths.append(entry.path)
+                if entry.is_symlink():
+                    links.append(entry.path)
             else:
                 left_out.add_file(name, entry.path)
         for path in sorted(inner, reverse=True):  # so that always the same one of two links is followed
@@ -141,8 +161,8 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
                 seen.add(real)
                 waiting.append(path)
     if not paths:
-        raise ValueError(f"{caller}: expected images under {root!r}, got {str(left_out) or 'none'}. {WHAT_IS_TAKEN}")
-    return Images(root, sorted(paths), left_out)
+        raise ValueError(f"{caller}: expected {what} under {root!r}, got {str(left_out) or 'none'}. {advice}")
+    return Images(root, sorted(paths), left_out, frozenset(links))
 
 
 def named_by_folder(images: Images, level: int | None, caller: str) -> tuple[list[str], list[str], list[str]]:
@@ -303,6 +323,6 @@ def _parts(path: str) -> Parts:
 
 
 __all__ = [
-    "IMAGES_NOT_READ", "NO_DATA", "WHAT_IS_TAKEN", "Images", "LeftOut", "find_images", "find_split", "mixed",
-    "mixed_in_archives", "named_by_file", "named_by_folder", "split_names", "subfolders", "the_one",
+    "IMAGES_NOT_READ", "NO_DATA", "WHAT_IS_TAKEN", "Images", "LeftOut", "find_files", "find_images", "find_split",
+    "mixed", "mixed_in_archives", "named_by_file", "named_by_folder", "split_names", "subfolders", "the_one",
 ]  # fmt: skip

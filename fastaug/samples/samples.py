@@ -13,11 +13,13 @@ import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastaug.samples.annotations import Found
 from fastaug.samples.archives import Layout, find_archives, index_archives
+from fastaug.samples.coco import read_coco
 from fastaug.samples.columns import columns_named, may_be_empty, read_targets, sorted_classes
 from fastaug.samples.folders import (
     WHAT_IS_TAKEN,
@@ -31,8 +33,13 @@ from fastaug.samples.folders import (
     the_one,
 )
 from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
+from fastaug.samples.pairs import photos_and_masks
 from fastaug.samples.sources import MemberPaths
+from fastaug.samples.split import first_rows, numbered_groups, on_both_sides, stratified, whole_groups
 from fastaug.samples.tables import located, read_table, write_table
+from fastaug.samples.targets import MaskFiles
+from fastaug.samples.voc import read_voc
+from fastaug.samples.yolo import read_yolo
 from fastaug.text import html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
@@ -137,6 +144,8 @@ class Samples:
                 "validation" or "dev".
             level: as of `from_folder`, counted within each of them.
             pattern: as of `from_filenames`, where the names of files tell the class.
+        A warning says so if files of one are, by links, in the other too.
+
         Raises:
             FileNotFoundError, NotADirectoryError: no such folder.
             ValueError: no such folders in it, several, or a class that only validation has.
@@ -146,7 +155,7 @@ class Samples:
         found = split_names(there)
         chosen = [train or the_one("training", found, there, root, caller)]
         chosen.append(valid or the_one("validation", found, there, root, caller))
-        halves = []
+        halves, files = [], []
         for name in chosen:
             images = find_images(os.path.join(root, name), caller)
             if pattern is not None:
@@ -160,6 +169,10 @@ class Samples:
                 paths, names, said = named_by_folder(images, level, caller)
             _warn(said)
             halves.append((paths, names))
+            files.append(images.real_files(paths))
+        train_files, valid_files = files
+        why = f"Take them out of {chosen[0]!r} or {chosen[1]!r}: a model knows what it was trained with."
+        _warn(on_both_sides(train_files, valid_files, caller, why))
         (train_paths, train_names), (valid_paths, valid_names) = halves
         missing = Counter(valid_names)
         for name in set(train_names):
@@ -298,6 +311,116 @@ class Samples:
             classes = list(map(str, range(largest + 1)))
         return cls(paths, _numbered(labels, list(classes)), classes)
 
+    @classmethod
+    def from_folders(
+        cls,
+        images: str | os.PathLike[str],
+        masks: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+        upright: bool = False,
+        suffix: str = "",
+    ) -> Samples:
+        """Photos with their masks: the same path below `images` and `masks`, with another ending. Sorted by path.
+
+        Masks are files of one channel, whose values are the classes: a palette's indices, or 8 or 16 bits.
+
+        Args:
+            images: the folder of the photos, searched as by `from_folder`.
+            masks: the folder of the masks.
+            classes: names of the values 0, 1, …, if there are any.
+            upright: the masks are upright already. False: each is turned as the EXIF of its photo says.
+            suffix: what the names of masks have after those of their photos, such as "_mask"; other files in `masks`
+                are none. With it `images` and `masks` may be one folder.
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: photos without a mask, masks without a photo, several files of one name.
+        """
+        paths, files, said = photos_and_masks(images, masks, suffix, "from_folders")
+        _warn(said)
+        return cls(paths, MaskFiles(files, upright), classes)
+
+    @classmethod
+    def from_coco(
+        cls,
+        json: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+        pairs: Iterable[tuple[int | str, int | str]] = (),
+    ) -> Samples:
+        """The images of a COCO file, in its order, with their boxes, labels, crowds and keypoints.
+
+        Images without annotations stay. Boxes without area are left out, and a warning counts them. The coordinates are
+        those of the file.
+
+        Args:
+            json: the file, of instances or of keypoints.
+            root: the folder that the names in the file are relative to.
+            classes: names of categories to take, in this order; objects of others are left out. None: all, sorted by
+                their id; where several have one name, it is "name (id)".
+            pairs: keypoints that a mirror exchanges, by name or by number: [("left_eye", "right_eye"), …].
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not COCO's JSON; an annotation of an unknown image or category, without a box, or with another
+                number of keypoints, which the error names by its id.
+        Source: COCO's data format (cocodataset.org/#format-data).
+        """
+        return cls._of_objects(read_coco(json, root, classes, pairs))
+
+    @classmethod
+    def from_voc(
+        cls,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+    ) -> Samples:
+        """Photos with an XML file each, as Pascal VOC has them: the same path with another ending. Sorted by path.
+
+        Pixels count from 1 in these files, and the last one is in the box: 1 … 10 is 0 … 10 here. Parts and flags such
+        as "difficult" are not read; boxes without area are left out, and a warning counts them.
+
+        Args:
+            images: the folder of the photos, searched as by `from_folder`.
+            annotations: the folder of the XML files.
+            classes: names of classes to take, in this order; a warning counts objects of others. None: all, sorted.
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: photos without annotation or the other way round, what is no such XML.
+        Source: the development kit of Pascal VOC 2012.
+        """
+        return cls._of_objects(read_voc(images, annotations, classes))
+
+    @classmethod
+    def from_yolo(
+        cls,
+        images: str | os.PathLike[str],
+        labels: str | os.PathLike[str],
+        classes: Iterable[str],
+        pairs: Iterable[tuple[int, int]] = (),
+    ) -> Samples:
+        """Photos with texts as YOLO's: the same path with another ending. Sorted by path.
+
+        A line is an object: class, x and y of the centre, width, height, then x, y and visibility of each keypoint, all
+        as shares of the photo's width and height. A photo without a text has no objects. Boxes without area and texts
+        without a photo are left out, and a warning counts them.
+
+        Args:
+            images: the folder of the photos, searched as by `from_folder`.
+            labels: the folder of the texts.
+            classes: the names of the classes 0, 1, …
+            pairs: keypoints that a mirror exchanges, by number: [(1, 2), …].
+        Raises:
+            FileNotFoundError, NotADirectoryError: no such folder.
+            ValueError: a line that is none of these, which the error names; no objects at all.
+        Source: the formats of Ultralytics' detection and pose data sets.
+        """
+        return cls._of_objects(read_yolo(images, labels, classes, pairs))
+
+    @classmethod
+    def _of_objects(cls, found: Found) -> Samples:
+        for text in found.said:
+            warnings.warn(text, stacklevel=3)
+        return cls(found.paths, found.objects, found.classes)
+
     def to_csv(
         self,
         csv: str | os.PathLike[str],
@@ -349,8 +472,9 @@ class Samples:
         seed: int = 42,
         by: Callable[[str], bool] | None = None,
         stratify: bool = False,
+        groups: Sequence[Hashable] | Callable[[str], Hashable] | None = None,
     ) -> tuple[Samples, Samples]:
-        """Divide into (train, valid). Both keep the full list of classes and the order of the rows.
+        """Divide into (train, valid). Both keep kind, the full list of classes and the order of the rows.
 
         The same rows and seed give the same halves in every process and Python version: the rows are ranked by the
         numbers of `random.Random(seed).random()`, the one sequence that Python promises not to change. Rows with the
@@ -359,27 +483,44 @@ class Samples:
         Args:
             valid_fraction: share of validation, between 0 and 1, of the files; rounded to whole ones.
             seed: another seed, another split.
-            by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing.
+            by: called with each path, True for validation; `valid_fraction` and `seed` then count for nothing. A
+                warning says so if it puts rows of one file on both sides.
             stratify: the same share of every class, as near as whole images allow. A class of two or more images
                 has at least one on each side; a class of one image stays in training.
+            groups: what must not be divided, such as the patient of each sample: one value per row, or a function of
+                the path. Whole groups are drawn, each that brings validation nearer to its share, at least one.
         Raises:
-            ValueError: a fraction outside (0, 1), a side left without images, `by` together with `stratify`.
+            ValueError: a fraction outside (0, 1), a side left without images, several of `by`, `stratify` and `groups`,
+                a sample without a group, a file in two groups, `stratify` where a photo has not one class.
         """
-        if by is not None and stratify:
-            raise ValueError("split: expected either by= or stratify=True, got both. by= decides every image itself.")
+        ways = [name for name, given in (("by=", by), ("groups=", groups)) if given is not None]
+        ways += ["stratify=True"] if stratify else []
+        if len(ways) > 1:
+            raise ValueError(
+                f"split: expected either {' or '.join(ways)}, got {'both' if len(ways) == 2 else 'all'}. Each decides "
+                "by itself which images are for validation."
+            )
         if by is None and not 0 < valid_fraction < 1:
             raise ValueError(f"split: expected valid_fraction between 0 and 1, got {valid_fraction}.")
+        if stratify and self.kind != "class":
+            raise ValueError(
+                f"split: expected one class a photo for stratify=True, got targets of kind {self.kind!r}. Leave it out."
+            )
+        first = first_rows(self.paths, spelling=True)
         if by is not None:
             chosen = [row for row, path in enumerate(self.paths) if by(path)]
         else:
             draw = random.Random(operator.index(seed)).random
             rank = [draw() for _ in self.paths]
-            first = self.first_rows()
             order = sorted(range(len(self)) if first is None else sorted(set(first)), key=rank.__getitem__)
             total = math.floor(len(order) * valid_fraction + 0.5)
-            files = set(self._stratified(order, valid_fraction, total) if stratify else order[:total])
+            if groups is not None:
+                files = set(whole_groups(order, numbered_groups(groups, self.paths, first), total))
+            else:
+                files = set(stratified(order, self.targets, valid_fraction, total) if stratify else order[:total])
             chosen = sorted(files) if first is None else [row for row, its in enumerate(first) if its in files]
-        train, valid = self.subset(sorted(set(range(len(self))).difference(chosen))), self.subset(chosen)
+        others = sorted(set(range(len(self))).difference(chosen))
+        train, valid = self.subset(others), self.subset(chosen)
         if not len(train) or not len(valid):
             side = "validation" if len(train) else "training"
             why = "by=" if by is not None else f"valid_fraction={valid_fraction}"
@@ -387,34 +528,21 @@ class Samples:
                 f"split: expected images on both sides, got {len(train)} for training and {len(valid)} "
                 f"for validation. Change {why} so that {side} gets some of the {len(self)}."
             )
+        if by is not None and first is not None:
+            names = {first[row]: self.paths[row] for row in chosen}
+            why = "by= decided otherwise about another row of the file: let it depend on the file alone."
+            _warn(on_both_sides((first[row] for row in others), names, "split", why))
         return train, valid
 
     def first_rows(self) -> list[int] | None:
         """For each row the first one with the same path; None: every row is its own."""
-        if isinstance(self.paths, MemberPaths):
-            return self.paths.first_rows()
-        first: dict[str, int] = {}
-        rows = [first.setdefault(path, row) for row, path in enumerate(self.paths)]
-        return rows if len(first) < len(rows) else None
-
-    def _stratified(self, order: list[int], fraction: float, total: int) -> list[int]:
-        """The validation rows: each class's share rounded down (1..n-1 of n), then up where most was lost."""
-        by_class: dict[int, list[int]] = {}
-        for row in order:
-            by_class.setdefault(self.targets[row], []).append(row)
-        most = {k: max(len(rows) - 1, 0) for k, rows in by_class.items()}
-        take = {k: min(max(math.floor(len(rows) * fraction), 1), most[k]) for k, rows in by_class.items()}
-        lost = {k: len(rows) * fraction - take[k] for k, rows in by_class.items() if take[k] < most[k]}
-        spare = max(total - sum(take.values()), 0)
-        for k in sorted((k for k in lost if lost[k] > 0), key=lambda k: -lost[k])[:spare]:
-            take[k] += 1
-        return [row for k, rows in by_class.items() for row in rows[: take[k]]]
+        return first_rows(self.paths)
 
     def subset(self, indices: Iterable[int]) -> Samples:
         """The rows with these indices, in this order; kind and classes stay."""
         rows = list(indices)
         taken = self.paths.take(rows) if isinstance(self.paths, MemberPaths) else [self.paths[row] for row in rows]
-        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), self.classes))
+        return Samples._of(taken, Chosen(self.kind, KINDS[self.kind].take(self.targets, rows), list(self.classes)))
 
     def counts(self) -> dict[str, int]:
         """Images per class, in the order of the classes, 0 included; of objects, the boxes.

@@ -599,7 +599,10 @@ def test_torchvision_refuses_the_same_factors() -> None:
         (lambda: fa.ColorJitter(brightness=math.nan), "ColorJitter: expected brightness"),
         (lambda: fa.Augment([nn.Identity()], 32), "Augment: expected operators .* got Identity"),
         (lambda: fa.Augment([], 0), "Augment: expected a size above 0"),
-        (lambda: fa.Augment([], 32, normalize=([0.5], [0.5])), "normalize: expected .mean, std. with three values"),
+        (
+            lambda: fa.Augment([], 32, normalize=([0.5] * 2, [0.5] * 2)),
+            "normalize: expected .mean, std. with three values",
+        ),
         (lambda: fa.Augment([], 32, normalize=((0.5,) * 3, (0.0,) * 3)), "std above 0"),
         (lambda: fa.Augment([], 32, normalize=((0.5,) * 3, (math.nan,) * 3)), "std above 0"),
         (lambda: fa.Augment([], 32, normalize=((124, 116, 104), (58, 57, 57))), "0, 1. units .*Divide by 255"),
@@ -672,3 +675,19 @@ def test_floats_that_no_colour_is_counted_in_may_be_large() -> None:
     assert fa.Augment([fa.RandomZoom()], 20, normalize=None)(BYTES).max() > 100
     assert torch.isfinite(AUGMENT(BYTES / 255 * 3)).all()
     assert not torch.isfinite(AUGMENT(torch.full_like(BYTES, torch.nan))).any()
+
+
+def test_center_crop_is_done_without_chance_too_and_equals_torchvisions() -> None:
+    images = photo("chelsea", 60, 81).permute(2, 0, 1)[None]
+    for size in (32, (40, 33), (61, 90), (7, 80)):
+        expected = v2.functional.center_crop(images, size)
+        for op in (fa.CenterCrop(size), fa.CenterCrop(size).eval()):
+            black_outside = fa.Augment([op], size, normalize=None, padding="zeros")
+            for mode in (True, False):
+                assert torch.equal(black_outside.train(mode)(images.permute(0, 2, 3, 1)).mul(255).round(), expected)
+    resized = fa.Augment([fa.RandomRotation(90), fa.CenterCrop(32)], 16, normalize=None).eval()
+    cropped = fa.Augment([], 16, normalize=None)(v2.functional.center_crop(images, 32).permute(0, 2, 3, 1))
+    found = resized(images.permute(0, 2, 3, 1))
+    inner = slice(1, -1)  # pixels at the edge see what lies beyond the crop
+    assert torch.allclose(found[..., inner, inner], cropped[..., inner, inner], atol=1e-3)
+    assert fa.CenterCrop(32)(images.permute(0, 2, 3, 1)).shape == (1, 3, 32, 32)

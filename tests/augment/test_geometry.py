@@ -60,28 +60,6 @@ def test_flips_and_transpose() -> None:
         torch.testing.assert_close(flip @ flip, geometry.identity_matrix(1))
 
 
-@given(
-    height=st.integers(1, 3000), width=st.integers(1, 3000), x=st.floats(0, 1), y=st.floats(0, 1)
-)  # fmt: skip
-def test_presize_box_is_the_largest_square_inside(height: int, width: int, x: float, y: float) -> None:
-    x0, y0, side = (v.item() for v in geometry.presize_box(torch.tensor([[height, width]]), torch.tensor([[x, y]])))
-    assert side == min(height, width)
-    assert 0 <= x0 <= width - side
-    assert 0 <= y0 <= height - side
-    assert x0 == int(x0)
-    assert y0 == int(y0)
-
-
-def test_presize_box_reaches_both_ends_equally_often() -> None:
-    position = torch.rand(40_000, 2, generator=torch.Generator().manual_seed(0))
-    x0, _, _ = geometry.presize_box(torch.tensor([[10, 14]]).expand(40_000, 2), position)
-    counts = torch.bincount(x0.long())
-    assert len(counts) == 5
-    assert (counts / 8000 - 1).abs().max() < 0.06
-    x0, _, _ = geometry.presize_box(torch.tensor([[10, 14]]), torch.tensor([[0.5, 0.5]]))
-    assert x0.item() == 2
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     degrees=st.floats(-180, 180),

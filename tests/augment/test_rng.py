@@ -61,3 +61,19 @@ def test_numbers_made_at_once_are_those_asked_for_one_by_one() -> None:
         assert torch.equal(at_once(name, count), one)
         assert one.shape == (3, count)
     assert torch.equal(at_once("b", 3), at_once("b", 9)[:, :3])
+
+
+def test_each_copy_and_each_view_has_its_own_numbers() -> None:
+    rows = np.array([7, 7, 9, 7])
+    copied = SampleUniforms(1, 2, rows, np.array([0, 1, 0, 3]))("op", 9)
+    plain = SampleUniforms(1, 2, rows)("op", 9)
+    assert torch.equal(copied[[0, 2]], plain[[0, 2]])
+    assert not (copied[1] == copied[0]).any()
+    assert not (copied[3] == copied[1]).any()
+    assert torch.equal(SampleUniforms(1, 2, [7], np.array([3]))("op", 9)[0], copied[3])
+    seen, first = SampleUniforms(1, 2, rows, view=2), SampleUniforms(1, 2, rows, view=0)
+    seen.make({"op": 9, "other": 2})
+    assert torch.equal(first("op", 9), plain)
+    assert not (seen("op", 9) == plain).any()
+    assert torch.equal(seen("op", 9), SampleUniforms(1, 2, rows, view=2)("op", 9))
+    assert not (SampleUniforms(1, 2, rows, view=1)("op", 9) == seen("op", 9)).any()

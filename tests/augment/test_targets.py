@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 import fastaug as fa
 from fastaug.augment.augment import Operator
+from fastaug.augment.targets import swap_pairs
 from tests.compare import random_image
 
 OPERATORS = [
@@ -200,7 +201,7 @@ def test_points_empty_and_half_precision_and_a_size_for_each_image() -> None:
     assert visible[:, 0].tolist() == [True, False]
 
 
-@pytest.mark.parametrize("name", ["flip", "resize", "crop", "rotate"])
+@pytest.mark.parametrize("name", ["flip", "resize", "crop"])
 def test_boxes_are_torchvisions_on_affine_cases(name: str) -> None:
     height, width = 60, 80
     corners = torch.rand(30, 2, 2, generator=torch.Generator().manual_seed(1)).sort(1).values
@@ -211,8 +212,6 @@ def test_boxes_are_torchvisions_on_affine_cases(name: str) -> None:
         op, expected, size = fa.RandomHorizontalFlip(1.0), v2.functional.horizontal_flip(theirs), (height, width)
     elif name == "resize":
         op, expected, size = fa.RandomRotation(0), v2.functional.resize(theirs, [30, 20]), (30, 20)
-    elif name == "rotate":
-        op, expected, size = fa.RandomRotation((20, 20)), v2.functional.rotate(theirs, 20), (height, width)
     else:
         op, size = fa.RandomResizedCrop((0.3, 0.3), (1.0, 1.0)), (40, 40)
         window = torch.linalg.inv(draws([op], 1, (height, width), size).matrix[0].double())
@@ -226,6 +225,25 @@ def test_boxes_are_torchvisions_on_affine_cases(name: str) -> None:
     assert len(kept) >= 5
     torch.testing.assert_close(got, expected[kept], atol=1e-2, rtol=0)
     assert (area[[i for i in range(30) if i not in kept.tolist()]] < 1e-3).all()
+
+
+def test_rotated_boxes_are_what_opencv_cuts_of_torchvisions_corners() -> None:
+    """torchvision itself cuts the box around the corners, which may hold nothing of what is turned."""
+    height, width = 60, 80
+    sides = torch.rand(2, 200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([width, height])
+    boxes = torch.cat([sides[0], sides[0] + sides[1] / 4], 1)
+    quadrangles = tv_tensors.KeyPoints(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2), canvas_size=(height, width))
+    matrix = draws([fa.RandomRotation((40, 40))], 1, (height, width), (height, width)).matrix
+    (got,), (kept,) = fa.transform_boxes([boxes], matrix, (height, width), min_visible=0.0)
+    frame = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    expected, theirs = [], v2.functional.rotate(quadrangles, 40).as_subclass(Tensor)
+    for row, quadrangle in enumerate(theirs.numpy()):
+        area, polygon = cv2.intersectConvexConvex(quadrangle, frame)
+        if area > 0:
+            expected.append((row, [*polygon.min((0, 1)), *polygon.max((0, 1))]))
+    assert kept.tolist() == [row for row, _ in expected]
+    assert 100 < len(kept) < 180
+    torch.testing.assert_close(got, torch.tensor(np.array([box for _, box in expected])), atol=1e-2, rtol=0)
 
 
 def test_min_visible_is_a_share_of_the_transformed_box() -> None:
@@ -257,8 +275,9 @@ def test_a_box_behind_the_horizon_is_cut_at_it() -> None:
     (got,), (kept,) = fa.transform_boxes([boxes], TILTED, (64, 64), min_visible=0.0)
     assert kept.tolist() == [0, 1, 3]
     torch.testing.assert_close(got[0], torch.tensor([2 / 0.9, 1 / 0.9, 20, 6]))
-    torch.testing.assert_close(got[1], torch.tensor([20, 2, 64, 64.0]))  # without the cut: x from -60 to 20
-    torch.testing.assert_close(got[2], torch.tensor([0, 1 / 2.5, 64, 64.0]))
+    # Without the cut: x from -60 to 20. Lines y = c are seen as y = c (1 + x / 20).
+    torch.testing.assert_close(got[1], torch.tensor([20, 2, 64, 12.6]))
+    torch.testing.assert_close(got[2], torch.tensor([0, 1, 64, 12.6]))
     assert fa.transform_boxes([boxes], TILTED, 64)[1][0].tolist() == [0], "the others reach to infinity"
 
 
@@ -289,6 +308,194 @@ def test_box_properties(matrix: Tensor, corners: list[float], min_visible: float
         assert (points[visible] <= got[0, 2:] + 1e-3).all()
     elif min_visible == 0 and (box[:, 2:] - box[:, :2]).prod() > 1:
         assert not visible.any()
+
+
+def sampled(box: Tensor, matrix: Tensor, size: tuple[int, int], extent: Tensor) -> tuple[float, Tensor]:
+    """Area and bounding box [4] of what is shown of a box, by looking back from 8 × 8 points in each output pixel."""
+    v, u = ((torch.arange(8 * side) + 0.5).double() / 8 for side in size)
+    at = torch.stack(torch.broadcast_tensors(u, v[:, None]), -1).view(1, -1, 2)
+    x_y, _ = fa.transform_points(at, fa.inverse_matrix(matrix.double()), (1, 1))
+    shown = at[0, ((x_y >= box[:2]) & (x_y < box[2:]) & (x_y >= extent[:2]) & (x_y < extent[2:])).all(-1)[0]]
+    bounds = torch.cat([shown.amin(0), shown.amax(0)]) if len(shown) else torch.full((4,), torch.nan)
+    return len(shown) / 64, bounds
+
+
+rectangles = st.builds(
+    lambda x, y, width, height: torch.tensor([x, y, x + width, y + height]),
+    st.floats(-10, 80), st.floats(-10, 60), st.floats(0.5, 60), st.floats(0.5, 60),
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(matrices, rectangles, rectangles)
+def test_boxes_are_what_sampling_finds_and_are_kept_by_its_share(matrix: Tensor, box: Tensor, extent: Tensor) -> None:
+    area, bounds = sampled(box, matrix, (50, 40), extent)
+    corners = box[[0, 1, 2, 1, 2, 3, 0, 3]].view(1, 4, 2).double()
+    quadrangle, _ = fa.transform_points(corners, matrix.double(), (50, 40))
+
+    def kept(least: float) -> Tensor:
+        (got,), _ = fa.transform_boxes([box[None]], matrix, (50, 40), min(max(least, 0.0), 1.0), extent[None])
+        return got
+
+    if area:
+        (got,) = kept(0)
+        assert (got[:2] <= bounds[:2] + 1e-3).all()
+        assert (got[2:] >= bounds[2:] - 1e-3).all()
+    if quadrangle.isfinite().all() and (whole := cv2.contourArea(quadrangle[0].float().numpy())) > 1:
+        share, error = area / whole, 0.25 * (sum(bounds[2:] - bounds[:2]).item() + 1 if area else 1) / whole
+        assert len(kept(share - error)) == 1 or share <= error, f"{share} of it is shown"
+        assert len(kept(share + error)) == 0 or share + error >= 1, f"{share} of it is shown"
+
+
+def test_boxes_in_a_perspective_are_what_opencv_cuts() -> None:
+    frame = np.array([[0, 0], [40, 0], [40, 50], [0, 50]], np.float32)
+    found = 0
+    for seed in range(4):
+        matrix = draws(ALL, 1, (70, 90), (50, 40), seed).matrix
+        at = torch.rand(2, 40, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([90.0, 70])
+        boxes, extent = torch.cat([at[0], at[0] + at[1] / 3], 1), torch.tensor([[20.5, 10, 70, 60.25]])
+        (got,), (kept,) = fa.transform_boxes([boxes], matrix, (50, 40), 0.0, extent)
+        expected = []
+        for row, (x0, y0, x1, y1) in enumerate(boxes.clamp(extent[0, [0, 1, 0, 1]], extent[0, [2, 3, 2, 3]]).tolist()):
+            corners = np.array([[[x0, y0], [x1, y0], [x1, y1], [x0, y1]]])
+            quadrangle = cv2.perspectiveTransform(corners, matrix[0].double().numpy()).astype(np.float32)
+            area, polygon = cv2.intersectConvexConvex(quadrangle, frame) if x0 < x1 and y0 < y1 else (0.0, None)
+            if area > 1e-3:
+                expected.append((row, [*polygon.min((0, 1)), *polygon.max((0, 1))]))
+        assert kept.tolist() == [row for row, _ in expected]
+        torch.testing.assert_close(got, torch.tensor(np.array([box for _, box in expected])), atol=2e-3, rtol=0)
+        found += len(expected)
+    assert 20 < found < 140
+
+
+def test_a_box_that_only_touches_the_picture_is_not_kept() -> None:
+    """By an edge or a corner of the output or of the extent; turned, where roundings make an edge of it."""
+    touching = torch.tensor(
+        [[-5.0, 0, 0, 10], [10, 0, 15, 10], [-5, -5, 0, 0], [0, 10, 10, 15], [3, 4, 3, 9], [3, 4, 9, 4]]
+    )
+    assert fa.transform_boxes([touching], EYE, 10, 0.0)[1][0].tolist() == []
+    extent = torch.tensor([[0.0, 0, 10, 10]])
+    for degrees in range(5, 360, 10):
+        matrix = draws([fa.RandomRotation((degrees, degrees))], 1, (10, 10), (20, 20)).matrix.double()
+        assert fa.transform_boxes([touching], matrix, 20, 0.0, extent)[1][0].tolist() == []
+    slight = torch.tensor([[-5.0, 0, 0.01, 10]])
+    assert fa.transform_boxes([slight], EYE, 10, 0.0)[0][0].tolist() == [[0, 0, torch.tensor(0.01).item(), 10]]
+    thin = slight.half().clone()
+    thin[0, 0], thin[0, 2] = 9.0, 9.002  # the same number in half precision: a box without a width
+    assert fa.transform_boxes([thin], EYE, 10, 0.0)[1][0].tolist() == []
+
+
+def test_boxes_and_points_know_what_the_picture_shows() -> None:
+    extent = torch.tensor([[2.5, 0, 6, 8]])
+    boxes = torch.tensor([[0.0, 2, 2.5, 4], [0, 2, 5, 4], [3, 2, 5, 4], [5, 2, 25, 4], [6, 2, 9, 4]])
+    (got,), (kept,) = fa.transform_boxes([boxes], EYE, 10, 0.05, extent)
+    assert kept.tolist() == [1, 2, 3]
+    assert got.tolist() == [[2.5, 2, 5, 4], [3, 2, 5, 4], [5, 2, 6, 4]]
+    assert fa.transform_boxes([boxes], EYE, 10, 0.1, extent)[1][0].tolist() == [1, 2], "a twentieth of one is seen"
+    assert fa.transform_boxes([boxes], EYE, 10, 0.5, extent)[1][0].tolist() == [1, 2], "half of one is seen"
+    points = torch.tensor([[[2.4, 1], [2.5, 1], [5.9, 1], [6, 1], [3, 8], [3, 0]]])
+    moved, visible = fa.transform_points(points, EYE, 10, extent)
+    assert visible[0].tolist() == [False, True, True, False, False, True]
+    assert torch.equal(moved, points), "the others have places too"
+
+
+def test_pairs_are_exchanged_by_a_mirror_only() -> None:
+    keypoints, mirror, upside_down = torch.arange(24.0).view(2, 4, 3), torch.eye(3), torch.eye(3)
+    mirror[0] = torch.tensor([-1.0, 0, 90])
+    upside_down[1] = torch.tensor([0, -1.0, 70])
+    turned = draws([fa.RandomRotation((30, 30)), fa.RandomPerspective(0.3, p=1.0)], 1, (70, 90), (70, 90)).matrix[0]
+    swapped = keypoints[:, [1, 0, 2, 3]]
+    for matrix, expected in (
+        (mirror, swapped), (upside_down, swapped), (turned @ mirror, swapped),
+        (torch.eye(3), keypoints), (turned, keypoints), (mirror @ upside_down, keypoints),
+    ):  # fmt: skip
+        assert torch.equal(swap_pairs(keypoints, matrix, [(0, 1)]), expected)
+    assert torch.equal(swap_pairs(keypoints, mirror, [(3, 0), (1, 2)]), keypoints.flip(1))
+    assert swap_pairs(keypoints, mirror, []) is keypoints
+    each = swap_pairs(keypoints, torch.stack([mirror, turned]), [(0, 1)])
+    assert torch.equal(each, torch.stack([swapped[0], keypoints[1]]))
+    assert swap_pairs(keypoints[:0], mirror, [(0, 1)]).shape == (0, 4, 3)
+
+
+def wrong_pixels(image: Tensor, mask: Tensor) -> int:
+    """Of masks [B, H, W] of classes 1, 2 and 3, which images [B, 3, H, W] show in red, green and blue; black is 255.
+
+    Counted where all of a pixel's neighbours show one class, since an image is not sharp.
+    """
+    shown = torch.where(image.sum(1) < 0.5, 255, image.argmax(1) + 1)
+    windows = shown.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
+    sure = (windows == windows[..., :1]).all(-1)
+    inner = mask[:, 1:-1, 1:-1]
+    return int(((inner != shown[:, 1:-1, 1:-1]) & (inner != 255) & sure).sum())
+
+
+def test_the_count_of_wrong_pixels_sees_one() -> None:
+    mask = torch.ones(1, 9, 9, dtype=torch.int64)
+    mask[:, :, 5:] = 2
+    image = torch.nn.functional.one_hot(mask - 1, 3).permute(0, 3, 1, 2).float()
+    assert wrong_pixels(image, mask) == 0
+    mask[0, 4, 2] = 3
+    assert wrong_pixels(image, mask) == 1
+    mask[0, 4, 2], image[0, :, :4, :4] = 255, 0
+    assert wrong_pixels(image, mask) == 4, "black is no class"
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> tuple[fa.Samples, Tensor]:
+    """A wide photo whose colour is the class, and its mask."""
+    mask = ((np.arange(300) // 15) % 3 + 1).astype(np.uint8)[None].repeat(150, 0)
+    path = tmp_path_factory.mktemp("stripes") / "0.png"
+    Image.fromarray(np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)[mask]).save(path)
+    return fa.Samples([str(path)] * 32, [0] * 32, ["a"]), torch.from_numpy(mask)
+
+
+def seen_by_hand(info: fa.BatchInfo, mode: str, presize: int) -> tuple[Tensor, Tensor]:
+    """What the warp saw of each photo, [B, 4], and the size of its pixels, [B, 2]."""
+    extent = torch.cat([torch.zeros_like(info.sizes), info.sizes.flip(1)], 1).double()
+    if mode == "resize":
+        square = torch.tensor([[[0.0, 0], [presize, presize]]], dtype=torch.float64).expand(len(extent), 2, 2)
+        extent = fa.transform_points(square, fa.inverse_matrix(info.presize.double()), (1, 1))[0].flatten(1)
+    pixel = (extent[:, 2:] - extent[:, :2]) / presize if mode == "resize" else torch.ones(len(extent), 2).double()
+    return extent, pixel
+
+
+@pytest.mark.parametrize("mode", ["resize", "direct"])
+@pytest.mark.parametrize("padding", ["reflection", "border", "zeros"])
+def test_masks_show_what_the_picture_shows(stripes: tuple[fa.Samples, Tensor], mode: Any, padding: Any) -> None:
+    samples, mask = stripes
+    augment = fa.aug_transforms(size=64, max_lighting=0, normalize=None, interpolation="nearest", padding=padding)
+    with fa.ImageLoader(
+        samples, 32, presize=128, augment=augment, mode=mode, return_info=True, device="cpu", num_threads=1
+    ) as loader:
+        x, _, info = next(iter(loader))
+    extent, pixel = seen_by_hand(info, mode, 128)
+    masks = [mask] * 32
+    filled = fa.warp_masks(masks, info.matrix, 64, 255, "fill", extent, pixel)
+    assert wrong_pixels(x, filled) == 0
+    assert (filled == 255).any()
+    if padding != "zeros":
+        alike = fa.warp_masks(masks, info.matrix, 64, 255, padding, extent, pixel)
+        assert wrong_pixels(x, alike) == 0
+        assert (alike != 255).all()
+    if mode == "resize":
+        assert wrong_pixels(x, fa.warp_masks(masks, info.matrix, 64)) > 100, "the photo beside the presize's square"
+
+
+def test_no_box_is_kept_of_which_the_picture_shows_nothing(stripes: tuple[fa.Samples, Tensor]) -> None:
+    """Boxes beside the presize's square, turned to where the output would show them."""
+    augment = fa.Augment([fa.RandomRotation((45, 45))], size=64, padding="zeros", normalize=None)
+    with fa.ImageLoader(
+        stripes[0], 32, presize=128, augment=augment, return_info=True, device="cpu", num_threads=1
+    ) as loader:
+        _, _, info = next(iter(loader))
+    extent, _ = seen_by_hand(info, "resize", 128)
+    right = torch.stack([extent[:, 2], torch.zeros(32), extent[:, 2], torch.zeros(32)], 1).float()
+    boxes = (right + torch.tensor([1.0, 65, 15, 85]))[:, None]
+    assert sum(map(len, fa.transform_boxes(boxes, info.matrix, 64, 0.9)[1])) > 16
+    assert sum(map(len, fa.transform_boxes(boxes, info.matrix, 64, 0.0, extent)[1])) == 0
+    across = boxes - torch.tensor([8.0, 0, 8, 0])
+    _, kept = fa.transform_boxes(across, info.matrix, 64, 0.1, extent)
+    assert sum(map(len, kept)) == 32, "half of each is in the square"
 
 
 @settings(max_examples=60, deadline=None)
@@ -359,6 +566,37 @@ BOX = torch.tensor([[[1.0, 1, 2, 2]]])
         (lambda: fa.warp_masks([MASK[0], MASK[0].long()], EYE, 4), ValueError, "of one dtype, got torch.int64"),
         (lambda: fa.warp_masks(MASK, EYE.repeat(2, 1, 1), 4), ValueError, r"matrix \[1, 3, 3\] for 1 masks, got .*\[2"),
         (lambda: fa.warp_masks(MASK, torch.zeros(1, 3, 3), 4), ValueError, "expected invertible matrices"),
+        (
+            lambda: fa.warp_masks(MASK, EYE, 4, padding="zeros"),
+            ValueError,
+            "one of fill, reflection, border, got 'zeros'",
+        ),
+        (
+            lambda: fa.warp_masks(MASK, EYE, 4, extent=BOX[0, 0]),
+            ValueError,
+            r"a float extent \[1, 4\].* got torch.float",
+        ),
+        (
+            lambda: fa.warp_masks(MASK, EYE, 4, pixel=BOX[0]),
+            ValueError,
+            r"a float pixel \[1, 2\].* got torch.float32 \[1, 4",
+        ),
+        (
+            lambda: fa.transform_points(BOX[..., :2], EYE, 4, BOX[0].flip(1)),
+            ValueError,
+            r"x0 < x1 and y0 < y1, got \[2.0, 2.0, 1.0, 1.0\] for image 0. To \(x, y, width, height\)",
+        ),
+        (
+            lambda: fa.transform_boxes(BOX, EYE, 4, extent=BOX[0].long()),
+            ValueError,
+            r"extent \[1, 4\].* got torch.int64",
+        ),
+        (lambda: swap_pairs(BOX, EYE[0], [(0, 1)]), ValueError, r"pairs of key points 0..0, each in one pair, got"),
+        (
+            lambda: swap_pairs(EYE, EYE[0], [(0, 1), (1, 2)]),
+            ValueError,
+            r"each in one pair, got \[\(0, 1\), \(1, 2\)\]",
+        ),
         (lambda: fa.warp_masks(MASK, EYE, 0), ValueError, "warp_masks: expected a size above 0"),
         (
             lambda: fa.warp_masks(MASK, EYE, 4, fill=256),

@@ -48,14 +48,15 @@ def test_draws_made_ahead_are_those_of_each_batch() -> None:
     batches = [order[first : first + 60] for first in range(0, 1000, 60)]
     calls = []
 
-    def one(rows: np.ndarray) -> Draws:
+    def one(rows: np.ndarray, copies: np.ndarray) -> list[Draws]:
         calls.append(len(rows))
-        return draw(SampleUniforms(3, 1, rows), augment, 64, True, None)
+        return [draw(SampleUniforms(3, 1, rows, copies, view), augment, 64, True, None) for view in (0, 1)]
 
-    ahead = Ahead(one, batches)
+    ahead = Ahead(one, [(rows, np.zeros_like(rows)) for rows in batches])
     for number in [1, 0, *range(2, len(batches))]:  # threads may come in another order
         rows = batches[number]
-        ours, alone = ahead(number), draw(SampleUniforms(3, 1, rows), augment, 64, True, None)
+        (ours, other), alone = ahead(number), draw(SampleUniforms(3, 1, rows), augment, 64, True, None)
+        assert not (ours.position == other.position).any()
         assert torch.equal(ours.position, alone.position)
         assert ours.params is not None
         assert alone.params is not None
@@ -67,7 +68,8 @@ def test_draws_made_ahead_are_those_of_each_batch() -> None:
         assert torch.equal(some.params.color, alone.params.color[[3, 7]])
     assert max(calls) == 240
     assert len(calls) <= 6
-    assert Ahead(one, [order[:0], order[:5]])(0).position.shape == (0, 2)
+    empty = [(some, np.zeros_like(some)) for some in (order[:0], order[:5])]
+    assert Ahead(one, empty)(0)[0].position.shape == (0, 2)
 
 
 def test_the_inverse_of_a_photo() -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from fastaug.loading.order import batch_bounds, batch_count, epoch_order, shard_order
+from fastaug.loading.order import batch_bounds, batch_count, copies_of, epoch_order, shard_order, weighted_order
 
 
 @given(n=st.integers(0, 300), seed=st.integers(-5, 2**40), epoch=st.integers(0, 100))
@@ -81,3 +82,26 @@ def test_the_permutation_of_a_million_takes_little_memory() -> None:
         tracemalloc.stop()
     assert len(order) == 1_000_000
     assert peak < 40e6, "bytes; more than 40 per sample"
+
+
+def test_weights_are_frequencies_and_the_order_is_a_pure_function() -> None:
+    weights = np.array([0, 1, 3, 0, 0.5, 5.5, 0])
+    totals = np.cumsum(np.tile(weights, 1000))
+    order = weighted_order(totals, 5, 2)
+    np.testing.assert_array_equal(order, weighted_order(totals, 5, 2))
+    assert len(order) == 7000
+    assert not np.array_equal(order, weighted_order(totals, 5, 3))
+    assert not np.array_equal(order, weighted_order(totals, 6, 2))
+    found, expected = np.bincount(order % 7, minlength=7), weights / weights.sum() * 7000
+    assert not found[weights == 0].any()
+    there = weights > 0
+    chi_square = ((found - expected)[there] ** 2 / expected[there]).sum()
+    assert chi_square < stats.chi2(there.sum() - 1).ppf(0.999)
+    assert (weighted_order(np.cumsum([0, 0, 1e-300, 0]), 0, 0) == 2).all()
+    assert (weighted_order(np.cumsum([1e300, 0]), 0, 0) == 0).all()
+
+
+@given(rows=st.lists(st.integers(0, 9), max_size=50))
+def test_copies_are_counted(rows: list[int]) -> None:
+    expected = [rows[:i].count(row) for i, row in enumerate(rows)]
+    assert copies_of(np.array(rows, np.int64)).tolist() == expected

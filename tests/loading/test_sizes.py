@@ -99,7 +99,7 @@ def test_the_summary_sees_the_next_epochs_size_and_leaves_the_present_one(sample
     loader = make_loader(samples, augment=fa.aug_transforms(size=8), presize=20, schedule=SIZES.__getitem__)
     next(iter(loader))
     assert "[1, 3, 20, 12]" in str(loader.summary())
-    assert "to 48: resized with the Lanczos filter" in str(loader.summary())
+    assert "to 48 × 48 (width × height): resized with the Lanczos filter" in str(loader.summary())
     assert (loader.augment.size, loader.presize) == ((8, 8), 20)
 
 
@@ -113,7 +113,7 @@ def test_nothing_is_built_again(samples: fa.Samples, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loading, "make_decoder", counted)
     loader = fresh(samples, 16, 24, 0)
-    operators, targets = list(loader.augment.ops), loader._targets
+    operators, targets = list(loader.augment.ops), loader._batch_targets
     epoch(loader)
     kernels, threads = compiled(), threading.active_count()
     for size, presize in SIZES[1:]:
@@ -123,7 +123,7 @@ def test_nothing_is_built_again(samples: fa.Samples, monkeypatch: pytest.MonkeyP
     assert kernels, "the CPU kernel was used, and is Numba's"
     assert threading.active_count() <= threads
     assert len(made) == 3
-    assert loader._targets is targets
+    assert loader._batch_targets is targets
     assert list(loader.augment.ops) == operators
 
 

@@ -1,0 +1,190 @@
+"""Objects in COCO's JSON: boxes, labels, crowds and keypoints of each image."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastaug.samples.annotations import Found, Pairs, boxes_with_area, class_names, pair_numbers
+from fastaug.samples.targets import Objects
+
+
+class _Categories(NamedTuple):
+    """names: of the classes. label: id of a category -> its class; None: it is left out. keypoints: their names."""
+
+    names: list[str]
+    label: dict[Any, int | None]
+    keypoints: list[str]
+
+
+def read_coco(
+    json: str | os.PathLike[str], root: str | os.PathLike[str], classes: Iterable[str] | None, pairs: Pairs
+) -> Found:
+    """See `Samples.from_coco`."""
+    file = os.fspath(json)
+    content = _content(file)
+    categories = _categories(content["categories"], classes, file)
+    row_of: dict[Any, int] = {}
+    paths, sizes = [], []
+    row: int | None
+    for row, image in enumerate(content["images"]):
+        if row_of.setdefault(_field(image, "id", "an image", file), row) != row:
+            raise ValueError(f"from_coco: expected each image once in {file!r}, got the id {image['id']!r} twice.")
+        paths.append(os.path.join(root, _field(image, "file_name", "image", file)))
+        sizes.append((image.get("height") or 0, image.get("width") or 0))
+    rows, ids, labels, boxes, crowd, points = [], [], [], [], [], []
+    for one in content["annotations"]:
+        row = row_of.get(_field(one, "image_id", "annotation", file))
+        if row is None:
+            raise _unknown(one, "image_id", "an image of it", file)
+        label = categories.label.get(_field(one, "category_id", "annotation", file), -1)
+        if label == -1:
+            raise _unknown(one, "category_id", "a category of it", file)
+        if label is None:
+            continue
+        rows.append(row)
+        ids.append(one.get("id"))
+        labels.append(label)
+        boxes.append(_field(one, "bbox", "annotation", file))
+        crowd.append(one.get("iscrowd"))
+        points.append(one.get("keypoints"))
+    corners = _numbers(boxes, ids, file)
+    corners[:, 2:] += corners[:, :2]
+    kept, said = boxes_with_area(corners, lambda i: f"annotation {ids[i]!r} of {paths[rows[i]]!r}", "from_coco")
+    keypoints = _keypoints(points, ids, len(categories.keypoints), file)
+    objects = Objects.gathered(
+        len(paths),
+        np.array(rows, np.int64)[kept],
+        corners[kept],
+        np.array(labels, np.int64)[kept],
+        crowd=None if not any(flag is not None for flag in crowd) else np.array(crowd, np.bool_)[kept],
+        keypoints=None if keypoints is None else keypoints[kept],
+        sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        pairs=pair_numbers(pairs, 0 if keypoints is None else keypoints.shape[1], categories.keypoints, "from_coco"),
+        keypoint_names=[] if keypoints is None else categories.keypoints,
+    )
+    return Found(paths, objects, categories.names, said)
+
+
+def _content(file: str) -> dict[str, list[dict[str, Any]]]:
+    expected = f"from_coco: expected COCO's JSON in {file!r}, with lists of images, annotations and categories, got"
+    with open(file, encoding="utf-8") as opened:
+        try:
+            content = json_module.load(opened)
+        except ValueError as error:
+            raise ValueError(
+                f"{expected} something else: {error}. Give the file of instances or of keypoints."
+            ) from None
+    lists = ("images", "annotations", "categories")
+    missing = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]
+    if missing:
+        raise ValueError(f"{expected} none of {', '.join(missing)}. Give the file of instances or of keypoints.")
+    if not content["images"]:
+        raise ValueError(f"from_coco: expected images in {file!r}, got an empty list.")
+    return content  # type: ignore[no-any-return]
+
+
+def _categories(listed: list[dict[str, Any]], classes: Iterable[str] | None, file: str) -> _Categories:
+    """All of them by their id, or those that are asked for, in that order."""
+    ids = [_field(one, "id", "a category", file) for one in listed]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"from_coco: expected each category once in {file!r}, got the ids {ids}.")
+    given = [str(_field(one, "name", "category", file)) for one in listed]
+    several = Counter(given)
+    names = [name if several[name] == 1 else f"{name} ({number})" for name, number in zip(given, ids, strict=True)]
+    try:
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+    except TypeError:
+        raise ValueError(f"from_coco: expected ids of categories of one type in {file!r}, got {ids}.") from None
+    chosen = [names[i] for i in order]
+    if classes is not None:
+        asked = class_names(classes, "from_coco")
+        unknown = next((name for name in asked if name not in names), None)
+        if unknown is not None:
+            raise ValueError(
+                f"from_coco: expected classes= to be categories of {file!r}, got {unknown!r}. They are "
+                f"{', '.join(chosen)}."
+            )
+        chosen = asked
+    place = {name: i for i, name in enumerate(chosen)}
+    keypoints = {
+        tuple(one["keypoints"])
+        for one, name in zip(listed, names, strict=True)
+        if one.get("keypoints") and name in place
+    }
+    if len(keypoints) > 1:
+        raise ValueError(
+            f"from_coco: expected the same keypoints of all classes in {file!r}, got {sorted(keypoints)}. Name those "
+            "to take, classes=."
+        )
+    label = {number: place.get(name) for number, name in zip(ids, names, strict=True)}
+    return _Categories(chosen, label, list(*keypoints))
+
+
+def _numbers(boxes: list[Any], ids: list[Any], file: str) -> np.ndarray:
+    """float64 [M, 4], all at once: to look at one box after the other takes longer than everything else here."""
+    try:
+        numbers = np.array(boxes, np.float64).reshape(len(boxes), 4)
+        if np.isfinite(numbers).all():
+            return numbers
+    except (TypeError, ValueError):
+        pass
+    number, box = next((number, box) for number, box in zip(ids, boxes, strict=True) if not _are_four(box))
+    raise ValueError(
+        f"from_coco: expected a bbox of four numbers, x, y, width and height, in annotation {number!r} of {file!r}, "
+        f"got {box!r}. Correct it or take the annotation out."
+    )
+
+
+def _are_four(box: Any) -> bool:
+    try:
+        return np.shape(box) == (4,) and bool(np.isfinite(np.array(box, np.float64)).all())
+    except (TypeError, ValueError):
+        return False
+
+
+def _keypoints(points: list[list[float] | None], ids: list[Any], named: int, file: str) -> np.ndarray | None:
+    """float32 [M, P, 3]; None: there are none. named: how many have a name; 0: what the first annotation has."""
+    number = next((len(own) // 3 for own in points if own), 0)
+    if not number:
+        return None
+    number = named or number
+    made = np.zeros((len(points), number, 3), np.float32)
+    for row, own in enumerate(points):
+        if not own:
+            continue
+        if len(own) != 3 * number:
+            raise ValueError(
+                f"from_coco: expected {3 * number} numbers, x, y and visibility of {number} keypoints, in annotation "
+                f"{ids[row]!r} of {file!r}, got {len(own)}."
+            )
+        made[row] = np.array(own, np.float32).reshape(-1, 3)
+    wrong = np.flatnonzero(~(np.isin(made[:, :, 2], (0, 1, 2)) & np.isfinite(made).all(2)).all(1))
+    if len(wrong):
+        raise ValueError(
+            f"from_coco: expected keypoints of finite numbers and visibility 0, 1 or 2 in annotation "
+            f"{ids[wrong[0]]!r} of {file!r}, got {points[wrong[0]]}."
+        )
+    return made
+
+
+def _field(item: Mapping[str, Any], name: str, what: str, file: str) -> Any:
+    if not isinstance(item, dict) or item.get(name) is None:
+        which = f"{what} {item['id']!r}" if isinstance(item, dict) and "id" in item else what
+        raise ValueError(f"from_coco: expected {name!r} in {which} of {file!r}, got {item!r:.200}.")
+    return item[name]
+
+
+def _unknown(one: Mapping[str, Any], name: str, expected: str, file: str) -> ValueError:
+    return ValueError(
+        f"from_coco: expected {expected} as {name!r} in annotation {one.get('id')!r} of {file!r}, got {one[name]!r}. "
+        "Take the annotation out, or add what is missing."
+    )
+
+
+__all__ = ["read_coco"]
