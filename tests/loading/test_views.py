@@ -165,7 +165,8 @@ def test_view_0_of_jpegs_that_could_be_decoded_smaller(jpegs: fa.Samples) -> Non
 
 
 def test_view_0_of_photos_that_are_shrunk(tmp_path: Path) -> None:
-    """Far too large for the output, which depends on the draw: for each view by itself."""
+    """They are far too large for one view and not for another, and made smaller once: the place is the same, pixels
+    nearly."""
     paths = []
     for i in range(6):
         paths.append(str(write_photo(tmp_path / f"{i}.png", PALETTE[mosaic(200 + 8 * i, 210, i)])))
@@ -175,7 +176,11 @@ def test_view_0_of_photos_that_are_shrunk(tmp_path: Path) -> None:
     arguments = {"mode": "direct", "presize": 48}
     alone = [(item.row, item.x, item.matrix) for item in items(make(samples, augment=coarse, **arguments))]
     for views in ({"augment": coarse, "views": 3}, lists(coarse, fine)):
-        assert_same(views_of(make(samples, **arguments, **views))[0], alone)
+        found = views_of(make(samples, **arguments, **views))[0]
+        for (own_row, own_x, own_matrix), (row, x, matrix) in zip(found, alone, strict=True):
+            assert own_row == row
+            assert torch.equal(own_matrix, matrix)
+            assert (own_x - x).abs().mean() * 255 < 2
 
 
 def angles(views: list[list[Any]]) -> Tensor:
