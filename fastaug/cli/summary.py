@@ -39,7 +39,9 @@ def summary(
     network = classifier(model, outputs_for(samples), None) if model else None
     augment = aug_transforms(size=size, min_scale=0.75, normalize=IMAGENET if network is None else network)
     loader = ImageLoader(samples, 1, presize, augment, device, seed=seed, mode=mode)
-    walk = Learner(loader, None, network, device=device).summary(row) if network else loader.summary(row)
+    walk = (
+        Learner(loader, None, network, device=device, progress=False).summary(row) if network else loader.summary(row)
+    )
     say(str(walk))
     if walk.failed:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.augment.augment import Augment, Params
+from fastaug.augment.augment import Augment, Params, apply_together
 from fastaug.augment.color import LUMA, compose_color, saturation_matrix
 from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
@@ -270,7 +270,7 @@ class BatchMaker:
     def _views(self, work: _Work, good: list[int], rows: np.ndarray, sizes: Tensor) -> list[tuple[BatchView, View]]:
         """The views of what is good."""
         places = [i for photo in good for i in work.places(photo)]
-        found, photos, where = [], list[Photo](), (np.empty(0), np.empty(0))
+        found, photos, where = list[tuple[BatchView, View]](), list[Photo](), (np.empty(0), np.empty(0))
         for view in range(len(work.views)):
             before, photos = photos, [photo for number in good for photo in work.made[view][number]]
             if not found or not all(map(is_, before, photos)):  # several views may be of the same pixels
@@ -307,21 +307,33 @@ def warp_batch(
     """The consumer's part: x of each view, and y, on the device, by one warp each on its current stream."""
     for event in batch.ready:
         torch.cuda.current_stream(device).wait_event(event)  # the stream waits, the host does not
-    views = zip(batch.views, augments, strict=True)
-    return [_warped(view, augment, device, channels) for view, augment in views], to_device(batch.targets, device)
+    moved: dict[int, Tensor] = {}  # several views may be of the same pixels
+
+    def there(image: Tensor) -> Tensor:
+        if device.type != "cuda":  # only that one warps; other devices get what the CPU warped
+            return image
+        if id(image) not in moved:
+            moved[id(image)] = image.to(device)
+        return moved[id(image)]
+
+    each = [
+        (augment, there(view.images) if isinstance(view.images, Tensor) else list(map(there, view.images)), view)
+        for view, augment in zip(batch.views, augments, strict=True)
+    ]
+    xs = apply_together([(a, images, v.warp_params) for a, images, v in each if a is not None and v.warp_params])
+    if xs:
+        xs = [x if channels == 3 else x[:, :1].contiguous() for x in xs]
+    else:
+        xs = [_presized(images, view, channels) for _, images, view in each]
+    return [x.to(device) for x in xs], to_device(batch.targets, device)
 
 
-def _warped(view: BatchView, augment: Augment | None, device: torch.device, channels: int) -> Tensor:
-    images = view.images
-    if device.type == "cuda":  # it warps; other devices get what the CPU warped
-        images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
-    if augment is not None and view.warp_params is not None:
-        x = augment.apply(images, view.warp_params)
-        return (x if channels == 3 else x[:, :1].contiguous()).to(device)
+def _presized(images: Tensor | Sequence[Tensor], view: BatchView, channels: int) -> Tensor:
+    """Without an augment: uint8 [B, height, width, channels]."""
     x = images if isinstance(images, Tensor) else _framed(images, view)
     if channels == 1:
         x = (x.float() @ torch.tensor(LUMA, device=x.device)).round().to(torch.uint8)[..., None]
-    return x.to(device)
+    return x
 
 
 def _framed(images: Sequence[Tensor], view: BatchView) -> Tensor:

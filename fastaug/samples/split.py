@@ -87,8 +87,14 @@ def numbered_groups(
         ValueError: groups that are missing, one group alone, or a file in two groups.
         TypeError: a group that cannot be compared.
     """
+    if isinstance(groups, Mapping):
+        raise TypeError(
+            "split: expected groups as a value for each sample or a function of the path, got a mapping, whose values "
+            "have no order. Give its .get, if its keys are the paths."
+        )
     given: Any = [groups(path) for path in paths] if callable(groups) else groups
     values = list(given.tolist() if hasattr(given, "tolist") else given)
+    values = [value.item() if hasattr(value, "item") else value for value in values]  # of arrays without axes
     if isinstance(given, str) or len(values) != len(paths):
         raise ValueError(f"split: expected a group for each of the {len(paths)} samples, got {len(values)}.")
     number: dict[Hashable, int] = {}
@@ -98,6 +104,11 @@ def numbered_groups(
             raise ValueError(
                 f"split: expected a group for every sample, got {value} for {paths[row]!r} (row {row}). Give samples "
                 "that belong to nobody a group of their own."
+            )
+        if type(value).__eq__ is object.__eq__:  # each would be a group of its own
+            raise TypeError(
+                f"split: expected groups that are text or numbers, got a {type(value).__name__} for {paths[row]!r} "
+                f"(row {row}), which equals nothing but itself."
             )
         try:
             numbers.append(number.setdefault(value, len(number)))

@@ -5,6 +5,7 @@ The file is safetensors: the tensors of the model's state dict, and JSON in the 
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -16,10 +17,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from fastaug.augment import operators
 from fastaug.augment.augment import Augment
 from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
-from fastaug.loading.options import ModeName
+from fastaug.loading.options import ModeName, ResizeMethod
 from fastaug.machine import limits_named, usable_device
 from fastaug.samples.samples import Samples
 from fastaug.training.models import classifier
@@ -44,7 +46,8 @@ class Predictor:
 
     Attributes:
         model: images -> activations [B, classes]. classes: their names, in the order of the outputs.
-        augment: size, normalisation and so on; nothing random is done. presize, mode: as of `ImageLoader`.
+        augment: size, normalisation and so on; nothing random is done, `CenterCrop` is.
+        presize, mode: as of `ImageLoader`.
         threshold: None: probabilities are the softmax of the activations. Else their sigmoid, and a class counts as
             seen from this probability on; a number, or one per class. One output is a yes or no: class 1 or 0 of two.
         amp: "bf16" or "fp16": the model computes in it where that is safe. device: default "cuda" where there is one.
@@ -64,7 +67,7 @@ class Predictor:
     device: str | torch.device | None = None
     activation: Activation | None = None
     says: Says = "class"
-    resize_method: str = "crop"
+    resize_method: ResizeMethod = "crop"
     channels: int = 3
 
     def __post_init__(self) -> None:
@@ -106,11 +109,10 @@ class Predictor:
 
     def loader(self, paths: Sequence[str | os.PathLike[str]], batch_size: int = 64, **settings: Any) -> ImageLoader:
         """Of these files, in their order, as the model sees them; with settings of `ImageLoader`."""
-        newer = {name: getattr(self, name) for name, before in _NEWER.items() if getattr(self, name) != before}
-        newer.pop("says", None)
-        settings = {"training": False, "shard": (0, 1), "mode": self.mode, **newer, **settings}
+        own = {name: getattr(self, name) for name in ("mode", "resize_method", "channels")}
+        settings = {"training": False, "shard": (0, 1), **own, **settings}
         samples = Samples(paths, [0] * len(paths), ["photo"])
-        return ImageLoader(samples, batch_size, self.presize, self.augment, self.device, **settings)  # type: ignore[arg-type]
+        return ImageLoader(samples, batch_size, self.presize, self.augment, self.device, **settings)
 
     def get_preds(self, paths: Sequence[str | os.PathLike[str]], batch_size: int = 64) -> Tensor:
         """Probabilities float32 [N, classes] (activation="none": activations) of N files, on the CPU, in their order.
@@ -174,7 +176,9 @@ class Predictor:
             outputs = len(self.classes) or self.activations(self._any_images()).shape[1]
             built = {"name": architecture, "num_classes": outputs, "head": "linear"}
         self._check(built)
-        newer = {name: getattr(self, name) for name, before in _NEWER.items() if getattr(self, name) != before}
+        newer: dict[str, Any] = {name: getattr(self, name) for name in _NEWER if getattr(self, name) != _NEWER[name]}
+        if kept := [_settings_of(operator) for operator in self.augment.ops if not operator.uniforms]:
+            newer["operators"] = kept
         old = 2 if self.activation == "none" else 1
         described = {
             "format": _FORMAT if newer or not isinstance(self.presize, int) else old,
@@ -185,8 +189,8 @@ class Predictor:
             **{name: getattr(self, name) for name in ("presize", "mode", "threshold", "amp", "activation")},
             **newer,
         }
-        kept = torch.contiguous_format  # safetensors knows no other
-        state = {name: t.detach().cpu().clone(memory_format=kept) for name, t in self.model.state_dict().items()}
+        plain = torch.contiguous_format  # safetensors knows no other
+        state = {name: t.detach().cpu().clone(memory_format=plain) for name, t in self.model.state_dict().items()}
         with whole_file(path) as unfinished:
             save_file(state, unfinished, {"format": "pt", "fastaug": json.dumps(described)})
 
@@ -239,7 +243,8 @@ class Predictor:
                 f"load_classifier: expected a file that learn.export wrote, got '{path}', {found}. "
                 "Bare weights go into fa.classifier(weights=path)."
             )
-        augment = Augment([], dtype=getattr(torch, described["dtype"]), **described["seen_as"])
+        kept = [getattr(operators, name)(**settings) for name, settings in described.get("operators", ())]
+        augment = Augment(kept, dtype=getattr(torch, described["dtype"]), **described["seen_as"])
         model = _build(described["architecture"], state)
         settings = {name: described.get(name) for name in ("presize", "mode", "threshold", "amp", "activation")}
         settings |= {name: described.get(name, before) for name, before in _NEWER.items()}
@@ -288,6 +293,17 @@ def seen_labels(probabilities: Tensor, threshold: float | list[float] | Tensor |
     """bool [B, classes]: which labels are seen: from their threshold on; where there is none, or it is 0, from .5."""
     least = torch.as_tensor(0.0 if threshold is None else threshold, device=probabilities.device)
     return probabilities >= least.where(least > 0, 0.5)
+
+
+def _settings_of(operator: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The class of one that draws nothing, and so is done in validation too, and what it was made with."""
+    kind = type(operator)
+    if kind.__module__ != operators.__name__:
+        raise ValueError(
+            f"export: expected operators of fastaug where they draw nothing, got {kind.__name__}, which "
+            "load_classifier would not know. Leave it out, or save model.state_dict() beside its code."
+        )
+    return kind.__name__, {name: getattr(operator, name) for name in inspect.signature(kind).parameters}
 
 
 def _build(built: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:

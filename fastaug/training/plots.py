@@ -88,7 +88,9 @@ def show_images(
 
 
 def denormalized(images: Tensor, normalize: tuple[Sequence[float], Sequence[float]] | None) -> Tensor:
-    """Images [B, 3, H, W] back in [0, 1]: times std, plus mean. None: they were not normalised."""
+    """Images [B, 3, H, W] back in [0, 1]: times std, plus mean. None: they were not normalised. Grey ones get three
+    channels."""
+    images = images.expand(-1, 3, -1, -1) if images.ndim == 4 and images.shape[1] == 1 else images
     if normalize is None:
         return images
     mean, std = (images.new_tensor(values)[:, None, None] for values in normalize)
@@ -310,8 +312,10 @@ def _label_curves(axes: Axes, what: str, epochs: int) -> None:
 
 
 def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
-    """uint8 [H, W, 3] or float [3, H, W] as what imshow takes: [H, W, 3], uint8 or in [0, 1]."""
+    """uint8 [H, W, 3 or 1] or float [3, H, W] as what imshow takes: [H, W, 3], uint8 or in [0, 1]."""
     image = image.detach().cpu()
+    if image.dim() == 3 and image.shape[2] == 1 and not image.is_floating_point():
+        image = image.expand(-1, -1, 3)
     if image.dim() != 3:
         raise ValueError(f"show_images: expected images [H, W, 3] or [3, H, W], got {list(image.shape)}.")
     if channels_first(image):

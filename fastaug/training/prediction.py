@@ -17,7 +17,6 @@ from fastaug.training.engine import Engine
 from fastaug.training.inference import Predictor, Says, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
-_EVERY_SAMPLE_ONCE = {"weights": None, "balance": None, "repeats": 1}
 _SETTINGS = inspect.signature(ImageLoader).parameters.keys() - {"samples", "schedule"}
 
 
@@ -56,7 +55,7 @@ def loader_like(loader: Loader, samples: Samples | None = None, **changes: Any) 
         )
     same = {name: getattr(loader, name) for name in _SETTINGS if hasattr(loader, name)}
     same |= {"decoder": loader.decoder_choice.name, "shard": (0, 1), "drop_last": False, "return_info": True}
-    same |= {name: value for name, value in _EVERY_SAMPLE_ONCE.items() if name in _SETTINGS}
+    same |= {"weights": None, "repeats": 1}  # every sample once
     return ImageLoader(samples or loader.samples, **{**same, **changes})
 
 
@@ -118,8 +117,8 @@ def predictor(learn: Engine) -> Predictor:
     limit = threshold(learn)
     plain = limit.tolist() if isinstance(limit, Tensor) else limit
     settings = source.augment, source.presize, source.mode, plain, learn.amp, learn.device, learn.activation
-    newer = {name: getattr(source, name) for name in ("resize_method", "channels") if hasattr(source, name)}
-    return Predictor(learn.model, source.samples.classes, *settings, said_of(learn), **newer)
+    framing = source.resize_method, source.channels
+    return Predictor(learn.model, source.samples.classes, *settings, said_of(learn), *framing)
 
 
 def said_of(learn: Engine) -> Says:

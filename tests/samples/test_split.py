@@ -85,8 +85,9 @@ def test_groups_may_be_anything_that_can_be_compared(groups: Any) -> None:
 
 
 def test_two_groups_are_one_on_each_side_whatever_the_fraction() -> None:
-    for fraction in (0.01, 0.5, 0.99):
-        assert len(many(10).split(fraction, groups=[0] * 5 + [1] * 5)[1]) == 5
+    for fraction, expected in ((0.01, 3), (0.99, 7)):
+        for seed in range(4):
+            assert len(many(10).split(fraction, seed, groups=[0] * 3 + [1] * 7)[1]) == expected
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def test_yolo_says_what_is_left_out(tmp_path: Path) -> None:
         ("-1 .5 .5 .5 .5\n", r"got -1"),
         ("0 .5 .5 .5 120\n", r"shares .* from 0 to 1, in line 1 .*got 120\. Divide"),
         ("0 .5 nan .5 .5\n", r"got nan"),
+        ("0 -.5 .5 .5 .5\n", r"got -0\.5"),
         ("0 .5 .5 .5 .5 .1 7 2\n", r"shares .*got 7"),
         ("0 .5 .5 .5 .5 .1 .2 .5\n", r"visibility 0, 1 or 2 in line 1 of .*got \[0\.5\]"),
         ("0 .5 .5 .5 .5 .1 .2 1\n\n0 .5 .5 .5 .5\n", r"8 values in line 3 of .*, as in line 1 of .*got 5"),

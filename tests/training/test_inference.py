@@ -207,3 +207,58 @@ def test_the_format_goes_up_only_where_an_older_version_would_read_it_wrongly(tm
     for settings, version in (({}, 1), ({"threshold": 0.5}, 1), ({"activation": "none"}, 2), ({"says": "labels"}, 3)):
         fa.Predictor(model, list("abc"), augment, 40, device="cpu", **settings).save(file)
         assert format_of(file) == version
+
+
+@pytest.mark.parametrize(
+    ("settings", "ops", "channels"),
+    [
+        ({"presize": 44}, [fa.CenterCrop(32)], 3),
+        ({"presize": 44, "resize_method": "torchvision"}, [fa.RandomHorizontalFlip(), fa.CenterCrop((32, 24))], 3),
+        ({"presize": (40, 60)}, [], 3),
+        ({"presize": (40, 60), "resize_method": "pad"}, [], 3),
+        ({"presize": 44, "resize_method": "squish", "mode": "direct"}, [], 3),
+        ({"presize": 44, "channels": 1}, [], 1),
+    ],
+    ids=["centre crop", "torchvision", "high and wide", "pad", "squish", "grey"],
+)
+def test_the_framing_of_the_validation_comes_along(
+    settings: dict[str, Any], ops: list[Any], channels: int, photos: fa.Samples, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    augment = fa.Augment(ops, (32, 24), normalize=None)
+    loader = fa.ImageLoader(photos, 4, augment=augment, device="cpu", training=False, **settings)
+    model = fa.classifier("timm:test_resnet", 3, None) if channels == 3 else nn.Sequential(nn.Flatten(), Norm())
+    learn = fa.Learner(loader, None, model, device="cpu")
+    wanted = learn.get_preds(loader)[0]
+    if channels == 1:  # of classifier's there is none of one channel, so there is no file
+        assert learn.predict(photos.paths[1])[2].tolist() == pytest.approx(wanted[1].tolist())
+        assert learn.show_batch(2).get_axes()
+        assert fa.Interpretation.from_learner(learn, loader).plot_top_losses(2).get_axes()
+        assert learn.show_results(2, loader).get_axes()
+        return
+    learn.export(tmp_path / "m.safetensors")
+    assert format_of(tmp_path / "m.safetensors") == 3
+    predictor = fa.load_classifier(tmp_path / "m.safetensors", "cpu")
+    assert torch.allclose(predictor.get_preds(photos.paths), wanted, atol=1e-6)
+    assert [type(op).__name__ for op in predictor.augment.ops] == ["CenterCrop"] * any(op.uniforms == 0 for op in ops)
+    plain = fa.Predictor(predictor.model, photos.classes, fa.Augment([], (32, 24), normalize=None), 44, device="cpu")
+    assert not torch.allclose(plain.get_preds(photos.paths), wanted, atol=1e-4)  # it makes a difference
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.Parameter(torch.tensor([0.2, 0.5, 0.8]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -((x.mean(1, keepdim=True) - self.levels) ** 2)
+
+
+class Middle(fa.CenterCrop):
+    """An operator of one's own."""
+
+
+def test_an_operator_of_ones_own_that_is_done_in_validation_is_not_exported(tmp_path: Path) -> None:
+    predictor = fa.Predictor(fa.classifier("timm:test_resnet", 3, None), list("abc"), fa.Augment([Middle(8)], 16))
+    with pytest.raises(ValueError, match=r"export: expected operators of fastaug .* got Middle"):
+        predictor.save(tmp_path / "m.safetensors")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ import fastaug as fa
 from fastaug.training.loaders import outputs_for
 from fastaug.training.preview import number_text, overlaid, target_name
 from fastaug.training.transfer import start_loss
+from tests.factories import write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -308,3 +311,79 @@ def test_numbers_far_from_zero_leave_something_to_learn() -> None:
     assert start_loss(learn) == pytest.approx(variance, rel=1e-3)
     learn.history.losses = [1.0]
     assert start_loss(learn) == 1.0
+
+
+# Of photos
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight, of which the brightness is known; and masks, 1 on their right half."""
+    root, mask = tmp_path_factory.mktemp("photos"), np.zeros((20, 30), np.uint8)
+    mask[:, 15:] = 1
+    write_photos(root, {f"images/{i}.png": np.full((20, 30, 3), 20 + 25 * i, np.uint8) for i in range(8)})
+    write_photos(root, {f"masks/{i}.png": mask for i in range(8)})
+    return root
+
+
+def loader(samples: fa.Samples, training: bool = True, **settings: Any) -> fa.ImageLoader:
+    augment = fa.Augment([fa.RandomHorizontalFlip()], 16, normalize=None)
+    return fa.ImageLoader(samples, 4, 20, augment, "cpu", training, **settings)
+
+
+def of_photos(photos: Path, kind: str) -> fa.Samples:
+    paths = [str(photos / "images" / f"{i}.png") for i in range(8)]
+    if kind == "mask":
+        return fa.Samples.from_folders(photos / "images", photos / "masks", classes=["left", "right"])
+    targets = {"labels": [["dark"] * (i < 4) + ["even"] * (i % 2 == 0) for i in range(8)],
+               "numbers": np.arange(8.0) / 8, "class": [int(i > 3) for i in range(8)], "none": None}[kind]  # fmt: skip
+    return fa.Samples(paths, targets, {"labels": ["dark", "even"], "class": ["dark", "light"]}.get(kind))
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "numbers"])
+def test_every_sample_counts_once_however_often_the_training_has_it(kind: str, photos: Path) -> None:
+    samples = of_photos(photos, kind)
+    train = loader(samples, weights=[1, 0, 0, 0, 0, 0, 0, 5], repeats=2)
+    learn = fa.Learner(train, loader(samples, False), Body(outputs_for(samples)), device="cpu")
+    learn.linear_probe(1e-2, 3)
+    learn.fit(1, 1e-3)
+    plain = learn.get_preds()
+    for found, targets in (learn.get_preds(train), learn.tta(train, n=2)):
+        assert torch.equal(targets, plain[1])
+        assert torch.allclose(found, plain[0], atol=0.2)
+    assert torch.equal(learn.get_preds(train)[0], plain[0])
+    report = fa.Interpretation.from_learner(learn, train)
+    assert sorted(one.row for one in report.top_losses(9)) == list(range(8))
+    titles = shown(report.plot_top_losses(2))
+    assert titles[0].split("\n")[:2] == [report.top_losses(1)[0].predicted, report.top_losses(1)[0].actual]
+    assert len(shown(learn.show_results(3, train))) == 3
+    what, index, numbers = learn.predict(samples.paths[2])
+    assert torch.allclose(numbers, plain[0][2], atol=1e-6)
+    if kind == "labels":
+        assert index == [i for i in range(2) if numbers[i] >= 0.5]
+        assert what == [samples.classes[i] for i in index]
+    elif kind == "numbers":
+        assert (what, index) == (pytest.approx(float(numbers[0])), None)
+    else:
+        assert what == samples.classes[index]
+
+
+def test_masks_train_a_model_of_pixels(photos: Path) -> None:
+    samples = of_photos(photos, "mask")
+    learn = fa.Learner(loader(samples), loader(samples, False), nn.Conv2d(3, 2, 1), device="cpu")
+    learn.fit(1, 1e-2)
+    assert learn.get_preds()[1].shape == (8, 16, 16)
+    assert len(shown(learn.show_results(2))) == 2
+    assert len(shown(learn.show_batch(2))) == 2
+    with pytest.raises(ValueError, match=r"predict: expected a model with an output for each of 2 classes, got one w"):
+        learn.predict(samples.paths[0])
+
+
+def test_loaders_of_views_and_without_targets_are_refused(photos: Path) -> None:
+    for kind, settings, message in (("class", {"views": 2}, "to give one view of each image, got views=2"),
+                                    ("none", {}, "to have a target for each image, got samples without")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"expected train_loader {message}"):
+            fa.Learner(loader(of_photos(photos, kind), **settings), None, model(2), device="cpu")
+    one = fa.ImageLoader(of_photos(photos, "class"), 4, 20, device="cpu", views=[fa.Augment([], 16, normalize=None)])
+    with pytest.raises(TypeError, match=r"got tuple \['tuple', 'Tensor'\]. Give a loader with targets, and one view"):
+        fa.Learner(one, None, model(2), device="cpu").fit(1)
