@@ -165,7 +165,7 @@ class Source(NamedTuple):
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of these options that were given. Raises WrongOption where another one was."""
-        options = self._asdict()
+        options = {**self._asdict(), "target": self.target or None}  # of none there is an empty list, from --config
         if self.csv is not None and self.folder is not None:
             if self.root is not None:
                 raise WrongOption("--root: expected either FOLDER or --root beside --csv, got both. Leave one out.")
