@@ -38,7 +38,7 @@ from fastaug.loading.decode import make_decoder
 from fastaug.loading.draws import Draws, draw
 from fastaug.loading.header import likely_size
 from fastaug.loading.modes import Direct
-from fastaug.loading.photo import Need, Photo
+from fastaug.loading.photo import Need, Photo, places_of
 
 SMALL = 96
 GLOBAL, LOCAL = 2, 8  # views
@@ -93,7 +93,7 @@ class Parts:
         ]
 
     def decoded(self, rows: np.ndarray, views: Sequence[Draws]) -> list[Photo]:
-        """At the scale that is fine enough for all that is made of each."""
+        """At the scale that is fine enough for all that is made of each, and smaller where that is far too large."""
         contents = [self._contents[row] for row in rows]
         sizes = [size for content in contents for size in [likely_size(content)] * self.copies if size is not None]
         each = [Direct().needs(draws, sizes) for draws in views]
@@ -103,12 +103,14 @@ class Parts:
         found = self._pool.map(
             lambda one: self._decoder.decode([one[0]], [one[1]])[0], zip(contents, needs, strict=True)
         )
-        return [photo for photo in found if isinstance(photo, Photo)]
+        photos = [photo for photo in found if isinstance(photo, Photo)]
+        certain = [need for need in needs if need is not None]  # the files are whole
+        return self._decoder.resize(photos, Direct().shared(photos, certain, views[0]))
 
     def warped(self, photos: Sequence[Photo], views: Sequence[Draws]) -> list[Tensor]:
         photos = [photo for photo in photos for _ in range(self.copies)]
         sizes = torch.tensor([photo.size for photo in photos])
-        back = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64)
+        back = torch.from_numpy(places_of(photos)[0])
         pixels, made = [photo.pixels for photo in photos], []
         for draws, augment in zip(views, self.views, strict=True):
             assert draws.params is not None

@@ -25,6 +25,7 @@ from fastaug.text import html_table
 from fastaug.warping.fill import fill_rectangles
 from fastaug.warping.warp import (
     Backend,
+    Call,
     Images,
     Interpolation,
     Padding,
@@ -33,6 +34,7 @@ from fastaug.warping.warp import (
     check_settings,
     output_size,
     warp,
+    warp_together,
 )
 
 Drawn = dict[str, Tensor]
@@ -331,11 +333,11 @@ class Augment(nn.Module):
         """
         if params is None:
             return super().apply(images)  # type: ignore[arg-type, return-value]
+        return _erased(warp(*self._call(images, params)), params)
+
+    def _call(self, images: Images, params: Params) -> Call:
         how = self.interpolation, self.padding, params.color, self.dtype, self.backend
-        out = warp(images, params.matrix, params.size or self.size, *how)
-        if params.erase is None or params.erase_color is None:
-            return out
-        return fill_rectangles(out, params.erase, params.erase_color)
+        return Call(images, params.matrix, params.size or self.size, *how)
 
     def forward(self, images: Images) -> Tensor:
         """Draw and apply. images: as for `fastaug.warp`, or one image, for which the result is [3, height, width].
@@ -366,6 +368,20 @@ class Augment(nn.Module):
         """For notebooks: the operators, in order."""
         rows = [(name, op.extra_repr()) for name, op in self.named_ops().items()]
         return html_table(f"Augment({self.extra_repr()})", rows, ("operator", "settings"))
+
+
+def apply_together(each: Sequence[tuple[Augment, Images, Params]]) -> list[Tensor]:
+    """`Augment.apply` for several views of as many images, in less time than one after the other takes."""
+    if len(each) < 2 or any(type(augment).apply is not Augment.apply for augment, _, _ in each):
+        return [augment.apply(images, params) for augment, images, params in each]
+    outs = warp_together([augment._call(images, params) for augment, images, params in each])
+    return [_erased(out, params) for out, (_, _, params) in zip(outs, each, strict=True)]
+
+
+def _erased(out: Tensor, params: Params) -> Tensor:
+    if params.erase is None or params.erase_color is None:
+        return out
+    return fill_rectangles(out, params.erase, params.erase_color)
 
 
 def _step(name: str, op: Operator, parameters: Parameters, frame: Frame, batch: int, size: tuple[int, int]) -> Step:

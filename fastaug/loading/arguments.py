@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from fastaug.augment.augment import Augment, as_number
 from fastaug.loading.options import DecoderName, ModeName, ResizeMethod, ScaleName
 from fastaug.loading.quarantine import OnError
+from fastaug.loading.targets import TargetOptions
 from fastaug.samples.samples import Samples
 from fastaug.text import kind_of
 
@@ -59,7 +60,7 @@ def several_augments(views: object, augment: object, schedule: object) -> list[A
 
 
 def check_channels(channels: int, augments: Sequence[Augment | None]) -> None:
-    if channels not in (1, 3):
+    if channels not in (1, 3) or isinstance(channels, bool):
         raise ValueError(
             f"ImageLoader: expected channels of 3, RGB, or 1, grey, got {channels!r}. Files are decoded to RGB, a "
             "fourth channel is left out: read others with another library, and warp them with fa.warp, three at a time."
@@ -90,20 +91,22 @@ def sample_weights(
     if weights is None:
         return None
     try:
-        found = np.asarray(weights, np.float64)
-    except (TypeError, ValueError):
-        found = np.empty(0)
-    usable = np.isfinite(found) & (found >= 0)
-    if found.shape != (len(samples),) or not usable.all() or not found.any():
-        got = f"{list(found.shape)}" if found.shape != (len(samples),) else "only 0"
-        if found.shape == (len(samples),) and not usable.all():
-            row = int(np.flatnonzero(~usable)[0])
-            got = f"{found[row]} in row {row}"
-        raise ValueError(
-            f"ImageLoader: expected weights of 0 or more, one for each of {len(samples)} samples, and not all 0, got "
-            f"{got}. To leave a sample out give it 0."
-        )
-    return found
+        given = weights.detach().cpu().double() if isinstance(weights, Tensor) else weights
+        found = np.asarray(given)
+        found = found.astype(np.float64) if found.dtype.kind in "biuf" else np.empty((0, 0))
+    except (TypeError, ValueError, RuntimeError):  # of numpy, and of torch for complex numbers
+        found = np.empty((0, 0))
+    if found.shape == (len(samples),):
+        wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
+        got = f"{found[wrong[0]]} in row {wrong[0]}" if len(wrong) else "only 0"
+        if not len(wrong) and found.any():
+            return np.asarray(found / found.max())  # their sum is finite
+    else:
+        got = f"{list(found.shape)}" if found.ndim == 1 else kind_of(weights)
+    raise ValueError(
+        f"ImageLoader: expected weights of 0 or more, one for each of {len(samples)} samples, and not all 0, got "
+        f"{got}. To leave a sample out give it 0."
+    )
 
 
 def check_choices(mode: str, on_error: str, decoder: str, scale: str, resize_method: str) -> None:
@@ -115,6 +118,14 @@ def check_choices(mode: str, on_error: str, decoder: str, scale: str, resize_met
         if choice not in choices:
             allowed = " or ".join(map(repr, choices))
             raise ValueError(f"ImageLoader: expected {name} to be {allowed}, got {choice!r}.")
+
+
+def check_targets(targets: object) -> None:
+    if not (targets is None or isinstance(targets, TargetOptions)):
+        raise TypeError(
+            f"ImageLoader: expected targets as fa.TargetOptions, got {kind_of(targets)}. Masks, boxes and all others "
+            "are the samples'; this says what becomes of them: fa.TargetOptions(fill=255)."
+        )
 
 
 def check_share(name: str, share: float) -> None:

@@ -6,20 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import is_
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.augment.augment import Augment, Params
+from fastaug.augment.augment import Augment, Params, apply_together
 from fastaug.augment.color import LUMA, compose_color, saturation_matrix
 from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.jpeg import orientation_of
 from fastaug.loading.modes import Mode
-from fastaug.loading.photo import Need, Photo, Resizing, Size
+from fastaug.loading.photo import Need, Photo, Resizing, Size, places_of
 from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
 from fastaug.loading.targets import BatchTargets, View, pin, to_device
@@ -174,6 +175,8 @@ class BatchMaker:
         """What is needed of the photo of each image; None where its size is not known."""
         sizes = [one.size for one in found for _ in range(self.repeats)]
         known = {place: size for place, size in enumerate(sizes) if size is not None}
+        if len(known) == len(sizes):
+            return [*self.mode.needs(draws, list(known.values()))]
         needs: list[Need | None] = [None] * len(sizes)
         for place, need in zip(known, self.mode.needs(draws[list(known)], list(known.values())), strict=True):
             needs[place] = need
@@ -195,14 +198,15 @@ class BatchMaker:
                 else:
                     work.reasons[photo] = str(reason)
             needs = [self._certain_needs(work, good, view) for view in range(len(work.views))]
-            if len(work.views) * work.images > 1:
+            shared = len(work.views) * work.images > 1
+            if shared:
                 together = [Need.of_all([of[i] for of in needs for i in work.places(photo)]) for photo in good]
                 resizing = self.mode.shared([*good.values()], [need for need in together if need], work.views[0])
                 good = dict(zip(good, self._resized([*good.values()], resizing), strict=True))
             for view, draws in enumerate(work.views):
                 places = [i for photo in good for i in work.places(photo)]
                 shown = [photo for photo in good.values() for _ in range(work.images)]
-                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws)
+                resizing = self.mode.resizing(shown, [needs[view][i] for i in places], draws, shared)
                 buffer = work.buffers[view]
                 out = None if buffer is None else [buffer[i] for i in places]
                 made = self._resized(shown, resizing, out)
@@ -257,26 +261,31 @@ class BatchMaker:
         good = good if len(good) * work.images >= self.least else []
         bad = {int(indices[photo]): reason for photo, reason in sorted(work.reasons.items())}
         rows = np.repeat(indices[good], work.images)
-        views, shown = [], []
-        for view in range(len(work.views)):
-            made, how = self._view(work, good, view, rows)
-            views.append(made)
-            shown.append(how)
-        decoded = [work.targets[photo] for photo in good for _ in range(work.images)] if work.target_files else []
         sizes = [photo.size for number in good for photo in work.made[0][number]]
-        targets = self.targets.make(rows, decoded, sizes, shown)
-        return Batch(views, pin(targets) if self.pinned else targets, bad, [])
+        views = self._views(work, good, rows, torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2))
+        decoded = [work.targets[photo] for photo in good for _ in range(work.images)] if work.target_files else []
+        targets = self.targets.make(rows, decoded, sizes, [how for _, how in views])
+        return Batch([made for made, _ in views], pin(targets) if self.pinned else targets, bad, [])
 
-    def _view(self, work: _Work, good: list[int], view: int, rows: np.ndarray) -> tuple[BatchView, View]:
-        """A view of what is good: what the warp reads, and how targets follow it."""
-        draws, buffer = work.views[view], work.buffers[view]
-        photos = [photo for number in good for photo in work.made[view][number]]
+    def _views(self, work: _Work, good: list[int], rows: np.ndarray, sizes: Tensor) -> list[tuple[BatchView, View]]:
+        """The views of what is good."""
         places = [i for photo in good for i in work.places(photo)]
+        found, photos, where = list[tuple[BatchView, View]](), list[Photo](), (np.empty(0), np.empty(0))
+        for view in range(len(work.views)):
+            before, photos = photos, [photo for number in good for photo in work.made[view][number]]
+            if not found or not all(map(is_, before, photos)):  # several views may be of the same pixels
+                where = places_of(photos)
+            found.append(self._view(work, view, places, rows, sizes, photos, *map(torch.from_numpy, where)))
+        return found
+
+    def _view(
+        self, work: _Work, view: int, places: list[int], rows: np.ndarray, sizes: Tensor, photos: list[Photo],
+        to_original: Tensor, extent: Tensor,
+    ) -> tuple[BatchView, View]:  # fmt: skip
+        """One view: what the warp reads, and how targets follow it."""
+        draws, buffer = work.views[view], work.buffers[view]
         draws = draws if len(places) == len(draws) else draws.part(places)
-        params = draws.params
-        sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
-        matrix = draws.matrix(sizes)
-        to_original = torch.tensor([photo.inverse for photo in photos], dtype=torch.float64).reshape(-1, 3, 3)
+        params, matrix, presize = draws.params, draws.matrix(sizes), draws.presize_matrix(sizes)
         warp_params = None
         if params is not None:
             warp_params = replace(params, matrix=(matrix @ to_original).float())
@@ -285,9 +294,7 @@ class BatchMaker:
         if buffer is not None:
             images = torch.from_numpy(buffer if len(places) == len(buffer) else buffer[places])
         corners = [] if draws.method != "pad" else draws.boxes(sizes)[1][:, :2].int().tolist()
-        extent = torch.tensor([photo.extent for photo in photos], dtype=torch.float64).reshape(-1, 4)
-        presize = draws.presize_matrix(sizes).float()
-        info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize, params, extent.float())
+        info = BatchInfo(torch.from_numpy(rows), sizes, matrix.float(), presize.float(), params, extent.float())
         augment, erase = self.augments[view], None if params is None else params.erase
         pixel = to_original.diagonal(dim1=1, dim2=2)[:, :2]
         how = View(matrix, extent, draws.output, "zeros" if augment is None else augment.padding, erase, pixel)
@@ -300,21 +307,33 @@ def warp_batch(
     """The consumer's part: x of each view, and y, on the device, by one warp each on its current stream."""
     for event in batch.ready:
         torch.cuda.current_stream(device).wait_event(event)  # the stream waits, the host does not
-    views = zip(batch.views, augments, strict=True)
-    return [_warped(view, augment, device, channels) for view, augment in views], to_device(batch.targets, device)
+    moved: dict[int, Tensor] = {}  # several views may be of the same pixels
+
+    def there(image: Tensor) -> Tensor:
+        if device.type != "cuda":  # only that one warps; other devices get what the CPU warped
+            return image
+        if id(image) not in moved:
+            moved[id(image)] = image.to(device)
+        return moved[id(image)]
+
+    each = [
+        (augment, there(view.images) if isinstance(view.images, Tensor) else list(map(there, view.images)), view)
+        for view, augment in zip(batch.views, augments, strict=True)
+    ]
+    xs = apply_together([(a, images, v.warp_params) for a, images, v in each if a is not None and v.warp_params])
+    if xs:
+        xs = [x if channels == 3 else x[:, :1].contiguous() for x in xs]
+    else:
+        xs = [_presized(images, view, channels) for _, images, view in each]
+    return [x.to(device) for x in xs], to_device(batch.targets, device)
 
 
-def _warped(view: BatchView, augment: Augment | None, device: torch.device, channels: int) -> Tensor:
-    images = view.images
-    if device.type == "cuda":  # it warps; other devices get what the CPU warped
-        images = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
-    if augment is not None and view.warp_params is not None:
-        x = augment.apply(images, view.warp_params)
-        return (x if channels == 3 else x[:, :1].contiguous()).to(device)
+def _presized(images: Tensor | Sequence[Tensor], view: BatchView, channels: int) -> Tensor:
+    """Without an augment: uint8 [B, height, width, channels]."""
     x = images if isinstance(images, Tensor) else _framed(images, view)
     if channels == 1:
         x = (x.float() @ torch.tensor(LUMA, device=x.device)).round().to(torch.uint8)[..., None]
-    return x.to(device)
+    return x
 
 
 def _framed(images: Sequence[Tensor], view: BatchView) -> Tensor:

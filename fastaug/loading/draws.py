@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Draws:
     presize: Size
     params: Params | None
     method: ResizeMethod = "crop"
+    _latest: list[tuple[Tensor, Tensor, Tensor]] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __len__(self) -> int:
         return len(self.position)
@@ -70,15 +71,23 @@ class Draws:
 
     def presize_matrix(self, sizes: Tensor) -> Tensor:
         """Original pixels -> presized pixels, float64 [B, 3, 3]."""
-        shown, placed = self.boxes(sizes)
-        matrix = geometry.box_matrix(*shown.unbind(1), *placed[:, 2:].unbind(1))
-        matrix[:, :2, 2] += placed[:, :2]
-        return matrix
+        return self._matrices(sizes)[0]
 
     def matrix(self, sizes: Tensor) -> Tensor:
         """Original pixels -> output pixels, float64 [B, 3, 3]; without an augment the presized ones are the output."""
-        presize = self.presize_matrix(sizes)
-        return presize if self.params is None else self.params.matrix.double() @ presize
+        return self._matrices(sizes)[1]
+
+    def _matrices(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, which are asked for before the photos are decoded and after: made once for the same sizes."""
+        for known, presize, whole in self._latest:
+            if torch.equal(known, sizes):
+                return presize, whole
+        shown, placed = self.boxes(sizes)
+        presize = geometry.box_matrix(*shown.unbind(1), *placed[:, 2:].unbind(1))
+        presize[:, :2, 2] += placed[:, :2]
+        whole = presize if self.params is None else self.params.matrix.double() @ presize
+        self._latest[:] = [(sizes, presize, whole)]
+        return presize, whole
 
 
 class Ahead:

@@ -79,13 +79,15 @@ class ImageLoader(IterableDataset[Any]):
         schedule: for progressive resizing, a function of the epoch that returns (size, presize), for which each epoch's
             batches are drawn, whatever `augment.size` and `presize` are. A resumed run has the right ones by itself.
         resize_method: how photos come into the presize: "crop", the largest box of its shape; "squish", the whole
-            photo, whatever its shape; "pad", the whole photo, its shape kept, and padding beside it (a letterbox);
+            photo, whatever its shape; "pad", the whole photo, its shape kept, and padding beside it (a letterbox, which
+            counts as inside for `keep_inside`);
             "torchvision": the short side becomes the presize's, by a bilinear filter, and a box of that is taken, in
             the middle where training is False: with `CenterCrop` its validation, pixel by pixel (mode="resize").
         channels: 3, RGB, or 1, grey: the luma of ITU-R BT.601.
         views: of each photo, which is read and decoded once: their number, each made by `augment`; or a list of
             Augments, one for each. Each view has draws of its own; those of the first are those of a loader without
-            views. With mode="resize" the whole photo is resized once and the views' frames are cut out of it.
+            views. What is made of a photo before the warp is made once, fine enough for all of its views: with
+            mode="resize" the whole photo is resized, and the views' frames are cut out of it.
         targets: what becomes of masks and boxes, see `TargetOptions`.
         weights: one for each sample, 0 or more: an epoch of the training is as many samples as there are, each drawn
             with replacement by them. A sample that comes again in an epoch has draws of its own.
@@ -174,6 +176,7 @@ class ImageLoader(IterableDataset[Any]):
             self.views = 1 + len(others)
         arguments.check_channels(channels, [augment, *(others or [])])
         arguments.check_share("max_bad_share", max_bad_share)
+        arguments.check_targets(targets)
         if mode == "direct" and augment is None:
             raise ValueError(
                 "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."

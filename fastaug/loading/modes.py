@@ -29,8 +29,8 @@ class Mode(Protocol):
         """What each sample needs of its original, whose size this is."""
         ...
 
-    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
-        """Which photos are resized before the warp, and to what."""
+    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws, shared: bool = False) -> Resizing:
+        """Which photos are resized before the warp, and to what; shared: after what `shared` said was done."""
         ...
 
     def shared(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
@@ -59,7 +59,7 @@ class Resize:
         footprints = (shown[:, 2:] / placed[:, 2:]).amin(1).tolist(), _output_footprints(draws, sizes)
         return [Need(*need) for need in zip(sizes, *footprints, boxes, strict=True)]
 
-    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
+    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws, shared: bool = False) -> Resizing:
         boxes = [photo.part(need.box) for photo, need in zip(photos, needs, strict=True)]
         sizes = [draws.presize] * len(photos)
         if draws.method == "pad":
@@ -93,8 +93,10 @@ class Direct:
         boxes = [(0.0, 0.0, float(width), float(height)) for height, width in sizes]
         return [Need(*need) for need in zip(sizes, footprints, footprints, boxes, strict=True)]
 
-    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
-        rows, boxes, sizes = [], [], []
+    def resizing(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws, shared: bool = False) -> Resizing:
+        rows, boxes, sizes = list[int](), list[Box](), list[Size]()
+        if shared:  # the warp of a view for which the photo is too large costs less than making it smaller for that
+            return Resizing(rows, boxes, sizes)
         for row, (photo, need) in enumerate(zip(photos, needs, strict=True)):
             footprint = need.footprint * photo.matrix[0, 0]  # the photo may have been decoded at a smaller scale
             if footprint > SHRINK_BEYOND:
@@ -105,7 +107,7 @@ class Direct:
         return Resizing(rows, boxes, sizes)
 
     def shared(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
-        """Shrunk for the finest of the images, since shrinking takes longer than a warp."""
+        """Those that are far too large for the finest of the images."""
         return self.resizing(photos, needs, draws)
 
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:

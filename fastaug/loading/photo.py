@@ -37,26 +37,31 @@ class Photo:
         height, width, _ = pixels.shape
         return cls(pixels, IDENTITY, (height, width))
 
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1 of what these pixels show of the upright original. (A scale that was rounded up shows no more
-        than there is.)"""
-        (sx, _, tx), (_, sy, ty), _ = self.inverse
-        (shown_height, shown_width, _), (height, width) = self.pixels.shape, self.size
-        right, bottom = min(tx + sx * shown_width, width), min(ty + sy * shown_height, height)
-        return max(0.0, tx), max(0.0, ty), right, bottom
-
-    @property
-    def inverse(self) -> tuple[tuple[float, float, float], ...]:
-        """These pixels -> pixels of the upright original. (torch.linalg.inv would wake up all of torch's threads.)"""
-        (sx, _, tx), (_, sy, ty) = self.matrix[:2].tolist()
-        return (1 / sx, 0.0, -tx / sx), (0.0, 1 / sy, -ty / sy), (0.0, 0.0, 1.0)
-
     def part(self, box: Box) -> Box:
         """The pixels that show a box of the original; never turned, so it is a box here too."""
         (sx, _, tx), (_, sy, ty) = self.matrix[:2].tolist()
         x, y, width, height = box
         return x * sx + tx, y * sy + ty, width * sx, height * sy
+
+
+def places_of(photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pixels of photos lie in their originals.
+
+    Returns:
+        These pixels -> pixels of the upright original, float64 [N, 3, 3]. (torch.linalg.inv would wake up all of
+        torch's threads.)
+        x0, y0, x1, y1 of what is shown of the original, float64 [N, 4]. (A side that was rounded up shows no more than
+        there is.)
+    """
+    matrices = np.array([photo.matrix for photo in photos]).reshape(-1, 3, 3)
+    extents = np.array([photo.pixels.shape[1::-1] for photo in photos], np.float64).reshape(-1, 2)  # width, height
+    limits = np.array([photo.size[::-1] for photo in photos], np.float64).reshape(-1, 2)
+    scales = 1 / matrices[:, [0, 1], [0, 1]]
+    start = -matrices[:, :2, 2] * scales
+    inverses = np.zeros_like(matrices)
+    inverses[:, [0, 1], [0, 1]], inverses[:, :2, 2], inverses[:, 2, 2] = scales, start, 1
+    shown = np.concatenate([start.clip(0), np.minimum(start + extents * scales, limits)], 1)
+    return inverses, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +125,4 @@ class Resizing:
         return found
 
 
-__all__ = ["Box", "Need", "Photo", "Resizing", "Size"]
+__all__ = ["Box", "Need", "Photo", "Resizing", "Size", "places_of"]

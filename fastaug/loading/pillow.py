@@ -28,6 +28,7 @@ _BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _STRIP_PIXELS = 1 << 22  # converted at a time: Pillow takes ten bytes and more for each meanwhile
 _MODES_WITHOUT_A_RANGE = ("I", "F")
+_LOSSY = ("JPEG", "MPO")  # of formats that have one channel
 _MASK_MODES = ("1", "L", "P", "I", *_MODES_16_BITS)
 
 
@@ -64,7 +65,8 @@ def decode_mask(content: bytes, max_pixels: int, size: tuple[int, int] | None = 
     Args:
         size: (height, width) that it must have.
     Raises:
-        Unreadable: damaged or truncated, several channels, floats, another size, or more pixels than `max_pixels`.
+        Unreadable: damaged or truncated, several channels, floats, a JPEG, another size, or more pixels than
+            `max_pixels`.
     """
     image = _open(content)
     width, height = image.size
@@ -76,6 +78,8 @@ def decode_mask(content: bytes, max_pixels: int, size: tuple[int, int] | None = 
             f"expected a mask of one channel, whole numbers or a palette, got {image.format} of Pillow's mode "
             f"{image.mode}"
         )
+    if image.format in _LOSSY:
+        raise Unreadable(f"a mask in a {image.format}, which changes the numbers that are saved; save masks as PNG")
     spread = _spread_of(image)
     if image.format == "TIFF" and _orientation_of(image) != 1:  # Pillow would follow it, and only of this format
         raise Unreadable("a TIFF mask with an orientation of its own; save it upright, without")

@@ -49,7 +49,9 @@ class TargetOptions:
     min_visible: float = 0.1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fill, Integral):
+        if not isinstance(self.erase, bool):
+            raise TypeError(f"TargetOptions: expected erase as True or False, got {self.erase!r}.")
+        if not isinstance(self.fill, Integral) or isinstance(self.fill, bool):
             raise TypeError(
                 f"TargetOptions: expected a whole number as fill, got {self.fill!r}. Pass one, such as 255."
             )

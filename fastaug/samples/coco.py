@@ -150,10 +150,9 @@ def _are_four(box: Any) -> bool:
 
 def _keypoints(points: list[list[float] | None], ids: list[Any], named: int, file: str) -> np.ndarray | None:
     """float32 [M, P, 3]; None: there are none. named: how many have a name; 0: what the first annotation has."""
-    number = next((len(own) // 3 for own in points if own), 0)
+    number = named or next((len(own) // 3 for own in points if own), 0)
     if not number:
         return None
-    number = named or number
     made = np.zeros((len(points), number, 3), np.float32)
     for row, own in enumerate(points):
         if not own:

@@ -153,10 +153,11 @@ def _check_files(table: TextTable, chosen: Chosen) -> None:
         before = first.setdefault(path, row)
         if before != row and targets[before] != targets[row]:
             one, other = (", ".join(values[i] for values in table.values) for i in (before, row))
+            several = "; several labels belong into one of them, see label_sep=" if chosen.kind == "class" else ""
             raise ValueError(
                 f"from_csv: expected one {'class' if chosen.kind == 'class' else 'target'} for each file in "
                 f"{table.name!r}, got {path!r} as {one!r} and as {other!r} (lines {table.lines[before]} and "
-                f"{table.lines[row]}). Keep one of the lines."
+                f"{table.lines[row]}). Keep one of the lines{several}."
             )
 
 

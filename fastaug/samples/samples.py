@@ -32,7 +32,8 @@ from fastaug.samples.folders import (
     subfolders,
     the_one,
 )
-from fastaug.samples.kinds import KINDS, Chosen, Kind, choose
+from fastaug.samples.given import choose
+from fastaug.samples.kinds import KINDS, Chosen, Kind
 from fastaug.samples.pairs import photos_and_masks
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.split import first_rows, numbered_groups, on_both_sides, stratified, whole_groups

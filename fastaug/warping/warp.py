@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,21 @@ How = tuple[str, str, Tensor | None, torch.dtype]  # interpolation, padding, col
 Interpolation = Literal["antialias", "bilinear", "nearest"]
 Padding = Literal["reflection", "border", "zeros"]
 Backend = Literal["auto", "triton", "cpu", "reference"]
+
+
+class Call(NamedTuple):
+    """The arguments of `warp`."""
+
+    images: Images
+    matrix: Tensor
+    size: int | tuple[int, int]
+    interpolation: Interpolation = "antialias"
+    padding: Padding = "reflection"
+    color: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    backend: Backend = "auto"
+
+
 INTERPOLATIONS, PADDINGS, BACKENDS = get_args(Interpolation), get_args(Padding), get_args(Backend)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked for, not imported: that takes a second
@@ -58,9 +73,52 @@ def warp(
     Inside `torch.compile` and `torch.export` the warp is one node of the graph, `torch.ops.fastaug.warp`: the backend
     is chosen, and the matrix looked at, when the graph runs. Where gradients are needed, it runs outside the graph.
     """
+    batch, (height, width), needs_grad = _checked(images, matrix, size, interpolation, padding, color, dtype, backend)
+    if torch.compiler.is_compiling() and not needs_grad:
+        tensors = [batch] if isinstance(batch, Tensor) else list(batch)
+        traced: Tensor = _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
+        return traced
+    run: Callable[..., Tensor] = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
+    how: How = interpolation, padding, color, dtype
+    return run(batch, matrix, (height, width), *how, backend=backend, needs_grad=needs_grad)
+
+
+def warp_together(calls: Sequence[Call]) -> list[Tensor]:
+    """`warp` for several batches of as many images, such as views of the same photos.
+
+    On a CPU it goes image by image: what one view has read of a photo is still in a near cache for the next.
+
+    Args:
+        calls: the arguments of each warp.
+    """
+    found = [(call, *_checked(*call)) for call in calls]
+    on_cpu = all(
+        not needs_grad and call.backend in ("auto", "cpu") and len(batch) and len(batch) == len(found[0][1])
+        and batch[0].device.type == "cpu" and batch[0].dtype == torch.uint8 and call.dtype != torch.float64
+        for call, batch, _, needs_grad in found
+    )  # fmt: skip
+    if len(calls) < 2 or not on_cpu or torch.compiler.is_compiling():
+        return [warp(*call) for call in calls]
+    for call in calls:
+        _check_invertible(call.matrix)
+    module = importlib.import_module("fastaug.warping.cpu")
+    outs: list[Tensor] = module.warp_together(
+        [
+            (batch, call.matrix, size, (call.interpolation, call.padding, call.color, call.dtype))
+            for call, batch, size, _ in found
+        ]
+    )
+    return outs
+
+
+def _checked(
+    images: Images, matrix: Tensor, size: int | tuple[int, int], interpolation: Interpolation, padding: Padding,
+    color: Tensor | None, dtype: torch.dtype, backend: Backend,
+) -> tuple[Images, tuple[int, int], bool]:  # fmt: skip
+    """The images as [B, H, W, 3] or a list of [H, W, 3], (height, width) of the output, and whether gradients flow."""
     batch = as_batch("warp", images)
     count = batch.shape[0] if isinstance(batch, Tensor) else len(batch)  # len() would fix the batch size of an export
-    height, width = output_size("warp", size)
+    out_size = output_size("warp", size)
     check_settings("warp", interpolation, padding, dtype, backend)
     check_matrices("warp", "matrix", matrix, (count, 3, 3))
     if color is not None:
@@ -69,12 +127,7 @@ def warp(
     needs_grad = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (*tensors, matrix, color) if tensor is not None
     )
-    if torch.compiler.is_compiling() and not needs_grad:
-        traced: Tensor = _warp_op(tensors, matrix, height, width, interpolation, padding, color, dtype, backend)
-        return traced
-    run: Callable[..., Tensor] = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
-    how: How = interpolation, padding, color, dtype
-    return run(batch, matrix, (height, width), *how, backend=backend, needs_grad=needs_grad)
+    return batch, out_size, needs_grad
 
 
 def _run(batch: Images, matrix: Tensor, size: tuple[int, int], *how: *How, backend: str, needs_grad: bool) -> Tensor:

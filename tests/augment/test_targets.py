@@ -380,9 +380,9 @@ def test_a_box_that_only_touches_the_picture_is_not_kept() -> None:
         assert fa.transform_boxes([touching], matrix, 20, 0.0, extent)[1][0].tolist() == []
     slight = torch.tensor([[-5.0, 0, 0.01, 10]])
     assert fa.transform_boxes([slight], EYE, 10, 0.0)[0][0].tolist() == [[0, 0, torch.tensor(0.01).item(), 10]]
-    thin = slight.half().clone()
-    thin[0, 0], thin[0, 2] = 9.0, 9.002  # the same number in half precision: a box without a width
-    assert fa.transform_boxes([thin], EYE, 10, 0.0)[1][0].tolist() == []
+    thin, moved = torch.tensor([[0.0, 0, 0.001, 10]]), torch.tensor([[[1.0, 0, 9], [0, 1, 0], [0, 0, 1]]])
+    assert fa.transform_boxes([thin], moved, 10, 0.0)[1][0].tolist() == [0]
+    assert fa.transform_boxes([thin.half()], moved, 10, 0.0)[1][0].tolist() == [], "9 to 9.001 is no width there"
 
 
 def test_boxes_and_points_know_what_the_picture_shows() -> None:

@@ -8,7 +8,7 @@ import fastaug as fa
 from fastaug.augment.rng import SampleUniforms
 from fastaug.loading.draws import Ahead, Draws, draw
 from fastaug.loading.modes import Resize
-from fastaug.loading.photo import Photo, Size
+from fastaug.loading.photo import Photo, Size, places_of
 
 
 def drawn(presize: int, augment: fa.Augment | None, rows: int = 8) -> Draws:
@@ -72,11 +72,17 @@ def test_draws_made_ahead_are_those_of_each_batch() -> None:
     assert Ahead(one, empty)(0)[0].position.shape == (0, 2)
 
 
-def test_the_inverse_of_a_photo() -> None:
+def test_where_the_pixels_of_a_photo_lie() -> None:
     photo = kept((301, 400), 64)
     turned = Photo(photo.pixels, np.array([[0.5, 0, 3], [0, 0.25, -2], [0, 0, 1]]), photo.size)
     for one in (photo, turned):
-        assert np.allclose(np.array(one.inverse) @ one.matrix, np.eye(3))
+        inverse, extent = (part[0] for part in places_of([one]))
+        assert np.allclose(inverse @ one.matrix, np.eye(3))
+        corners = np.array([[extent[0], extent[1], 1], [extent[2], extent[3], 1]]) @ one.matrix.T
+        pixels = np.clip([[0, 0], one.pixels.shape[1::-1]], *(one.matrix @ [[0, 400], [0, 301], [1, 1]])[:2].T)
+        assert np.allclose(corners[:, :2], pixels), "as much as there is of the original"
+    nothing = places_of([])
+    assert [part.shape for part in nothing] == [(0, 3, 3), (0, 4)]
 
 
 def test_other_squares_are_not(subtests: pytest.Subtests) -> None:

@@ -154,7 +154,7 @@ def test_the_same_labels_in_another_order_are_the_same(tmp_path: Path) -> None:
 # There and back
 
 
-there_and_back = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+there_and_back = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 words = st.text("ab cé,|\"'", min_size=1, max_size=4).filter(lambda word: word == word.strip())
 

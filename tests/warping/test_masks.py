@@ -136,6 +136,8 @@ def test_whole_pixels_look_up_as_the_warp_also_on_the_edges_between_two() -> Non
         got = fa.warp_masks(picture[..., 0], moved, (30, 50), 0, padding, extent)  # type: ignore[arg-type]
         expected = fa.warp(cut, back, (30, 50), "nearest", images, dtype=torch.float64, backend="reference")  # type: ignore[arg-type]
         assert torch.equal(got, (expected[:, 0] * 255).round().to(torch.uint8)), padding
+    extent, pixel = extent.double(), torch.ones(1, 2).double()
+    assert_kernel_is_the_specification(picture[..., 0], sampling_matrix(moved), (30, 50), extent, pixel)
 
 
 @pytest.mark.parametrize(("padding", "mode"), [("fill", "constant"), ("reflection", "reflect"), ("border", "nearest")])
