@@ -204,7 +204,9 @@ def with_source(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**options: Any) -> None:
-        command(source=Source(**{name: options.pop(name) for name in Source._fields}), **options)
+        source = Source(**{name: options.pop(name) for name in Source._fields})
+        _ = source.place  # an error if there is none, before torch is imported
+        command(source=source, **options)
 
     hints, parameters = get_type_hints(Source, include_extras=True), list[inspect.Parameter]()
     kind = inspect.Parameter.KEYWORD_ONLY  # an option may be required after those of `Source`, which are not
