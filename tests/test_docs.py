@@ -1,11 +1,14 @@
 """Every Python block of README.md and docs/ runs as it stands, but for the model and the sizes.
 
 The blocks of a page run in order and in one namespace, in a folder that holds `photos/`, twelve images of each of two
-classes. A block that cannot run has `<!-- not run: why -->` on the line above it.
+classes, and their `masks/`, `objects.json` and `photos.csv`. A block that cannot run has `<!-- not run: why -->` on the
+line above it.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 from torch import nn
 
 from fastaug.cli.app import app
@@ -23,11 +27,13 @@ from fastaug.demo.weights import LITE0, lite0_weights
 from fastaug.training import inference  # before `classifier` is replaced below: a module keeps what it has imported
 from fastaug.training.models import classifier
 from tests.factories import write_photos
+from tests.test_task_examples import faster_rcnn, lraspp
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(?:python|py)\b[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*$")
+POINTS = ["left_eye", "right_eye", "nose"]
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SMALLER = {
     r"\blr_find\(\)": "lr_find(num_it=6)",
@@ -70,10 +76,37 @@ def tiny_classifier(name: str, num_classes: int, weights: object = None, head: A
     return classifier("timm:test_resnet", num_classes, None, head)
 
 
+def write_targets(folder: Path, names: list[str]) -> None:
+    """Masks, objects and a table of photos of 50 × 40 pixels."""
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:30, 10:35] = 1
+    box = {"bbox": [10, 10, 25, 20], "iscrowd": 0, "keypoints": [15, 15, 2, 30, 15, 2, 22, 25, 1]}
+    images, objects, rows = [], [], []
+    for i, name in enumerate(names):
+        file = (folder / "masks" / name).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask * (1 + i % 2)).save(file)
+        images.append({"id": i, "file_name": name, "width": 50, "height": 40})
+        objects.append({"id": i, "image_id": i, "category_id": i % 2, **box})
+        rows.append({"file": name, "tags": "sun sea"[: i % 3 * 4].strip(), "age": 20 + i})
+    categories = [{"id": i, "name": name, "keypoints": POINTS} for i, name in enumerate(("cat", "dog"))]
+    content = {"images": images, "annotations": objects, "categories": categories}
+    (folder / "objects.json").write_text(json.dumps(content), encoding="utf-8")
+    with (folder / "photos.csv").open("w", encoding="utf-8", newline="") as opened:
+        table = csv.DictWriter(opened, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 50, 3), np.uint8)
-    write_photos(tmp_path, {f"photos/{('cat', 'dog')[i % 2]}/{i}.jpg": image for i, image in enumerate(pixels)})
+    photos = {f"{('cat', 'dog')[i % 2]}/{i}.jpg": image for i, image in enumerate(pixels)}
+    write_photos(tmp_path / "photos", photos)
+    write_targets(tmp_path, list(photos))
+    for name, made in (("detection.fasterrcnn", faster_rcnn), ("segmentation.lraspp", lraspp)):
+        small = "_mobilenet_v3_large" + ("_320_fpn" if made is faster_rcnn else "")
+        monkeypatch.setattr(f"torchvision.models.{name}{small}", lambda made=made, **settings: made())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastaug.classifier", tiny_classifier)  # first: a name is kept when it is first used
     monkeypatch.setattr("fastaug.training.models.classifier", tiny_classifier)

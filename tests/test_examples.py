@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fastaug as fa
 from tests.factories import torchrun, write_photos
+from tests.test_task_examples import TASKS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TINY = {"size": 32, "batch_size": 4, "epochs": 6}
@@ -84,7 +85,7 @@ def delivered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Delivered]:
 
 
 def test_every_example_is_run() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(ARGUMENTS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*ARGUMENTS, *TASKS}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
