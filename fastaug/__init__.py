@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from fastaug.augment.operators import RandomVerticalFlip as RandomVerticalFlip
     from fastaug.augment.operators import RandomZoom as RandomZoom
     from fastaug.augment.targets import inverse_matrix as inverse_matrix
+    from fastaug.augment.targets import swap_pairs as swap_pairs
     from fastaug.augment.targets import transform_boxes as transform_boxes
     from fastaug.augment.targets import transform_points as transform_points
     from fastaug.augment.targets import warp_masks as warp_masks
     from fastaug.loading.loader import BadFileError as BadFileError
     from fastaug.loading.loader import BatchInfo as BatchInfo
     from fastaug.loading.loader import ImageLoader as ImageLoader
+    from fastaug.loading.targets import TargetOptions as TargetOptions
     from fastaug.samples.samples import Samples as Samples
     from fastaug.training.callbacks import KeepBest as KeepBest
     from fastaug.training.inference import Predictor as Predictor
@@ -49,7 +51,7 @@ _NAMES = {
         *("CenterCrop", "ColorJitter", "RandomDihedral", "RandomErasing", "RandomHorizontalFlip", "RandomPerspective"),
         *("RandomResizedCrop", "RandomRotation", "RandomVerticalFlip", "RandomZoom"),
     ),
-    "augment.targets": ("inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
+    "augment.targets": ("inverse_matrix", "swap_pairs", "transform_boxes", "transform_points", "warp_masks"),
     "loading.loader": ("BadFileError", "BatchInfo", "ImageLoader"),
     "loading.targets": ("TargetOptions",),
     "samples.samples": ("Samples",),

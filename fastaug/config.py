@@ -26,8 +26,9 @@ def write_config(context: typer.Context, path: Path) -> None:
     lines = [f"# fastaug {__version__}. Again: fastaug {context.info_name} --config {path} --out FOLDER"]
     for parameter in _kept(context.command):
         key, value = _key(parameter), context.params[parameter.name]
-        if value is not None and value != []:
-            plain = isinstance(value, bool | int | float | list)
+        value = tuple(value) if isinstance(value, list) else value  # of an option that may be given several times
+        if value is not None and value != ():
+            plain = isinstance(value, bool | int | float | tuple)
             text = json.dumps(value if plain else str(value), ensure_ascii=False)
             lines.append(f"{key} = {text}  # {getattr(parameter, 'help', None) or ''}".rstrip(" #"))
     with whole_file(path) as unfinished:
@@ -70,8 +71,7 @@ def _read(path: Path, command: Any) -> dict[str, Any]:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(map(_key, kept))}."
             raise ValueError(f"expected options of 'fastaug {command.name}', got the unknown {key!r}. {hint}")
-        several = known[key].multiple if hasattr(known[key], "multiple") else False
-        if several and isinstance(value, str | list):
+        if getattr(known[key], "multiple", False) and isinstance(value, str | list):
             values[known[key].name] = [str(one) for one in (value if isinstance(value, list) else [value])]
             continue
         if not isinstance(value, str | bool | int | float):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastaug.warping.masks import MASK_PADDINGS, MaskPadding
 from fastaug.warping.masks import warp_masks as _warp_masks
-from fastaug.warping.warp import _check_invertible, check_matrices, kind_of, output_size
+from fastaug.warping.warp import check_invertible, check_matrices, kind_of, output_size
 
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _HORIZON = 1e-9  # the least w that is seen, as a share of the largest at a box's corners
@@ -71,7 +71,7 @@ def warp_masks(
         device, dtype = (masks.device, masks.dtype) if isinstance(masks, Tensor) else (None, torch.int64)
         return torch.empty(0, height, width, device=device, dtype=dtype)
     if matrix.device.type == "cpu":
-        _check_invertible(matrix)
+        check_invertible("warp_masks", matrix)
     return _warp_masks(masks, matrix, (height, width), fill, padding, extent, pixel)
 
 

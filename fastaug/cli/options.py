@@ -165,7 +165,7 @@ class Source(NamedTuple):
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of these options that were given. Raises WrongOption where another one was."""
-        options = self._asdict()
+        options = {**self._asdict(), "target": self.target or None}  # of none there is an empty list, from --config
         if self.csv is not None and self.folder is not None:
             if self.root is not None:
                 raise WrongOption("--root: expected either FOLDER or --root beside --csv, got both. Leave one out.")
@@ -204,7 +204,9 @@ def with_source(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**options: Any) -> None:
-        command(source=Source(**{name: options.pop(name) for name in Source._fields}), **options)
+        source = Source(**{name: options.pop(name) for name in Source._fields})
+        _ = source.place  # an error if there is none, before torch is imported
+        command(source=source, **options)
 
     hints, parameters = get_type_hints(Source, include_extras=True), list[inspect.Parameter]()
     kind = inspect.Parameter.KEYWORD_ONLY  # an option may be required after those of `Source`, which are not

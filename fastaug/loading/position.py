@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from fastaug.samples.sources import MemberPaths
+from fastaug.samples.sources import names_crc32 as text_crc32
 
 # What must be the same for a state to be used at all; the rest of a loader's identity only in the middle of an epoch.
 ALWAYS = ("seed", "samples", "targets_crc32", "names_crc32")
 # What states of earlier versions lack, and what it was then; None: not known, and looked at without.
 LATER = {"names_crc32": None, "weights_crc32": 0, "repeats": 1}
-_BLOCK = 1 << 16  # names that are joined at a time
 
 
 @dataclass
@@ -91,23 +90,11 @@ def names_crc32(paths: Sequence[str]) -> int:
     Of members of archives, the archives' and their own; where in the archive they lie does not count.
     """
     if not isinstance(paths, MemberPaths):
-        return _text_crc32(paths)
+        return text_crc32(paths)
     columns = paths.columns()
     used, first, number = np.unique(columns["archive"], return_index=True, return_inverse=True)
     order = np.argsort(first)  # archives in the order in which they are met
-    crc = _text_crc32([paths.archives[i] for i in used[order]])
+    crc = text_crc32([paths.archives[i] for i in used[order]])
     for column in (np.argsort(order)[number], columns["ends"]):
         crc = zlib.crc32(column.astype("<i8").data, crc)
     return zlib.crc32(columns["names"].data, crc)
-
-
-def _text_crc32(paths: Sequence[str]) -> int:
-    if not paths:
-        return 0
-    same = os.path.commonprefix([min(paths), max(paths)])  # noqa: RUF071 (which is cut at a separator)
-    start = same.rfind(os.sep) + 1
-    crc = 0
-    for block in range(0, len(paths), _BLOCK):
-        names = "\0".join([path[start:] for path in paths[block : block + _BLOCK]]) + "\0"
-        crc = zlib.crc32(names.replace(os.sep, "/").encode("utf-8", "surrogatepass"), crc)
-    return crc

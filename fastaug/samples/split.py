@@ -105,7 +105,7 @@ def numbered_groups(
                 f"split: expected a group for every sample, got {value} for {paths[row]!r} (row {row}). Give samples "
                 "that belong to nobody a group of their own."
             )
-        if type(value).__eq__ is object.__eq__:  # each would be a group of its own
+        if getattr(type(value), "__eq__", None) is object.__eq__:  # each would be a group of its own
             raise TypeError(
                 f"split: expected groups that are text or numbers, got a {type(value).__name__} for {paths[row]!r} "
                 f"(row {row}), which equals nothing but itself."

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,11 @@ def linear_probe(learn: Engine, lr: float | None = None, steps: int = STEPS) -> 
 
     The features are those of one augmented epoch and, where the loader is an ImageLoader, of the plain photos; of many
     images as many as fit into 128 MiB. Batch-norm of the body keeps its statistics now and when it trains later, as
-    with `train_bn=False`: the head has learned from them.
+    with `train_bn=False`: the head has learned from them. Numbers it learns as if their mean were 0 and their deviation
+    1, for which rates are made, and then has both in its last layer, where that is linear.
 
     Args:
-        lr: the highest rate. None: what `lr_find` calls steep, on the features.
+        lr: the highest rate. None: what `lr_find` calls steep on the features, or, of numbers, minimum.
         steps: batches of up to 64 images; of many images at least one pass over their features.
     Returns:
         The rate.
@@ -58,12 +59,16 @@ def linear_probe(learn: Engine, lr: float | None = None, steps: int = STEPS) -> 
     with Display(learn.progress, len(learn.train_loader)) as display:
         batches = _Batches(*_features(learn, head, display))
         made = time.perf_counter() - start
+        scale = _Scale.taken_from(learn, head, batches)
         probe = Engine(
             batches, None, head, loss_func=learn.loss_func, opt_func=learn.opt_func, clip_norm=learn.clip_norm,
             device=learn.device, progress=False,
         )  # fmt: skip
-        lr = lr or lr_finder.lr_find(probe).steep
-        losses = _one_cycle(probe, lr, max(steps, len(batches)), learn)
+        # Losses of numbers differ by so much from batch to batch that the steepest fall may be chance
+        lr = lr or getattr(lr_finder.lr_find(probe), "steep" if scale is None else "minimum")
+        losses = _one_cycle(probe, lr, max(steps, len(batches)), learn, 1.0 if scale is None else scale.unit)
+        if scale is not None:
+            scale.move_into(head)
         row = {"train_loss": sum(losses) / len(losses), "images_per_s": len(batches.targets) / made}
         learn.end_epoch(row, start)
         display.epoch(learn.history.epochs[-1])
@@ -180,8 +185,57 @@ def _input_of(learn: Engine, head: nn.Module, x: Tensor) -> Tensor:
     return calls[0][0].float()
 
 
-def _one_cycle(probe: Engine, lr: float, steps: int, learn: Engine) -> list[float]:
-    """Train on features; the losses of the batches, which the learner's history has too: there the body rests."""
+class _Scale(NamedTuple):
+    """Of numbers: mean and deviation of each, float [numbers], and the loss in their units of one that is 1 without."""
+
+    mean: Tensor
+    deviation: Tensor
+    unit: float
+
+    @classmethod
+    def taken_from(cls, learn: Engine, head: nn.Module, batches: _Batches) -> Self | None:
+        """The scale of the numbers that a head is to learn, which are of mean 0 and deviation 1 then, as it has them.
+
+        None: it learns something else, or its last layer could not have them.
+        """
+        last = _last_linear(head)
+        if learn.kind != "numbers" or last is None or last.bias is None:
+            return None
+        numbers = batches.targets.reshape(len(batches.targets), -1)
+        mean, deviation = numbers.mean(0), numbers.std(0, correction=0)
+        deviation = deviation.where(deviation > 0, 1.0)
+        head.eval()
+        with torch.no_grad():
+            said = head(batches.inputs)
+
+            def loss(of: Tensor, numbers: Tensor) -> float:
+                return float(losses_of_each(learn.loss_func, of, numbers).mean())
+
+            of_mean = loss(mean.expand_as(said), numbers)
+            if loss(said, numbers) < of_mean:  # else it knows nothing that is worth keeping, and starts as a new one
+                last.weight /= deviation[:, None]
+                last.bias.sub_(mean).div_(deviation)
+            batches.targets = (numbers - mean) / deviation
+            unit = of_mean / (loss(torch.zeros_like(said), batches.targets) or 1.0)
+        return cls(mean, deviation, unit)
+
+    @torch.no_grad()
+    def move_into(self, head: nn.Module) -> None:
+        last = _last_linear(head)
+        assert last is not None, "it was there when the scale was taken"
+        last.weight *= self.deviation[:, None]
+        last.bias.mul_(self.deviation).add_(self.mean)
+
+
+def _last_linear(head: nn.Module) -> nn.Linear | None:
+    """The layer that a head ends in."""
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    return last if isinstance(last, nn.Linear) else None
+
+
+def _one_cycle(probe: Engine, lr: float, steps: int, learn: Engine, unit: float) -> list[float]:
+    """Train on features; the losses of the batches, times unit, which the learner's history has too: there the body
+    rests."""
     scheduler, network = one_cycle(probe.opt, [lr] * len(probe.opt.param_groups), steps), probe.network()
     for parameter in probe.model.parameters():
         parameter.requires_grad_(True)
@@ -198,7 +252,7 @@ def _one_cycle(probe: Engine, lr: float, steps: int, learn: Engine) -> list[floa
             probe.step(1)
             if len(losses) < steps:
                 scheduler.step()
-    learn.history.losses += (each := torch.stack(losses).tolist())
+    learn.history.losses += (each := (torch.stack(losses) * unit).tolist())
     if not all(map(math.isfinite, each)):
         raise FloatingPointError(
             f"linear_probe: expected finite losses, got {each[-1]} at learning rate {lr:.3g}. Give a lower lr, and "

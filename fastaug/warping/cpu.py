@@ -17,7 +17,7 @@ kernel 60 per cent are in the sums, 25 in places, weights and addresses, and 6 i
 Tried and lost, the costliest first: plain loops over the taps; counting references to the arrays inside the loops
 (hence `_nrt=False`); weights written one by one and read back as a vector; letting the taps wait for each new cache
 line (hence `_fetch_rows`; to prefetch rows ahead gains nothing); Python's check for a division by zero, and indices of
-which the compiler cannot tell that they are not negative: both keep loops scalar (hence `min(count, _BLOCK)`); sums of
+which the compiler cannot tell that they are not negative: both keep loops scalar (hence `min(count, BLOCK)`); sums of
 one pixel at a time. Multiply-adds of 16-bit integers, two rows at a time: LLVM takes the pairs apart again, and with
 them held together by force they save 7 to 21 per cent of a sum of 4 taps by itself, before the cost of making the
 integers, and depend on what LLVM recognises; without that force they were 9 per cent slower. To spread the taps to four
@@ -60,11 +60,11 @@ _WIDEST_4, _WIDEST_5 = antialias.FOOTPRINT_OF_RADIUS_2**2, 3.09**2
 _WIDEST_6, _WIDEST_8 = antialias.FOOTPRINT_OF_RADIUS_3**2, 5.42**2
 _PARTS = {2: (8,), 4: (16,), 5: (16,), 6: (16, 8), 8: (16, 16)}  # items of the vectors that hold a row of taps
 _REACH = {2: 8, 4: 16, 5: 16, 6: 20, 8: 28}  # items that a row of taps reads: the second vector begins at the fifth tap
-_BLOCK = 64  # pixels of an output row that are worked on together; four at a time are summed
-# What is known of a block, in lines of _BLOCK float32. By axis, x first: the place's fraction, 1 / footprint, and eight
+BLOCK = 64  # pixels of an output row that are worked on together; four at a time are summed
+# What is known of a block, in lines of BLOCK float32. By axis, x first: the place's fraction, 1 / footprint, and eight
 # weights from the first tap's on. Constant distances show the compiler that the lines do not overlap.
-_FRACTION, _INVERSE, _WEIGHTS, _LINES = 0, 2 * _BLOCK, 4 * _BLOCK, 20 * _BLOCK
-_AXIS = 8 * _BLOCK  # from the weights along x to those along y
+_FRACTION, _INVERSE, _WEIGHTS, _LINES = 0, 2 * BLOCK, 4 * BLOCK, 20 * BLOCK
+_AXIS = 8 * BLOCK  # from the weights along x to those along y
 
 
 def _make_pixel_sums(taps: int) -> Any:
@@ -100,7 +100,7 @@ def _make_pixel_sums(taps: int) -> Any:
                 """The rows of taps of one pixel, weighted: its taps, three channels each."""
                 start, totals = builder.load(at(places, arguments[2], pixel)), [None] * len(_PARTS[taps])
                 for i in range(taps):
-                    weight = builder.load(at(table, arguments[5], _WEIGHTS + _AXIS + i * _BLOCK + pixel))
+                    weight = builder.load(at(table, arguments[5], _WEIGHTS + _AXIS + i * BLOCK + pixel))
                     for part, count in enumerate(_PARTS[taps]):
                         row = load(at(flat, start, 12 * part), item, count)
                         if pixels.dtype == types.uint8:
@@ -131,7 +131,7 @@ def _make_pixel_sums(taps: int) -> Any:
             rows, total = [sum_of_rows(pixel) for pixel in range(4)], None
             taps_of_all = [column for part in zip(*rows, strict=True) for column in columns(part)][:taps]
             for j, column in enumerate(taps_of_all):
-                weights = load(at(table, arguments[5], _WEIGHTS + j * _BLOCK), number, 4)
+                weights = load(at(table, arguments[5], _WEIGHTS + j * BLOCK), number, 4)
                 total = add_product(total, column, shuffle_lanes(builder, weights, four_times))
             red, green, blue, colored = (
                 shuffle_lanes(
@@ -206,7 +206,7 @@ def _place(inverse, first, v, count, shift, cell, lines):  # type: ignore[no-unt
     yu, yv = F((inverse[1, 0] - y * inverse[2, 0]) * r), F((inverse[1, 1] - y * inverse[2, 1]) * r)
     wu, wv = F(inverse[2, 0] * r), F(inverse[2, 1] * r)
     widest = np.int32(0)  # an integer: a loop that looks for the largest float is not vectorised
-    for u in range(min(count, _BLOCK)):
+    for u in range(min(count, BLOCK)):
         reciprocal = _divided(F(1), F(1) + wu * F(u))
         dx, dy = xu * F(u) * reciprocal, yu * F(u) * reciprocal
         x_u, x_v, y_u, y_v = xu - dx * wu, xv - dx * wv, yu - dy * wu, yv - dy * wv
@@ -214,10 +214,10 @@ def _place(inverse, first, v, count, shift, cell, lines):  # type: ignore[no-unt
         wide_x = min(max((x_u * x_u + x_v * x_v) * square, F(1)), most)
         wide_y = min(max((y_u * y_u + y_v * y_v) * square, F(1)), most)
         widest = max(widest, np.int32(max(wide_x, wide_y) * F(65536)))
-        lines[_INVERSE + u], lines[_INVERSE + _BLOCK + u] = F(1) / math.sqrt(wide_x), F(1) / math.sqrt(wide_y)
+        lines[_INVERSE + u], lines[_INVERSE + BLOCK + u] = F(1) / math.sqrt(wide_x), F(1) / math.sqrt(wide_y)
         floor_x, floor_y = math.floor(from_x + dx), math.floor(from_y + dy)
-        lines[_FRACTION + u], lines[_FRACTION + _BLOCK + u] = from_x + dx - F(floor_x), from_y + dy - F(floor_y)
-        cell[u], cell[_BLOCK + u] = cell_x + np.int32(floor_x), cell_y + np.int32(floor_y)
+        lines[_FRACTION + u], lines[_FRACTION + BLOCK + u] = from_x + dx - F(floor_x), from_y + dy - F(floor_y)
+        cell[u], cell[BLOCK + u] = cell_x + np.int32(floor_x), cell_y + np.int32(floor_y)
     return widest / 65536
 
 
@@ -287,16 +287,16 @@ def _make_sums(taps: int) -> Any:
         """Fill the lines of weights along an axis, normalised."""
         wide_vectors()
         axis = axis & 1  # for the compiler: no index is negative
-        for u in range(min(count, _BLOCK)):
-            fraction, to = lines[_FRACTION + axis * _BLOCK + u], _WEIGHTS + axis * _AXIS + u
+        for u in range(min(count, BLOCK)):
+            fraction, to = lines[_FRACTION + axis * BLOCK + u], _WEIGHTS + axis * _AXIS + u
             if taps == 2:
-                lines[to + _BLOCK] = fraction if mode == 1 else F(0)
-                lines[to] = F(1) - lines[to + _BLOCK]
+                lines[to + BLOCK] = fraction if mode == 1 else F(0)
+                lines[to] = F(1) - lines[to + BLOCK]
                 continue
-            inverse = lines[_INVERSE + axis * _BLOCK + u]
+            inverse = lines[_INVERSE + axis * BLOCK + u]
             if taps == 5:  # one of six taps is out of reach: the last one, or the first
                 moved = fraction < F(0.5)
-                cell[axis * _BLOCK + u] -= np.int32(moved)
+                cell[axis * BLOCK + u] -= np.int32(moved)
                 fraction += F(moved)
             a, b = _coefficients(inverse)
             if taps == 4:  # all radii are 2; most blocks are such, and as a loop over k this takes twice as long
@@ -304,15 +304,15 @@ def _make_sums(taps: int) -> Any:
                 w0, w1 = _weight(F(0.5) + p, a, b), _weight(p, a, b)
                 w2, w3 = _weight(F(0.5) - p, a, b), _weight(F(1) - p, a, b)
                 scale = F(1) / (w0 + w1 + w2 + w3)
-                lines[to], lines[to + _BLOCK] = w0 * scale, w1 * scale
-                lines[to + 2 * _BLOCK], lines[to + 3 * _BLOCK] = w2 * scale, w3 * scale
+                lines[to], lines[to + BLOCK] = w0 * scale, w1 * scale
+                lines[to + 2 * BLOCK], lines[to + 3 * BLOCK] = w2 * scale, w3 * scale
                 continue
             per_radius, total = F(1) / _radius(inverse), F(0)
             for k in range(taps):
                 total += _weight((fraction + F(before - k)) * per_radius, a, b)
             scale = F(1) / total
             for k in range(taps):
-                lines[to + k * _BLOCK] = _weight((fraction + F(before - k)) * per_radius, a, b) * scale
+                lines[to + k * BLOCK] = _weight((fraction + F(before - k)) * per_radius, a, b) * scale
 
     @row_loop
     def locate(photo, cell, starts, count):  # type: ignore[no-untyped-def]
@@ -321,9 +321,9 @@ def _make_sums(taps: int) -> Any:
         pixels, _, width, _ = photo
         stride = 3 * width
         last = pixels.shape[0] - (taps - 1) * stride - reach
-        for u in range(_BLOCK):
+        for u in range(BLOCK):
             left = cell[u] - np.int64(before)
-            start = (cell[_BLOCK + u] - np.int64(before)) * stride + left * 3
+            start = (cell[BLOCK + u] - np.int64(before)) * stride + left * 3
             inside = (left >= 0) & (left <= width - taps) & (start >= 0) & (start <= last) & (u < count)
             starts[u] = start if inside else np.int64(-1)
 
@@ -332,7 +332,7 @@ def _make_sums(taps: int) -> Any:
         """As pixel_sums, for up to four pixels, also beyond the edges: their taps are copied to where they are not."""
         (pixels, height, width, padding), (cell, starts, lines, patch, columns, result) = photo, block
         for p in range(min(count, 4)):
-            left, top = np.int64(cell[u + p]) - before, np.int64(cell[_BLOCK + u + p]) - before
+            left, top = np.int64(cell[u + p]) - before, np.int64(cell[BLOCK + u + p]) - before
             for j in range(taps):
                 columns[j] = _padded(left + j, width, padding)
             for i in range(taps):
@@ -342,8 +342,8 @@ def _make_sums(taps: int) -> Any:
                     for c in range(3):
                         patch[at + c] = pixels[source + c] if columns[j] >= 0 and y >= 0 else patch.dtype.type(0)
         for p in range(4):
-            starts[_BLOCK + p] = p * size
-        pixel_sums(patch, starts, _BLOCK, 3 * taps, lines, u, color, result, 0)
+            starts[BLOCK + p] = p * size
+        pixel_sums(patch, starts, BLOCK, 3 * taps, lines, u, color, result, 0)
         for k in range(3 * min(count, 4)):
             out[to + k] = result[k]
 
@@ -353,7 +353,7 @@ def _make_sums(taps: int) -> Any:
         for axis in range(2):
             weigh(axis, mode, count, cell, lines)
         locate(photo, cell, starts, count)
-        for four in range((min(count, _BLOCK) + 3) // 4):
+        for four in range((min(count, BLOCK) + 3) // 4):
             u = 4 * four
             if starts[u] | starts[u + 1] | starts[u + 2] | starts[u + 3] >= 0:
                 pixel_sums(pixels, starts, u, 3 * width, lines, u, color, out, to + 3 * u)
@@ -371,14 +371,14 @@ def _wide_sums(photo, block, color, out, to, count):  # type: ignore[no-untyped-
     """As the others with the antialias filter, for any number of taps: plain loops."""
     (pixels, height, width, padding), (cell, _, lines, _, _, _) = photo, block
     for u in range(count):
-        inverse_x, inverse_y = lines[_INVERSE + u], lines[_INVERSE + _BLOCK + u]
+        inverse_x, inverse_y = lines[_INVERSE + u], lines[_INVERSE + BLOCK + u]
         radius_x, radius_y = _radius(inverse_x), _radius(inverse_y)
         (a_x, b_x), (a_y, b_y) = _coefficients(inverse_x), _coefficients(inverse_y)
         reach_x, reach_y = math.ceil(radius_x), math.ceil(radius_y)
         red = green = blue = total = F(0)
         for i in range(1 - reach_y, 1 + reach_y):
-            y = _padded(cell[_BLOCK + u] + i, height, padding)
-            weight_y = _weight((F(i) - lines[_FRACTION + _BLOCK + u]) / radius_y, a_y, b_y)
+            y = _padded(cell[BLOCK + u] + i, height, padding)
+            weight_y = _weight((F(i) - lines[_FRACTION + BLOCK + u]) / radius_y, a_y, b_y)
             for j in range(1 - reach_x, 1 + reach_x):
                 x = _padded(cell[u] + j, width, padding)
                 weight = weight_y * _weight((F(j) - lines[_FRACTION + u]) / radius_x, a_x, b_x)
@@ -452,7 +452,7 @@ def _make_rows(block_sums: Any) -> Any:
             near = min(w0, w1) > 0 and max(abs(x0), abs(y0), abs(x1), abs(y1)) < _NEAR
             if near:
                 top, bottom = _fetch_rows(pixels, height, width, x0, y0, x1, y1, top, bottom)
-            step = _BLOCK if near else 1
+            step = BLOCK if near else 1
             for first in range(0, columns, step):
                 count, to = min(step, columns - first), 3 * (row * columns + first)
                 if not near and _look(inverse, first, v)[2] <= 0:
@@ -486,7 +486,7 @@ def _warp_rows_8(pixels, height, width, inverse, mode, padding, color, out, colu
 
 def _new_block(dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """What is known of a block of pixels, for one thread: cell, starts, lines, patch, columns and result."""
-    cell, starts, lines = np.zeros(2 * _BLOCK + 3, np.int32), np.zeros(_BLOCK + 4, np.int64), np.zeros(_LINES, F)
+    cell, starts, lines = np.zeros(2 * BLOCK + 3, np.int32), np.zeros(BLOCK + 4, np.int64), np.zeros(_LINES, F)
     return cell, starts, lines, np.zeros(4 * (3 * 8 * 8 + 16), dtype), np.zeros(8, np.int64), np.zeros(12, F)
 
 
@@ -510,7 +510,7 @@ def _kernels(inverses: np.ndarray, width: int, height: int, mode: int) -> list[A
 def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Other float images are converted to float32 first."""
     out, work = _prepared(images, matrix, size, *how)
-    _run([piece for of_image in work for piece in of_image], torch.get_num_threads())
+    run([piece for of_image in work for piece in of_image], torch.get_num_threads())
     return torch.from_numpy(out).to(how[3]).permute(0, 3, 1, 2)
 
 
@@ -518,7 +518,7 @@ def warp_together(calls: Sequence[tuple[Images, Tensor, tuple[int, int], How]]) 
     """Several warps of as many images each: image by image, so that what they read of one is in a near cache."""
     prepared = [_prepared(images, matrix, size, *how) for images, matrix, size, how in calls]
     by_image = zip(*(work for _, work in prepared), strict=True)
-    _run([piece for of_image in by_image for work in of_image for piece in work], torch.get_num_threads())
+    run([piece for of_image in by_image for work in of_image for piece in work], torch.get_num_threads())
     dtypes = [how[3] for *_, how in calls]
     outs = zip(prepared, dtypes, strict=True)
     return [torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2) for (out, _), dtype in outs]
@@ -562,7 +562,7 @@ def _new_output(shape: tuple[int, ...]) -> np.ndarray:
     return _memory(os.getpid()).take((*shape[:-1], 4 * shape[-1])).view(np.float32)
 
 
-def _run(work: list[tuple[Any, ...]], threads: int) -> None:
+def run(work: list[tuple[Any, ...]], threads: int) -> None:
     left = iter(work)  # each thread takes the next piece when it has done one: a task for each piece costs more
 
     def take() -> None:

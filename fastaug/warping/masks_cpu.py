@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastaug.warping.compiled import njit, wide_vectors
-from fastaug.warping.cpu import _BLOCK, _run
+from fastaug.warping.cpu import BLOCK, run
 from fastaug.warping.masks import MaskPadding, Masks
 
 _PADDINGS = {"fill": 0, "border": 1, "reflection": 2}
@@ -52,7 +52,7 @@ def _make_find(padding: int) -> Any:
         a, b, c = inverse[0, 0], inverse[0, 1] * v, inverse[0, 2]
         d, e, f = inverse[1, 0], inverse[1, 1] * v, inverse[1, 2]
         g, h, i = inverse[2, 0], inverse[2, 1] * v, inverse[2, 2]
-        for k in range(min(count, _BLOCK)):
+        for k in range(min(count, BLOCK)):
             u = np.float64(np.int32(first + k)) + 0.5
             w = g * u + h + i
             reciprocal = 1.0 / w
@@ -63,7 +63,7 @@ def _make_find(padding: int) -> Any:
             x, y = x if seen else x0, y if seen else y0
             column, row = (_mirrored(x, x0, x1), _mirrored(y, y0, y1)) if padding == 2 else (np.floor(x), np.floor(y))
             cells[k] = _clamped(column, left, right) if seen else np.int32(-1)
-            cells[_BLOCK + k] = _clamped(row, top, bottom)
+            cells[BLOCK + k] = _clamped(row, top, bottom)
 
     return find
 
@@ -85,8 +85,8 @@ def _warp_rows(mask, width, inverse, bounds, padding, fill, out, columns, first_
     cells = block[0]
     for row in range(out.shape[0] // columns):
         v = np.float64(first_row + row) + 0.5
-        for first in range(0, columns, _BLOCK):
-            count, to = min(_BLOCK, columns - first), row * columns + first
+        for first in range(0, columns, BLOCK):
+            count, to = min(BLOCK, columns - first), row * columns + first
             if padding == 0:
                 _find_filled(inverse, first, v, count, bounds, cells)
             elif padding == 1:
@@ -95,7 +95,7 @@ def _warp_rows(mask, width, inverse, bounds, padding, fill, out, columns, first_
                 _find_mirrored(inverse, first, v, count, bounds, cells)
             for k in range(count):
                 column = np.int64(cells[k])
-                out[to + k] = fill if column < 0 else mask[np.int64(cells[_BLOCK + k]) * width + column]
+                out[to + k] = fill if column < 0 else mask[np.int64(cells[BLOCK + k]) * width + column]
 
 
 def warp_masks(
@@ -132,5 +132,5 @@ def warp_masks(
         for first in range(0, height, rows):
             part = flat[i, first * width : (first + rows) * width]
             work.append((_warp_rows, *arguments, part, width, first))
-    _run(work, threads)
+    run(work, threads)
     return out

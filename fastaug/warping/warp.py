@@ -100,7 +100,7 @@ def warp_together(calls: Sequence[Call]) -> list[Tensor]:
     if len(calls) < 2 or not on_cpu or torch.compiler.is_compiling():
         return [warp(*call) for call in calls]
     for call in calls:
-        _check_invertible(call.matrix)
+        check_invertible("warp", call.matrix)
     module = importlib.import_module("fastaug.warping.cpu")
     outs: list[Tensor] = module.warp_together(
         [
@@ -133,7 +133,7 @@ def _checked(
 def _run(batch: Images, matrix: Tensor, size: tuple[int, int], *how: *How, backend: str, needs_grad: bool) -> Tensor:
     """What of `warp` depends on the machine and on the values of the matrix, and so has no place in a graph."""
     if matrix.device.type == "cpu" and len(batch):
-        _check_invertible(matrix)
+        check_invertible("warp", matrix)
     first = batch if isinstance(batch, Tensor) else next(iter(batch), torch.empty(0, device=matrix.device))
     device, dtype = first.device.type, how[-1]
     double = torch.float64 in (dtype, first.dtype)
@@ -306,7 +306,7 @@ def kind_of(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_invertible(matrix: Tensor) -> None:
+def check_invertible(where: str, matrix: Tensor) -> None:
     matrix = matrix.detach().double()
     size = torch.linalg.vector_norm(matrix, dim=1).prod(1)  # by columns: a window far away has one large column
     # As torch.linalg.det, which has torch's threads spin on the cores of the threads that load
@@ -315,6 +315,6 @@ def _check_invertible(matrix: Tensor) -> None:
     if not usable.all():
         row = int((~usable).nonzero()[0])
         raise ValueError(
-            f"warp: expected invertible matrices, got {matrix[row].tolist()} for image {row}, which is singular or not "
-            "finite."
+            f"{where}: expected invertible matrices, got {matrix[row].tolist()} for image {row}, which is singular or "
+            "not finite."
         )

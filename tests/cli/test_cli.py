@@ -62,7 +62,8 @@ def test_train_writes_its_results(trained: tuple[Result, Path]) -> None:
 
 def test_train_prints_a_summary(trained: tuple[Result, Path]) -> None:
     result, out = trained
-    first, *epochs, accuracy, last = result.stdout.splitlines()
+    first, loss, *epochs, accuracy, last = result.stdout.splitlines()
+    assert loss == "loss CrossEntropyLoss, metrics error_rate, accuracy: each sample is of one class"
     begins = ["epoch 0", "head: trained", "head: validation", "epoch 1", "body, 1"]  # this is no terminal
     assert [line.startswith(begin) for line, begin in zip(epochs, begins, strict=True)] == [True] * 5
     assert first == "8 images to train, in batches of 4, 4 to validate, 2 classes: dark, light"
@@ -336,7 +337,7 @@ def test_lr_find_suggests_rates_and_draws_them(photos: Path, tmp_path: Path) -> 
     options = ["--model", "timm:test_resnet", "--weights", "none", "--size", "32", "--presize", "40", "--device", "cpu"]
     result = run("lr-find", photos, *options, "--batch-size", "4", "--batches", "12", "--out", tmp_path / "rates.png")
     assert result.exit_code == 0, result.output
-    _, *suggestions, last = result.stdout.splitlines()
+    _, _, *suggestions, last = result.stdout.splitlines()
     assert [line.split()[0] for line in suggestions] == ["valley", "slide", "steep", "minimum"]
     assert all(1e-9 < float(line.split()[1]) <= 10 for line in suggestions)
     assert last.endswith(f"picture: {tmp_path / 'rates.png'}")

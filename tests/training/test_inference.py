@@ -194,11 +194,29 @@ def test_labels_and_numbers_are_said_as_such(photos: fa.Samples, tmp_path: Path)
     assert torch.equal(fa.load_classifier(file, "cpu").get_preds([path]), named.get_preds([path]))
 
 
-def format_of(file: Path) -> int:
+OF_FORMAT_1 = {
+    "format",
+    "architecture",
+    "classes",
+    "seen_as",
+    "dtype",
+    "presize",
+    "mode",
+    "threshold",
+    "amp",
+    "activation",
+}
+
+
+def described(file: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as content:
-        return int(json.loads(content.metadata()["fastaug"])["format"])
+        return dict(json.loads(content.metadata()["fastaug"]))
+
+
+def format_of(file: Path) -> int:
+    return int(described(file)["format"])
 
 
 def test_the_format_goes_up_only_where_an_older_version_would_read_it_wrongly(tmp_path: Path) -> None:
@@ -207,6 +225,8 @@ def test_the_format_goes_up_only_where_an_older_version_would_read_it_wrongly(tm
     for settings, version in (({}, 1), ({"threshold": 0.5}, 1), ({"activation": "none"}, 2), ({"says": "labels"}, 3)):
         fa.Predictor(model, list("abc"), augment, 40, device="cpu", **settings).save(file)
         assert format_of(file) == version
+        assert described(file).keys() - OF_FORMAT_1 == ({"says"} if version == 3 else set())
+        assert described(file).keys() >= OF_FORMAT_1
 
 
 @pytest.mark.parametrize(

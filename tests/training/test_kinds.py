@@ -313,6 +313,33 @@ def test_numbers_far_from_zero_leave_something_to_learn() -> None:
     assert start_loss(learn) == 1.0
 
 
+@pytest.mark.parametrize(("offset", "factor"), [(0, 1), (2000, 1), (-3e5, 1e4), (0, 1e-3)])
+def test_numbers_of_any_size_are_learned_alike(offset: float, factor: float) -> None:
+    """Years and prices as well as shares; the rate that is found is one for the body too."""
+    first = Body(2)
+    found = []
+    for y in ((NUMBERS - 70) / 10, offset + factor * (NUMBERS - 70) / 10):
+        learn = learner("numbers", y, 2, model=copy.deepcopy(first))
+        rate = learn.linear_probe(3e-2, 200)
+        errors = fa.Interpretation.from_learner(learn).errors()
+        found.append([error["r2"] for error in errors.values()])
+        assert rate == 3e-2
+        before = learn.validate()["loss"]
+        learn.linear_probe(1e-9, 1)  # goes on from there
+        assert learn.validate()["loss"] == pytest.approx(before, rel=1e-2)
+    assert found[1] == pytest.approx(found[0], abs=0.05)
+    assert min(found[1]) > 0.3
+
+
+def test_numbers_behind_a_head_that_could_not_have_their_mean() -> None:
+    model = Body(1)
+    model.head = nn.Sequential(nn.Linear(32, 1), nn.Sigmoid())
+    learn = learner("numbers", NUMBERS[:, 0] / 100, 1, model=model)
+    learn.linear_probe(3e-2, 20)
+    assert learn.history.epochs[0]["valid_loss"] < 0.1
+    assert float(learn.get_preds()[0].max()) < 1
+
+
 # Of photos
 
 
