@@ -136,6 +136,12 @@ def test_the_tutorial_learns(
     assert float(share) >= 85
 
 
+@pytest.mark.parametrize("page", ["segmentation", "detection", "labels-and-numbers", "views", "sampling", "frames"])
+def test_each_task_takes_ten_lines_or_fewer(page: str) -> None:
+    for _, code in blocks((ROOT / f"docs/how-to/{page}.md").read_text("utf-8")):
+        assert len(re.findall(r"^(?!import |from ) *\S", code, re.MULTILINE)) <= 10, code
+
+
 def test_the_readme_has_code() -> None:
     assert len(blocks((ROOT / "README.md").read_text("utf-8"))) == 2
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fastaug as fa
-from docs import draw_matrices, site_hooks
+from docs import draw_frames, draw_matrices, site_hooks
 from docs.site_docstrings import with_paragraphs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,3 +116,9 @@ def test_the_matrices_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (name, side) == ("presize", 460)
     square = draw_matrices.outline(presize, side, side)  # the middle of the photo, a whole pixel from its edge
     assert torch.allclose(square[:4], torch.tensor([[76.0, 0], [376, 0], [376, 300], [76, 300]]).double(), atol=1e-9)
+
+
+def test_the_frames_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw_frames, "PICTURE", tmp_path / "frames.png")
+    draw_frames.draw()
+    assert (tmp_path / "frames.png").stat().st_size > 50_000
