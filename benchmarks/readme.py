@@ -254,6 +254,15 @@ def _cached_epochs(report: Report) -> list[Line]:
     return [(what, _listed(ours, 0, lambda _: False), _listed(theirs, 0, lambda value: value > best))]
 
 
+def _views(report: Report) -> list[Line]:
+    speed = _medians(report, "photos_per_s")
+    ours = {"views of one decode": speed["fastaug, 10 views"]}
+    theirs = {name: value for name, value in speed.items() if name.startswith(("torchvision", "fastaug, 10 loaders"))}
+    best = max(ours.values())
+    what = f"photos/s with ten views of each, 2 of 224 and 8 of 96 ({report['settings']['folder']})"
+    return [(what, _listed(ours, 0, lambda _: False), _listed(theirs, 0, lambda value: value > best))]
+
+
 LINES: dict[str, Callable[[Report], list[Line]]] = {
     "fidelity": _fidelity,
     "warp_cpu": _warp_cpu,
@@ -262,6 +271,7 @@ LINES: dict[str, Callable[[Report], list[Line]]] = {
     "fine_tune": _fine_tune,
     "decode_to_batch_hires": _decode_to_batch,
     "cached_epochs": _cached_epochs,
+    "views": _views,
     "ideal_loader": _ideal,
 }
 NO_GPU = "GPU: not measured. `benchmarks/gpu.sh` is the one call that measures it."

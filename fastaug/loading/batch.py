@@ -190,13 +190,13 @@ class BatchMaker:
             fetched = self.fetcher.photos([work.found[photo] for photo in photos], wanted)
             good: dict[int, Photo] = {}
             for photo, outcome in zip(photos, fetched, strict=True):
-                reason = (
-                    outcome if isinstance(outcome, str) else self._problem(work, photo, int(indices[photo]), outcome)
-                )
-                if isinstance(outcome, Photo) and reason is None:
+                if isinstance(outcome, Photo):
+                    reason = self._problem(work, photo, int(indices[photo]), outcome)
+                    outcome = outcome if reason is None else reason
+                if isinstance(outcome, Photo):
                     good[photo] = outcome
                 else:
-                    work.reasons[photo] = str(reason)
+                    work.reasons[photo] = outcome
             needs = [self._certain_needs(work, good, view) for view in range(len(work.views))]
             shared = len(work.views) * work.images > 1
             if shared:
@@ -246,9 +246,9 @@ class BatchMaker:
         return None
 
     def _orientation(self, work: _Work, number: int, row: int) -> int:
-        """EXIF's, of a photo that is upright already."""
-        if row not in self.orientations:
-            found = work.found[number]
+        """EXIF's, of a photo that is upright already. Of one from the cache it is known, or its file is read once."""
+        found = work.found[number]
+        if found.content is not None or row not in self.orientations:
             content = self.workers.read_now(found.path) if found.content is None else found.content
             if isinstance(content, str):
                 raise Unreadable(f"the photo's orientation is not known: {content}")
@@ -320,9 +320,9 @@ def warp_batch(
         (augment, there(view.images) if isinstance(view.images, Tensor) else list(map(there, view.images)), view)
         for view, augment in zip(batch.views, augments, strict=True)
     ]
-    xs = apply_together([(a, images, v.warp_params) for a, images, v in each if a is not None and v.warp_params])
-    if xs:
-        xs = [x if channels == 3 else x[:, :1].contiguous() for x in xs]
+    warps = [(a, images, v.warp_params) for a, images, v in each if a is not None and v.warp_params is not None]
+    if warps:
+        xs = [x if channels == 3 else x[:, :1].contiguous() for x in apply_together(warps)]
     else:
         xs = [_presized(images, view, channels) for _, images, view in each]
     return [x.to(device) for x in xs], to_device(batch.targets, device)
