@@ -362,7 +362,7 @@ class ImageLoader(IterableDataset[Any]):
         settings |= {name: getattr(self, name) for name in ("training", "mode", "presize")}
         usual = {"resize_method": "crop", "channels": 3, "views": 1, "repeats": 1}
         settings |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
-        settings |= {} if self.weights is None else {"weights": f"{self.weights.min():g} to {self.weights.max():g}"}
+        settings |= {} if self.weights is None else {"weights": f"{self.weights.min():.3g} to 1 of the largest"}
         settings |= {} if self.augment is None else {"size": self.augment.size}
         settings |= {"device": str(self.device), "decoder": self.decoder_choice.name}
         if self.cache is not None:

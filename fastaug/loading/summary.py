@@ -199,7 +199,8 @@ def _target(samples: Samples, row: int) -> str:
     if kind == "labels":
         return ", ".join(repr(classes[label]) for label in target) or f"none of {len(classes)} classes"
     if kind == "objects":
-        return ", ".join(repr(classes[label]) for label in target.labels.tolist()) or "no objects"
+        names = ", ".join(repr(classes[label]) for label in target.labels.tolist())
+        return f"{len(target.labels)} objects" + (f": {names}" if names else "")
     return printable(str(target))
 
 

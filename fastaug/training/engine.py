@@ -97,7 +97,7 @@ class Engine:
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         none_of_these = any(LoaderAdapter(loader or []).none_of_these for loader in (train_loader, valid_loader))
-        default, why = default_loss(self.kind, none_of_these)
+        default, why = default_loss(self.kind, none_of_these, LoaderAdapter(train_loader).unknown_pixel)
         self.loss_func = loss_func or default
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
@@ -138,7 +138,7 @@ class Engine:
         """Those that fit the loss; none for one that is not known. Validating their arguments waits for the GPU."""
         if self.activation == "softmax":
             ignored = getattr(self.loss_func, "ignore_index", -1)
-            ignored = ignored if ignored >= 0 else None
+            ignored = ignored if ignored >= 0 or self.kind == "mask" else None
             one, same = (
                 MulticlassAccuracy(average="micro", validate_args=False, ignore_index=ignored) for _ in range(2)
             )

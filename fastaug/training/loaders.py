@@ -20,6 +20,7 @@ from fastaug.loading.loader import ImageLoader
 from fastaug.samples.samples import Samples
 from fastaug.text import kind_of
 
+UNKNOWN_PIXEL = 255  # in masks: outside of the photo, and what nobody has labelled
 SAME_STATISTICS = 5e-3  # mean and std that are closer are the same: the model sees no difference
 
 
@@ -55,6 +56,12 @@ class LoaderAdapter:
     def none_of_these(self) -> bool:
         """Whether some samples, of one class each, are of none: -1."""
         return self.kind == "class" and min(self.targets, default=0) < 0
+
+    @property
+    def unknown_pixel(self) -> int:
+        """What masks have outside of the photo; 255 where that is a class of theirs, or not known."""
+        fill: int = getattr(getattr(self.loader, "targets", None), "fill", UNKNOWN_PIXEL)
+        return UNKNOWN_PIXEL if 0 <= fill < max(len(self.classes), 1) else fill
 
     def set_epoch(self, epoch: int) -> None:
         getattr(self.loader, "set_epoch", lambda epoch: None)(epoch)
@@ -182,7 +189,10 @@ def checked_kind(train_loader: Loader, valid_loader: Loader | None) -> str | Non
 
 
 _NO_TENSOR = {
-    "none": ("samples without targets", "Give some: fa.Samples(paths, targets, classes)."),
+    "none": (
+        "samples without targets",
+        "Give some: fa.Samples(paths, targets, classes). Views without labels are trained in a loop of your own.",
+    ),
     "objects": ("boxes", "Train a model for these in a loop of your own: for x, y in loader."),
 }
 

@@ -25,7 +25,6 @@ _FUNCTIONS: dict[object, Kind] = {
     **dict.fromkeys((F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss), "numbers"),
 }
 ACTIVATIONS: dict[Kind | None, Activation] = {"one class": "softmax", "yes or no": "sigmoid"}  # of others "none"
-UNKNOWN_PIXEL = 255  # in masks: outside of the photo, and what nobody has labelled
 
 
 def kind_of(loss_func: LossFunc) -> Kind | None:
@@ -143,19 +142,20 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
 
 
-def default_loss(kind: str | None, none_of_these: bool) -> tuple[nn.Module, str]:
+def default_loss(kind: str | None, none_of_these: bool, unknown_pixel: int = 255) -> tuple[nn.Module, str]:
     """The loss for samples of a kind, and why.
 
     Args:
         kind: as of `Samples`; None: not known.
         none_of_these: whether some of one class each have the target -1.
+        unknown_pixel: of masks: what is of no class.
     """
     if kind == "labels":
         return BinaryCrossEntropy(), "a sample may have several labels, or none"
     if kind == "numbers":
         return nn.MSELoss(), "the targets are numbers"
     if kind == "mask":
-        return nn.CrossEntropyLoss(ignore_index=UNKNOWN_PIXEL), f"the targets are masks; {UNKNOWN_PIXEL} is ignored"
+        return nn.CrossEntropyLoss(ignore_index=unknown_pixel), f"the targets are masks; {unknown_pixel} is ignored"
     if none_of_these:
         return BinaryCrossEntropy(), "each sample is of one class, or of none of them"
     return nn.CrossEntropyLoss(), "each sample is of one class"

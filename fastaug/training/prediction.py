@@ -76,11 +76,13 @@ def tta(learn: Engine, loader: Loader | None = None, n: int = 4, beta: float = 0
     """`get_preds` with test-time augmentation: the mean over n augmented passes, and a share beta of the plain one.
 
     Raises:
-        ValueError: n < 1, beta outside 0..1, files that cannot be read. TypeError: the loader is no ImageLoader.
+        ValueError: n < 1, beta outside 0..1, masks, files that cannot be read. TypeError: the loader is no ImageLoader.
     Source: fastai 2.8, `Learner.tta`.
     """
     if n < 1 or not 0 <= beta <= 1:
         raise ValueError(f"tta: expected n of at least 1 and beta between 0 and 1, got {n} and {beta}.")
+    if learn.kind == "mask":
+        raise ValueError("tta: expected one target for each image, got masks, whose pixels are elsewhere in each pass.")
     loader = learn.or_valid(loader)
     augment = LoaderAdapter(learn.train_loader).augment or LoaderAdapter(loader).augment
     augmented = loader_like(loader, training=True, augment=augment)

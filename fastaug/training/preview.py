@@ -16,8 +16,8 @@ from fastaug.training import plots
 from fastaug.training.checkpoint import random_state, set_random_state
 from fastaug.training.engine import Engine
 from fastaug.training.inference import NONE
-from fastaug.training.loaders import LoaderAdapter
-from fastaug.training.losses import UNKNOWN_PIXEL, name_of
+from fastaug.training.loaders import UNKNOWN_PIXEL, LoaderAdapter
+from fastaug.training.losses import name_of
 from fastaug.training.models import layer_table
 
 
@@ -46,16 +46,16 @@ def show_batch(learn: Engine, n: int = 9) -> plots.Figure:
     (x, y), loader = peek(learn, n), LoaderAdapter(learn.train_loader)
     images = plots.denormalized(x.float(), loader.normalize)
     if y.ndim == 3 and not y.is_floating_point():
-        return plots.show_images(overlaid(images.cpu(), y.cpu()))
+        return plots.show_images(overlaid(images.cpu(), y.cpu(), loader.unknown_pixel))
     return plots.show_images(images, [target_name(target, loader.classes, learn.kind) for target in y])
 
 
-def overlaid(images: Tensor, masks: Tensor) -> list[Tensor]:
-    """Images [B, 3, H, W] in [0, 1] with masks, integer [B, H, W], a colour for each class; 255, unknown, and 0, mostly
-    the background, have none."""
+def overlaid(images: Tensor, masks: Tensor, unknown: int = UNKNOWN_PIXEL) -> list[Tensor]:
+    """Images [B, 3, H, W] in [0, 1] with masks, integer [B, H, W], a colour for each class; what is unknown, and 0,
+    mostly the background, have none."""
     hue = (masks * 0.618034) % 1  # the golden section: neighbours differ
     colors = torch.stack([((hue * 6 + shift) % 6 - 3).abs().sub(1).clamp(0, 1) for shift in (0, 4, 2)], 1)
-    there = ((masks != 0) & (masks != UNKNOWN_PIXEL))[:, None]
+    there = ((masks != 0) & (masks != unknown))[:, None]
     return list(torch.where(there, images.lerp(colors.to(images.dtype), 0.5), images))
 
 

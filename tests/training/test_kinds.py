@@ -124,6 +124,28 @@ def test_masks_are_classes_of_pixels_of_which_255_counts_for_nothing(capsys: pyt
         fa.Interpretation.from_learner(learn)
 
 
+@pytest.mark.parametrize(
+    ("fill", "classes", "ignored"),
+    [(255, ("a", "b"), 255), (-1, ("a", "b"), -1), (9, ("a", "b"), 9), (0, ("a", "b"), 255), (1, ("a", "b"), 255),
+     (0, (), 255), (7, (), 7)],
+)  # fmt: skip
+def test_the_fill_of_masks_counts_for_nothing_unless_it_is_a_class(
+    fill: int, classes: tuple[str, ...], ignored: int
+) -> None:
+    masks = (X[:, 0] > 0.5).long()
+    masks[:, 0] = fill
+    batches = Batches("mask", masks, classes, targets=fa.TargetOptions(fill=fill))
+    learn = fa.Learner(batches, batches, nn.Conv2d(3, 2, 1), device="cpu", progress=False)
+    assert learn.loss_func.ignore_index == ignored
+    if fill not in (0, 1):
+        found, known = learn.validate(), masks != fill
+        with torch.no_grad():
+            said = learn.model(X)
+        assert found["accuracy"] == pytest.approx(float((said.argmax(1) == masks)[known].float().mean()))
+    with pytest.raises(ValueError, match="tta: expected one target for each image, got masks"):
+        learn.tta()
+
+
 def test_what_no_learner_can_train_on_is_said_at_once() -> None:
     good = Batches("class", CLASSES, "rgb")
     for loader, message in (
