@@ -251,7 +251,8 @@ class Samples:
         """
         one = isinstance(target, str)
         columns = columns_named(target, kind, label_sep)
-        table = read_table(csv, path, columns, sep, encoding, empty=one and may_be_empty(kind, label_sep))
+        hint = ', or say kind="class" if it means none of the classes' if one and kind is None else ""
+        table = read_table(csv, path, columns, sep, encoding, one and may_be_empty(kind, label_sep), hint)
         chosen = read_targets(table, one, kind, label_sep)
         return cls._of(located(table, root), chosen)
 

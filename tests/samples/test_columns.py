@@ -115,6 +115,8 @@ def test_no_targets(tmp_path: Path) -> None:
         ),
         ("file,label\na.jpg,1\nb.jpg,x\n", {"kind": "numbers"}, r"a number in line 3 .*column 'label', got 'x'"),
         ("file,label\na.jpg,1\n\nb.jpg,\n", {"kind": "numbers"}, r"expected a 'label' in line 4 .*Fill in"),
+        ("file,label\na.jpg,x\nb.jpg,\n", {}, r"expected a 'label' in line 3 .*or say kind=.class. if .* none of the"),
+        ("file,label\na.jpg,\nb.jpg, \n", {"kind": "class"}, "expected classes in column 'label' .*got none"),
         ("file,x,y\na.jpg,0,1\nb.jpg,1,cat\n", {"target": ["x", "y"]}, r"a number in line 3 .*column 'y', got 'cat'"),
         ("file,x,y\na.jpg,0,1\nb.jpg,,1\n", {"target": ["x", "y"]}, r"expected a 'x' in line 3"),
         ("file,x,y\na.jpg,0,1\nb.jpg,,1\n", {"target": ["x", "y"], "kind": "labels"}, r"expected a 'x' in line 3"),
