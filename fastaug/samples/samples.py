@@ -433,7 +433,8 @@ class Samples:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class.
 
         It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are. An image
-        of none of the classes has an empty value, which `from_csv` reads with kind="class".
+        of none of the classes has an empty value, which `from_csv` reads with kind="class"; numbers that are all whole
+        it reads with kind="numbers".
 
         Args:
             csv: the file.

@@ -272,7 +272,13 @@ class Engine:
         outputs = 2 if one_of_two else activations.shape[1]
         known = y.device.type == "cpu" and not y.is_floating_point()  # else one would wait for the GPU
         there = y[y != getattr(self.loss_func, "ignore_index", -1)] if known else y[:0]
-        highest = max(int(there.max()) if len(there) else -1, self.classes - 1)
+        lowest, highest = map(int, there.aminmax()) if len(there) else (0, -1)
+        if lowest < 0 and hasattr(self.loss_func, "ignore_index"):
+            raise ValueError(
+                f"Learner: expected targets 0..{outputs - 1}, got {lowest}, none of the classes, which "
+                f"{name_of(self.loss_func)} does not know. Leave loss_func out, or ignore such images, ignore_index=-1."
+            )
+        highest = max(highest, self.classes - 1)
         if highest >= outputs:
             raise ValueError(
                 f"Learner: expected targets 0..{outputs - 1} for {activations.shape[1]} outputs, got "
