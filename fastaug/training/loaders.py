@@ -175,7 +175,7 @@ def checked_kind(train_loader: Loader, valid_loader: Loader | None) -> str | Non
         if adapter.none_of_these and len(adapter.classes) == 1:
             raise ValueError(
                 f"Learner: expected two classes or more where some images are of none (-1), got {adapter.classes[0]!r} "
-                "alone. Give labels, a list for each image, empty where there is none; from_csv has kind='labels' for it."
+                "alone. Give labels: a list for each image, empty where there is none; from_csv reads kind='labels'."
             )
         kinds += [adapter.kind] if adapter.kind is not None else []
     if len(set(kinds)) > 1:

@@ -183,7 +183,7 @@ def test_one_class_or_none_of_it_is_a_label() -> None:
     """One output is a yes or no to the second of two classes: every target would be no."""
     for outputs in (1, 2):
         with pytest.raises(
-            ValueError, match=r"two classes or more .*-1.* got 'red' alone. Give labels, .*kind="
+            ValueError, match=r"two classes or more .*-1.* got 'red' alone. Give labels: .*kind="
         ) as error:
             learner("class", -LABELS[:, 0].long(), outputs, ["red"])
         assert "\n" not in str(error.value)
