@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 def train(
     context: typer.Context,
     source: Source,
-    valid_fraction: Annotated[float, typer.Option(help="Share of each class that is kept for validation.")] = 0.2,
+    valid_fraction: Annotated[
+        float, typer.Option(help="Share kept for validation, of each class where a photo has one.")
+    ] = 0.2,
     seed: Seed = 42,
     model: ModelName = "resnet34",
     weights: Weights = "DEFAULT",

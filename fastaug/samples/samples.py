@@ -442,9 +442,12 @@ class Samples:
             target: name of the column with the target; of several numbers, each has a column of its own name.
             label_sep: what is between several labels of an image. None: each class has a column of 0 and 1.
         Raises:
-            ValueError: masks and objects, which are no values in a table; a class that holds `label_sep`.
+            ValueError: masks and objects, which are no values in a table; a class that holds `label_sep`; a column
+                that is named as `path`.
         """
         header, rows = KINDS[self.kind].cells(self.targets, self.classes, target, label_sep)
+        if path in header:
+            raise ValueError(f"to_csv: expected columns of different names, got {path!r} twice. Give another path=.")
         write_table(csv, (path, *header), ((file, *values) for file, values in zip(self.paths, rows, strict=False)))
 
     @classmethod

@@ -31,6 +31,7 @@ from fastaug.training.inference import AMP, Activation, Amp, mixed_precision
 from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes, checked_kind
 from fastaug.training.losses import (
     ACTIVATIONS,
+    UNKNOWN_PIXEL,
     BinaryCrossEntropy,
     default_loss,
     fit_targets,
@@ -98,6 +99,12 @@ class Engine:
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         none_of_these = any(LoaderAdapter(loader or []).none_of_these for loader in (train_loader, valid_loader))
         default, why = default_loss(self.kind, none_of_these)
+        if loss_func is None and self.kind == "mask" and self.classes > UNKNOWN_PIXEL:
+            raise ValueError(
+                f"Learner: expected at most {UNKNOWN_PIXEL} classes of masks, in which {UNKNOWN_PIXEL} is unknown, got "
+                f"{self.classes}. Give loss_func=nn.CrossEntropyLoss(ignore_index=N), and the loaders "
+                "targets=TargetOptions(fill=N), with an N that is no class."
+            )
         self.loss_func = loss_func or default
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes

@@ -202,3 +202,12 @@ def test_numbers_without_names_of_columns_are_written(tmp_path: Path) -> None:
 def test_labels_that_hold_the_separator_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label_sep= that no class holds, got ' ', which is in 'big cat'"):
         Samples(["a.jpg"], [["big cat"]]).to_csv(tmp_path / "t.csv", label_sep=" ")
+
+
+def test_a_class_by_the_name_of_the_column_of_paths_is_not_written(tmp_path: Path) -> None:
+    samples = Samples(["a.jpg", "b.jpg"], [["file"], []])
+    with pytest.raises(ValueError, match=r"to_csv: expected columns of different names, got 'file' twice.* path="):
+        samples.to_csv(tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+    samples.to_csv(tmp_path / "t.csv", path="image")
+    assert Samples.from_csv(tmp_path / "t.csv", path="image", target=["file"]) == samples

@@ -125,6 +125,15 @@ def test_masks_are_classes_of_pixels_of_which_255_counts_for_nothing(capsys: pyt
         fa.Interpretation.from_learner(learn)
 
 
+def test_a_class_255_of_pixels_is_not_ignored_in_silence() -> None:
+    masks, names = torch.full((12, 8, 8), 255), [f"{i}" for i in range(256)]
+    pixels = nn.Conv2d(3, 256, 1)
+    with pytest.raises(ValueError, match=r"at most 255 classes of masks, .* got 256\. Give loss_func=.*fill="):
+        learner("mask", masks, 256, names, model=pixels)
+    loss_func = nn.CrossEntropyLoss(ignore_index=65535)
+    assert learner("mask", masks, 256, names, model=pixels, loss_func=loss_func).validate()["loss"] > 0
+
+
 def test_what_no_learner_can_train_on_is_said_at_once() -> None:
     good = Batches("class", CLASSES, "rgb")
     for loader, message in (
