@@ -13,10 +13,9 @@ from fastaug.cli.options import Beside, Debug, Device, Json, Mode, Presize, Size
 from fastaug.cli.printing import importing_torch, print_figures
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from fastaug.samples.samples import Samples
+    from fastaug.loading.loader import ImageLoader
 
 
 def bench(
@@ -55,7 +54,7 @@ def bench(
     rows = max(len(samples), 8 * batch_size)  # a few photos come several times: one batch would tell nothing
     samples = samples.subset([row % len(samples) for row in range(rows)])
     loader = ImageLoader(samples, batch_size, presize, augment, device, mode=mode, num_threads=num_threads)
-    step = _training_step(model, samples, loader.device)
+    step = _training_step(model, loader)
     stats, after_first_batches, end = [], 0, math.inf
     while time.perf_counter() < end:
         for batch, (x, y) in enumerate(loader):
@@ -73,19 +72,20 @@ def bench(
     print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, str(total)])
 
 
-def _training_step(model: str | None, samples: Samples, device: torch.device) -> Callable[[Tensor, Tensor], None]:
+def _training_step(model: str | None, loader: ImageLoader) -> Callable[[Tensor, Tensor], None]:
     if model is None:
         return lambda x, y: None
 
     import torch
 
-    from fastaug.training.loaders import outputs_for
+    from fastaug.training.loaders import LoaderAdapter, outputs_for
     from fastaug.training.losses import default_loss, fit_targets
     from fastaug.training.models import classifier
 
+    samples, device = loader.samples, loader.device
     network = classifier(model, outputs_for(samples), None).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    loss_func, _ = default_loss(samples.kind, none_of_these=False)
+    loss_func, _ = default_loss(samples.kind, LoaderAdapter(loader).none_of_these)
 
     def step(x: Tensor, y: Tensor) -> None:
         activations = network(x)

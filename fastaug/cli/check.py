@@ -38,5 +38,5 @@ def check(
     lines.append(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))
     print_figures(as_json, {"files": len(samples), "bad": listed}, lines)
     if clean is not None:  # after the list, which took long: the disk may be full
-        samples.subset([row for row in range(len(samples)) if row not in bad]).to_csv(clean)
+        samples.subset([row for row in range(len(samples)) if row not in bad]).to_csv(clean, label_sep=source.label_sep)
     raise typer.Exit(bool(bad))

@@ -39,9 +39,11 @@ def make_learner(
     parts = split_samples(source, valid_fraction, seed)
     classes, kind, outputs = parts[0].classes, parts[0].kind, outputs_for(parts[0])
     if kind == "class" and len(classes) < 2:
+        folders = "Put each class into its own folder, or give --pattern"
+        columns = "Name another column, or say --kind labels where there is one or none"
         raise ValueError(
-            f"train: expected two classes or more in '{source.place}', got {', '.join(classes)} alone. Put each class "
-            "into its own folder, or give --pattern."
+            f"train: expected two classes or more in '{source.place}', got {', '.join(classes)} alone. "
+            f"{columns if source.is_list else folders}."
         )
     if weights == "lite0" and model != LITE0:
         raise ValueError(f"train: --weights lite0 fit --model {LITE0}, got --model {model}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +25,12 @@ def class_names(classes: Iterable[str], caller: str) -> list[str]:
     """Those that are asked for.
 
     Raises:
-        TypeError: a single string. ValueError: none, or one several times.
+        TypeError: a single string, or a mapping. ValueError: none, or one several times.
     """
+    if isinstance(classes, Mapping):
+        raise TypeError(
+            f"{caller}: expected a list of classes, got a dict. Give its values, in the order of the numbers."
+        )
     if isinstance(classes, str):
         raise TypeError(f"{caller}: expected a list of classes, got the string {classes!r}. Put it into a list.")
     names = list(map(str, classes))

@@ -36,7 +36,7 @@ def read_coco(
         if row_of.setdefault(_field(image, "id", "an image", file), row) != row:
             raise ValueError(f"from_coco: expected each image once in {file!r}, got the id {image['id']!r} twice.")
         paths.append(os.path.join(root, _field(image, "file_name", "image", file)))
-        sizes.append((image.get("height") or 0, image.get("width") or 0))
+        sizes.append(_size(image, file))
     rows, ids, labels, boxes, crowd, points = [], [], [], [], [], []
     for one in content["annotations"]:
         row = row_of.get(_field(one, "image_id", "annotation", file))
@@ -52,6 +52,11 @@ def read_coco(
         labels.append(label)
         boxes.append(_field(one, "bbox", "annotation", file))
         crowd.append(one.get("iscrowd"))
+        if crowd[-1] not in (None, 0, 1):
+            raise ValueError(
+                f"from_coco: expected iscrowd to be 0 or 1 in annotation {ids[-1]!r} of {file!r}, got {crowd[-1]!r}. "
+                "Correct it or take the annotation out."
+            )
         points.append(one.get("keypoints"))
     corners = _numbers(boxes, ids, file)
     corners[:, 2:] += corners[:, :2]
@@ -73,7 +78,7 @@ def read_coco(
 
 def _content(file: str) -> dict[str, list[dict[str, Any]]]:
     expected = f"from_coco: expected COCO's JSON in {file!r}, with lists of images, annotations and categories, got"
-    with open(file, encoding="utf-8") as opened:
+    with open(file, encoding="utf-8-sig") as opened:
         try:
             content = json_module.load(opened)
         except ValueError as error:
@@ -150,7 +155,7 @@ def _are_four(box: Any) -> bool:
 
 def _keypoints(points: list[list[float] | None], ids: list[Any], named: int, file: str) -> np.ndarray | None:
     """float32 [M, P, 3]; None: there are none. named: how many have a name; 0: what the first annotation has."""
-    number = named or next((len(own) // 3 for own in points if own), 0)
+    number = named or next((max(len(own) // 3, 1) for own in points if own), 0)
     if not number:
         return None
     made = np.zeros((len(points), number, 3), np.float32)
@@ -160,22 +165,41 @@ def _keypoints(points: list[list[float] | None], ids: list[Any], named: int, fil
         if len(own) != 3 * number:
             raise ValueError(
                 f"from_coco: expected {3 * number} numbers, x, y and visibility of {number} keypoints, in annotation "
-                f"{ids[row]!r} of {file!r}, got {len(own)}."
+                f"{ids[row]!r} of {file!r}, got {len(own)}. Correct them or take the annotation out."
             )
-        made[row] = np.array(own, np.float32).reshape(-1, 3)
+        try:
+            made[row].reshape(-1)[:] = own
+        except (TypeError, ValueError):  # no numbers, or lists of them
+            made[row] = np.nan
     wrong = np.flatnonzero(~(np.isin(made[:, :, 2], (0, 1, 2)) & np.isfinite(made).all(2)).all(1))
     if len(wrong):
         raise ValueError(
             f"from_coco: expected keypoints of finite numbers and visibility 0, 1 or 2 in annotation "
-            f"{ids[wrong[0]]!r} of {file!r}, got {points[wrong[0]]}."
+            f"{ids[wrong[0]]!r} of {file!r}, got {points[wrong[0]]}. Correct them or take the annotation out."
         )
     return made
+
+
+def _size(image: Mapping[str, Any], file: str) -> tuple[int, int]:
+    """Height and width; 0 where it is not said."""
+    given = image.get("height") or 0, image.get("width") or 0
+    try:
+        height, width = map(int, given)
+    except (TypeError, ValueError):
+        height = width = -1
+    if height < 0 or width < 0:
+        raise ValueError(
+            f"from_coco: expected numbers of pixels as height and width in image {image['id']!r} of {file!r}, got "
+            f"{given}. Correct them or leave them out."
+        )
+    return height, width
 
 
 def _field(item: Mapping[str, Any], name: str, what: str, file: str) -> Any:
     if not isinstance(item, dict) or item.get(name) is None:
         which = f"{what} {item['id']!r}" if isinstance(item, dict) and "id" in item else what
-        raise ValueError(f"from_coco: expected {name!r} in {which} of {file!r}, got {item!r:.200}.")
+        advice = f"Add it, or take {'the annotation' if what == 'annotation' else 'that'} out."
+        raise ValueError(f"from_coco: expected {name!r} in {which} of {file!r}, got {item!r:.200}. {advice}")
     return item[name]
 
 

@@ -70,7 +70,7 @@ def read_targets(table: TextTable, one: bool, kind: str | None, label_sep: str |
     elif kind == "numbers" or (kind is None and _are_fractions(table)):
         chosen = Chosen("numbers", _numbers(table)[:, 0].astype(np.float32), [])
     else:
-        classes = sorted_classes(filter(None, table.values[0]), numbers=True)
+        classes = _some(sorted_classes(filter(None, table.values[0]), numbers=True), table, "classes")
         number = {"": NONE} | {name: i for i, name in enumerate(classes)}
         chosen = Chosen("class", [number[name] for name in table.values[0]], classes)
     _check_files(table, chosen)
@@ -98,15 +98,21 @@ def _are_fractions(table: TextTable) -> bool:
 def _several_labels(table: TextTable, label_sep: str | None) -> Chosen:
     values = table.values[0]
     split = {value: _labels(value, label_sep) for value in set(values)}
-    classes = sorted_classes((label for labels in split.values() for label in labels), numbers=True)
-    if not classes:
-        raise ValueError(
-            f"from_csv: expected labels in column {table.columns[0]!r} of {table.name!r}, got none. Name another "
-            "column, or None for no targets."
-        )
+    found = sorted_classes((label for labels in split.values() for label in labels), numbers=True)
+    classes = _some(found, table, "labels")
     number = {name: i for i, name in enumerate(classes)}
     rows = {value: tuple(sorted({number[label] for label in labels})) for value, labels in split.items()}
     return Chosen("labels", [rows[value] for value in values], classes)
+
+
+def _some(classes: list[str], table: TextTable, what: str) -> list[str]:
+    """The same, of which there must be one."""
+    if not classes:
+        raise ValueError(
+            f"from_csv: expected {what} in column {table.columns[0]!r} of {table.name!r}, got none. Name another "
+            "column, or None for no targets."
+        )
+    return classes
 
 
 def _labels(value: str, label_sep: str | None) -> list[str]:

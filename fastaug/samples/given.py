@@ -134,6 +134,8 @@ def _plain(row: Any) -> Any:
 
 def _of_rows(rows: list[Any], classes: list[str] | None, paths: Sequence[str], error: TypeError) -> Chosen:
     """Of plain rows that are not all integers. error: the one that says so."""
+    if rows and all(isinstance(row, bool) for row in rows):  # numpy's, which are no indices
+        return Chosen("class", *_of_indices(list(map(int, rows)), classes, paths))
     if all(isinstance(row, Real) for row in rows):
         return _of_array(np.array(rows, np.float64), classes, paths)
     if not all(isinstance(row, list) for row in rows):

@@ -18,21 +18,22 @@ def photos_and_masks(
     Raises:
         ValueError: a photo without a mask, a mask without a photo, or several of one name.
     """
-    of_photos, of_masks = find_images(images, caller), find_images(masks, caller)
-    said = of_photos.left_out.warning(caller)
-    there = by_name(of_photos.root, of_photos.paths, caller)
-    named = by_name(of_masks.root, of_masks.paths, caller)
+    of_photos = find_images(images, caller)
+    one_folder = os.path.isdir(masks) and os.path.samefile(images, masks)
+    if one_folder and not suffix:
+        raise ValueError(
+            f"{caller}: expected photos and masks that are told apart, got {of_photos.root!r} for both. Give two "
+            "folders, or the suffix= that the names of masks have."
+        )
+    of_masks = of_photos if one_folder else find_images(masks, caller)
+    said = of_photos.left_out.warning(caller) + ([] if one_folder else of_masks.left_out.warning(caller))
+    photos, files = of_photos.paths, of_masks.paths
     if suffix:
-        named = {name[: -len(suffix)]: path for name, path in named.items() if name.endswith(suffix)}
-        there = {name: path for name, path in there.items() if path not in set(named.values())}
-    if os.path.samefile(images, masks):
-        if not suffix:
-            raise ValueError(
-                f"{caller}: expected photos and masks that are told apart, got {of_photos.root!r} for both. Give two "
-                "folders, or the suffix= that the names of masks have."
-            )
-    else:
-        said += of_masks.left_out.warning(caller)
+        files = [path for path in files if os.path.splitext(path)[0].endswith(suffix)]
+        taken = set(map(os.path.abspath, files))  # the folder of the masks may lie in that of the photos
+        photos = [path for path in photos if os.path.abspath(path) not in taken]
+    there = by_name(of_photos.root, photos, caller)
+    named = {name.removesuffix(suffix): path for name, path in by_name(of_masks.root, files, caller).items()}
     check_pairs(there, named, of_photos.root, of_masks.root, "mask", caller)
     return list(there.values()), [named[name] for name in there], said
 

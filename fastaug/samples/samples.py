@@ -251,7 +251,8 @@ class Samples:
         """
         one = isinstance(target, str)
         columns = columns_named(target, kind, label_sep)
-        table = read_table(csv, path, columns, sep, encoding, empty=one and may_be_empty(kind, label_sep))
+        hint = ', or say kind="class" if it means none of the classes' if one and kind is None else ""
+        table = read_table(csv, path, columns, sep, encoding, one and may_be_empty(kind, label_sep), hint)
         chosen = read_targets(table, one, kind, label_sep)
         return cls._of(located(table, root), chosen)
 
@@ -432,7 +433,8 @@ class Samples:
         """Write a file that `from_csv` reads: a row per image, its path and the name of its class.
 
         It is there as a whole or not at all. Names that are not UTF-8 are written as the bytes that they are. An image
-        of none of the classes has an empty value, which `from_csv` reads with kind="class".
+        of none of the classes has an empty value, which `from_csv` reads with kind="class"; numbers that are all whole
+        it reads with kind="numbers".
 
         Args:
             csv: the file.
@@ -440,9 +442,12 @@ class Samples:
             target: name of the column with the target; of several numbers, each has a column of its own name.
             label_sep: what is between several labels of an image. None: each class has a column of 0 and 1.
         Raises:
-            ValueError: masks and objects, which are no values in a table; a class that holds `label_sep`.
+            ValueError: masks and objects, which are no values in a table; a class that holds `label_sep`; a column
+                that is named as `path`.
         """
         header, rows = KINDS[self.kind].cells(self.targets, self.classes, target, label_sep)
+        if path in header:
+            raise ValueError(f"to_csv: expected columns of different names, got {path!r} twice. Give another path=.")
         write_table(csv, (path, *header), ((file, *values) for file, values in zip(self.paths, rows, strict=False)))
 
     @classmethod

@@ -58,12 +58,13 @@ def read_table(
     sep: str | None,
     encoding: str | None,
     empty: bool,
+    if_empty: str = "",
 ) -> TextTable:
     """The path and the values of every row; see `Samples.from_csv`.
 
     Args:
         targets: names of the columns.
-        empty: their values may be.
+        empty: their values may be. if_empty: what else there is to do where they may not.
     """
     name = os.fspath(csv)
     paths: list[str] = []
@@ -94,7 +95,7 @@ def read_table(
             for values, place in target_columns:
                 value = row[place].strip()
                 if not value and not empty:
-                    raise _missing(header[place], where, row)
+                    raise _missing(header[place], where, row, if_empty)
                 if not value.isascii() and _NOT_UTF8.search(value) and not _NOT_UTF8.search(file_path):
                     raise _NotUTF8(reader.line_num, name, value)
                 values.append(value)
@@ -103,8 +104,8 @@ def read_table(
     return TextTable(name, paths, targets, columns, lines)
 
 
-def _missing(column: str, where: str, row: list[str]) -> ValueError:
-    return ValueError(f"from_csv: expected a {column!r} in {where}, got {row}. Fill in or delete the line.")
+def _missing(column: str, where: str, row: list[str], more: str = "") -> ValueError:
+    return ValueError(f"from_csv: expected a {column!r} in {where}, got {row}. Fill in or delete the line{more}.")
 
 
 def located(table: TextTable, root: str | os.PathLike[str] | None) -> list[str]:

@@ -57,6 +57,10 @@ def _read(path: str) -> _File:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"from_voc: expected XML in {path!r}, got something else: {error}.") from None
+    if root.tag != "annotation":
+        raise ValueError(
+            f"from_voc: expected <annotation> in {path!r}, got <{root.tag}>. Give the folder of Pascal VOC's files."
+        )
     height, width = (root.findtext(f"size/{side}", "0").strip() for side in ("height", "width"))
     if not (height.isdecimal() and width.isdecimal()):
         raise ValueError(

@@ -97,7 +97,13 @@ class Engine:
         with self.limits_named("moving it there"):
             self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         none_of_these = any(LoaderAdapter(loader or []).none_of_these for loader in (train_loader, valid_loader))
-        default, why = default_loss(self.kind, none_of_these, LoaderAdapter(train_loader).unknown_pixel)
+        unknown = LoaderAdapter(train_loader).unknown_pixel
+        default, why = default_loss(self.kind, none_of_these, unknown)
+        if loss_func is None and self.kind == "mask" and self.classes > unknown >= 0:
+            raise ValueError(
+                f"Learner: expected at most {unknown} classes of masks, in which {unknown} is unknown, got "
+                f"{self.classes}. Give the loaders targets=TargetOptions(fill=-1)."
+            )
         self.loss_func = loss_func or default
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)  # weights of classes
@@ -272,7 +278,13 @@ class Engine:
         outputs = 2 if one_of_two else activations.shape[1]
         known = y.device.type == "cpu" and not y.is_floating_point()  # else one would wait for the GPU
         there = y[y != getattr(self.loss_func, "ignore_index", -1)] if known else y[:0]
-        highest = max(int(there.max()) if len(there) else -1, self.classes - 1)
+        lowest, highest = map(int, there.aminmax()) if len(there) else (0, -1)
+        if lowest < 0 and hasattr(self.loss_func, "ignore_index"):
+            raise ValueError(
+                f"Learner: expected targets 0..{outputs - 1}, got {lowest}, none of the classes, which "
+                f"{name_of(self.loss_func)} does not know. Leave loss_func out, or ignore such images, ignore_index=-1."
+            )
+        highest = max(highest, self.classes - 1)
         if highest >= outputs:
             raise ValueError(
                 f"Learner: expected targets 0..{outputs - 1} for {activations.shape[1]} outputs, got "

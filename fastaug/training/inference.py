@@ -102,7 +102,8 @@ class Predictor:
             names = self.classes or ([""] if len(row) == 1 else map(str, range(len(row))))
             return list(zip(names, row.tolist(), strict=True))
         if self.says == "labels":
-            sure = [index for index in row.argsort(descending=True).tolist() if self.seen(row[None])[0, index]]
+            seen = self.seen(row[None])[0].tolist()
+            sure = [index for index in row.argsort(descending=True).tolist() if seen[index]]
             return [(self.name(index), float(row[index])) for index in sure] or [(NONE, float(row.max()))]
         index = int(self.decide(row[None])[0])
         return [(self.name(index), self.confidence(row, index))]

@@ -179,9 +179,10 @@ class Interpretation:
             right = (self.predicted * self.targets).sum(0).double()
             predicted, actual = self.predicted.sum(0), self.targets.sum(0)
         else:
-            matrix = self.confusion_matrix().double()
-            right, predicted = matrix.diagonal(), matrix.sum(0)
-            actual = torch.bincount(self.targets[self.targets >= 0], minlength=len(self.classes))
+            right = self.confusion_matrix().diagonal().double()  # in which "none of these" is not, but here it counts
+            predicted, actual = (
+                torch.bincount(of[of >= 0], minlength=len(self.classes)) for of in (self.predicted, self.targets)
+            )
         precision, recall = right / predicted.clamp(min=1), right / actual.clamp(min=1)
         f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
         figures = {"precision": precision, "recall": recall, "f1": f1, "images": actual}

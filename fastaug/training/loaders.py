@@ -166,7 +166,7 @@ def checked_kind(train_loader: Loader, valid_loader: Loader | None) -> str | Non
     """What the samples of the loaders have for targets, as of `Samples.kind`; None: they do not tell.
 
     Raises:
-        ValueError: no targets, or such as a batch has no tensor of; several views; two kinds.
+        ValueError: no targets, or such as a batch has no tensor of; several views; two kinds; one class or none of it.
     """
     kinds = list[str]()
     for name, loader in (("train_loader", train_loader), ("valid_loader", valid_loader)):
@@ -179,6 +179,11 @@ def checked_kind(train_loader: Loader, valid_loader: Loader | None) -> str | Non
         if adapter.kind in _NO_TENSOR:
             got, advice = _NO_TENSOR[adapter.kind]
             raise ValueError(f"Learner: expected {name} to have a target for each image, got {got}. {advice}")
+        if adapter.none_of_these and len(adapter.classes) == 1:
+            raise ValueError(
+                f"Learner: expected two classes or more where some images are of none (-1), got {adapter.classes[0]!r} "
+                "alone. Give labels: a list for each image, empty where there is none; from_csv reads kind='labels'."
+            )
         kinds += [adapter.kind] if adapter.kind is not None else []
     if len(set(kinds)) > 1:
         raise ValueError(

@@ -77,6 +77,16 @@ def test_what_does_not_go_together(table: Path, photos: Path, tmp_path: Path) ->
     assert "expected a column 'tag'" in line
     assert "--target" in line
     assert "from_csv: expected" in error_line("train", *of(table, photos, "tags"), "--kind", "numbers", *TINY)
+    (tmp_path / "one.csv").write_text(f"file,label\n{photos}/a.jpg,cat\n{photos}/b.jpg,\n{photos}/c.jpg,cat\n")
+    assert "--kind labels" in error_line("train", tmp_path / "one.csv", "--kind", "class", *TINY)
+
+
+def test_a_clean_list_is_read_with_the_same_separator(table: Path, photos: Path, tmp_path: Path) -> None:
+    options = *of(table, photos, "tags"), "--label-sep", ";"
+    checked = run("check", *options, "--clean", tmp_path / "clean.csv")
+    assert checked.exit_code == 0, checked.output
+    before = find_samples(Source(csv=table, path="photo", root=photos, target=["tags"], label_sep=";"))
+    assert find_samples(Source(csv=tmp_path / "clean.csv", label_sep=";")) == before
 
 
 def test_the_options_are_written_and_read_again(tmp_path: Path) -> None:
@@ -173,6 +183,14 @@ def test_the_other_commands_follow(table: Path, photos: Path, tmp_path: Path) ->
         assert checked.exit_code == 0, checked.output
         again = find_samples(Source(csv=tmp_path / f"{targets[0]}.csv", target=targets))
         assert (again.kind, again.classes) == ("labels" if "odd" in targets else "numbers", targets)
+    some = tmp_path / "some.csv"
+    some.write_text(
+        "file,label\n"
+        + "".join(f"{path},{'xy'[i]}\n" for i, path in enumerate(again.paths[:2]))
+        + f"{again.paths[2]},\n"
+    )
+    bench = run("bench", some, "--kind", "class", *SMALL, *model, "--batch-size", "4", "--seconds", "0.1")
+    assert bench.exit_code == 0, bench.output
     rates = ["--batches", "8", "--batch-size", "4", "--weights", "none", "--out", tmp_path / "rates.png"]
     found = run("lr-find", *options, *SMALL, *model, *rates)
     assert found.exit_code == 0, found.output

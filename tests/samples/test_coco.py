@@ -55,6 +55,13 @@ def changed(**change: Any) -> dict[str, Any]:
     return content
 
 
+def unnamed(**change: Any) -> dict[str, Any]:
+    """The same, of a file that does not name the keypoints."""
+    content = changed(**change)
+    del content["categories"][1]["keypoints"]
+    return content
+
+
 def test_boxes_labels_crowds_and_keypoints(tmp_path: Path) -> None:
     samples = Samples.from_coco(written(tmp_path, CONTENT), "/photos", pairs=[("left_eye", "right_eye")])
     assert samples.paths == ["/photos/b/9.jpg", "/photos/2.jpg", "/photos/5.jpg"]
@@ -137,7 +144,9 @@ def test_keypoints_without_names(tmp_path: Path) -> None:
         (CONTENT | {"categories": [{"id": 1, "name": "a"}, {"id": "b", "name": "b"}]}, r"of one type .*\[1, 'b'\]"),
         (changed(image_id=3), r"an image of it as 'image_id' in annotation 71 of .*got 3"),
         (changed(category_id=3), r"a category of it as 'category_id' in annotation 71 of .*got 3"),
-        (changed(bbox=None), r"expected 'bbox' in annotation 71"),
+        (CONTENT | {"images": [{"id": 2, "file_name": "a", "height": "many"}]}, r"height and width.* image 2 of"),
+        (CONTENT | {"images": [{"id": 2, "file_name": "a", "width": -5}]}, r"height and width.* image 2 of"),
+        (changed(bbox=None), r"expected 'bbox' in annotation 71.*got .* out\."),
         (changed(image_id=None), r"expected 'image_id' in annotation 71"),
         (changed(bbox=[1, 2, 3]), r"four numbers.* in annotation 71 of .*got \[1, 2, 3\]"),
         (changed(bbox=[1, 2, 3, "x"]), r"four numbers"),
@@ -148,6 +157,11 @@ def test_keypoints_without_names(tmp_path: Path) -> None:
         (changed(bbox=4), r"four numbers"),
         (changed(keypoints=[1, 2, 2]), r"expected 9 numbers.* in annotation 71 of .*got 3"),
         (changed(keypoints=[1, 2, 3] * 3), r"visibility 0, 1 or 2 in annotation 71"),
+        (unnamed(keypoints=[[1, 2, 2], [3, 4, 1]]), r"keypoints.* in annotation 71 of .*got 2"),
+        (unnamed(keypoints=[[1, 2, 2], [3, 4, 1], [5, 6, 1]]), r"keypoints of finite numbers .* in annotation 71"),
+        (unnamed(keypoints=[1, 2]), r"keypoints.* in annotation 71 of .*got 2"),
+        (changed(iscrowd="0"), r"iscrowd.* 0 or 1.* annotation 71 of .*got '0'"),
+        (changed(iscrowd=2), r"iscrowd.* 0 or 1.* annotation 71 of .*got 2"),
     ],
 )
 def test_errors_name_image_or_annotation(tmp_path: Path, content: Any, message: str) -> None:
@@ -168,6 +182,12 @@ def test_keypoints_of_several_kinds_are_refused(tmp_path: Path) -> None:
 def test_pairs_are_of_keypoints_that_there_are(tmp_path: Path, pair: Any) -> None:
     with pytest.raises(ValueError, match=r"two keypoints, got .*nose, left_eye, right_eye"):
         Samples.from_coco(written(tmp_path, CONTENT), "", pairs=[pair])
+
+
+def test_a_mark_of_utf8_at_the_start(tmp_path: Path) -> None:
+    path = written(tmp_path, CONTENT)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(Samples.from_coco(path, "")) == 3
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_no_targets(tmp_path: Path) -> None:
         ),
         ("file,label\na.jpg,1\nb.jpg,x\n", {"kind": "numbers"}, r"a number in line 3 .*column 'label', got 'x'"),
         ("file,label\na.jpg,1\n\nb.jpg,\n", {"kind": "numbers"}, r"expected a 'label' in line 4 .*Fill in"),
+        ("file,label\na.jpg,x\nb.jpg,\n", {}, r"expected a 'label' in line 3 .*or say kind=.class. if .* none of the"),
+        ("file,label\na.jpg,\nb.jpg, \n", {"kind": "class"}, "expected classes in column 'label' .*got none"),
         ("file,x,y\na.jpg,0,1\nb.jpg,1,cat\n", {"target": ["x", "y"]}, r"a number in line 3 .*column 'y', got 'cat'"),
         ("file,x,y\na.jpg,0,1\nb.jpg,,1\n", {"target": ["x", "y"]}, r"expected a 'x' in line 3"),
         ("file,x,y\na.jpg,0,1\nb.jpg,,1\n", {"target": ["x", "y"], "kind": "labels"}, r"expected a 'x' in line 3"),
@@ -200,3 +202,12 @@ def test_numbers_without_names_of_columns_are_written(tmp_path: Path) -> None:
 def test_labels_that_hold_the_separator_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label_sep= that no class holds, got ' ', which is in 'big cat'"):
         Samples(["a.jpg"], [["big cat"]]).to_csv(tmp_path / "t.csv", label_sep=" ")
+
+
+def test_a_class_by_the_name_of_the_column_of_paths_is_not_written(tmp_path: Path) -> None:
+    samples = Samples(["a.jpg", "b.jpg"], [["file"], []])
+    with pytest.raises(ValueError, match=r"to_csv: expected columns of different names, got 'file' twice.* path="):
+        samples.to_csv(tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+    samples.to_csv(tmp_path / "t.csv", path="image")
+    assert Samples.from_csv(tmp_path / "t.csv", path="image", target=["file"]) == samples

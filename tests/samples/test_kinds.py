@@ -148,9 +148,15 @@ def test_integers_of_any_library_are_classes() -> None:
         assert all(type(target) is int for target in samples.targets)
 
 
+def test_truths_of_numpy_are_classes() -> None:
+    samples = Samples(paths(2), [np.True_, np.False_], ["no", "yes"])
+    assert (samples.kind, samples.targets) == ("class", [1, 0])
+
+
 @pytest.mark.parametrize(
     ("targets", "classes", "error", "message"),
     [
+        ([np.True_, np.False_], None, ValueError, "expected classes"),
         ([0, 1], None, ValueError, "expected classes.*got none.*floats"),
         ([[0], [1]], None, ValueError, "expected classes"),
         ([["cat"], ["bird"]], PETS, ValueError, r"got 'bird' for '1\.jpg' \(row 1\)\. Add the class"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastaug.samples import pairs
+from fastaug.samples.folders import Images, LeftOut
 from fastaug.samples.samples import Samples
 from fastaug.samples.targets import MaskFiles
 
@@ -52,8 +55,30 @@ def test_masks_with_a_suffix_in_the_same_folder(tmp_path: Path) -> None:
     samples = Samples.from_folders(tmp_path, tmp_path, suffix="_mask")
     assert names(tmp_path, samples.paths) == ["1/a.jpg", "2/b.jpg"]
     assert names(tmp_path, samples.targets) == ["1/a_mask.png", "2/b_mask.png"]
+    assert Samples.from_folders(tmp_path, f"{tmp_path}/../{tmp_path.name}", suffix="_mask").paths == samples.paths
     with pytest.raises(ValueError, match=r"told apart, got .*suffix="):
         Samples.from_folders(tmp_path, tmp_path)
+    touch(tmp_path, "1/a.png")
+    with pytest.raises(ValueError, match=r"told apart, got .*suffix="):
+        Samples.from_folders(tmp_path, tmp_path)
+
+
+def test_other_files_beside_masks_with_a_suffix_may_have_one_name(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "masks/a_mask.png", "masks/a.png", "masks/a.jpg")
+    samples = Samples.from_folders(tmp_path / "images", tmp_path / "masks", suffix="_mask")
+    assert names(tmp_path, samples.targets) == ["masks/a_mask.png"]
+
+
+def test_many_masks_with_a_suffix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In seconds: not every mask is looked at for every photo."""
+    number = 20_000
+    found = {"i": [f"i/{i}.jpg" for i in range(number)], "m": [f"m/{i}_mask.png" for i in range(number)]}
+    touch(tmp_path, "i/0.jpg", "m/0_mask.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pairs, "find_images", lambda root, caller: Images(root, found[root], LeftOut(root)))
+    start = time.process_time()
+    assert len(Samples.from_folders("i", "m", suffix="_mask")) == number
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(

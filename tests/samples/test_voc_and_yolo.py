@@ -79,6 +79,7 @@ def test_voc_without_area(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("<annotation>", r"expected XML in '.*a\.xml', got something else"),
+        ("<html></html>", r"expected <annotation> in '.*a\.xml', got <html>"),
         (page(thing("dog", 1, 1, 5, "x")), r"in object 1 of '.*a\.xml', got 'dog' and \['1', '1', '5', 'x'\]"),
         (page(thing("dog", 1, 1, 5, 5), thing("", 1, 1, 5, 5)), "in object 2 of"),
         (page(thing("dog", 1, 1, 5, "nan")), "in object 1 of"),
@@ -178,3 +179,5 @@ def test_yolo_paths_that_do_not_belong_together(tmp_path: Path) -> None:
         yolo(tmp_path)
     with pytest.raises(TypeError, match="the string 'cat'"):
         yolo(tmp_path, classes="cat")
+    with pytest.raises(TypeError, match=r"list of classes, got a dict.*values"):
+        yolo(tmp_path, classes={0: "cat", 1: "dog"})

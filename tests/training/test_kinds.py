@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multilabel_f1_score
 
 import fastaug as fa
+from fastaug.cli.train import _figures_of
 from fastaug.training.loaders import outputs_for
 from fastaug.training.preview import number_text, overlaid, target_name
 from fastaug.training.transfer import start_loss
@@ -146,6 +147,15 @@ def test_the_fill_of_masks_counts_for_nothing_unless_it_is_a_class(
         learn.tta()
 
 
+def test_a_class_255_of_pixels_is_not_ignored_in_silence() -> None:
+    masks, names = torch.full((12, 8, 8), 255), [f"{i}" for i in range(256)]
+    pixels = nn.Conv2d(3, 256, 1)
+    with pytest.raises(ValueError, match=r"at most 255 classes of masks, .* got 256\. Give the loaders .*fill="):
+        learner("mask", masks, 256, names, model=pixels)
+    loss_func = nn.CrossEntropyLoss(ignore_index=65535)
+    assert learner("mask", masks, 256, names, model=pixels, loss_func=loss_func).validate()["loss"] > 0
+
+
 def test_what_no_learner_can_train_on_is_said_at_once() -> None:
     good = Batches("class", CLASSES, "rgb")
     for loader, message in (
@@ -200,7 +210,37 @@ def test_the_number_of_outputs() -> None:
         learner("numbers", NUMBERS, 3).fit(1)
 
 
+def test_one_class_or_none_of_it_is_a_label() -> None:
+    """One output is a yes or no to the second of two classes: every target would be no."""
+    for outputs in (1, 2):
+        with pytest.raises(
+            ValueError, match=r"two classes or more .*-1.* got 'red' alone. Give labels: .*kind="
+        ) as error:
+            learner("class", -LABELS[:, 0].long(), outputs, ["red"])
+        assert "\n" not in str(error.value)
+
+
+def test_none_of_the_classes_needs_a_loss_that_knows_it() -> None:
+    with pytest.raises(ValueError, match=r"-1, none of the classes, .*CrossEntropyLoss.*ignore_index=-1"):
+        learner("class", CLASSES - 1, 2, "gb", loss_func=nn.CrossEntropyLoss()).fit(1)
+    learner("class", CLASSES - 1, 2, "gb", loss_func=nn.CrossEntropyLoss(ignore_index=-1)).fit(1)
+
+
 # What it got wrong
+
+
+def test_what_is_said_of_none_of_the_classes_counts() -> None:
+    """That of an image of none of them a class was said is a mistake of that class; and none is right where it is."""
+    sure = torch.tensor([[9.0, -9], [9, -9], [-9, -9], [-9, 9], [-9, -9]])
+    targets = torch.tensor([0, -1, 0, 1, -1])
+    report = fa.Interpretation(
+        sure.sigmoid(), targets, torch.zeros(5), torch.arange(5), torch.tensor([0, 0, -1, 1, -1]), ["a", "b"], []
+    )
+    assert report.per_class()["a"] == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "images": 2})
+    assert report.per_class()["b"] == pytest.approx({"precision": 1, "recall": 1, "f1": 1, "images": 1})
+    assert _figures_of(report) == ({"accuracy": 0.6, "right": 3, "validated": 5}, "accuracy 0.6000 (3 of 5)")
+    report.predicted = torch.full((5,), -1)
+    assert _figures_of(report)[1] == "accuracy 0.4000 (2 of 5)"
 
 
 def test_of_labels_there_are_figures_for_each() -> None:
