@@ -78,13 +78,13 @@ def read_coco(
 
 def _content(file: str) -> dict[str, list[dict[str, Any]]]:
     expected = f"from_coco: expected COCO's JSON in {file!r}, with lists of images, annotations and categories, got"
-    with open(file, encoding="utf-8-sig") as opened:
-        try:
+    try:
+        with open(file, encoding="utf-8-sig") as opened:
             content = json_module.load(opened)
-        except ValueError as error:
-            raise ValueError(
-                f"{expected} something else: {error}. Give the file of instances or of keypoints."
-            ) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{expected} no such file. Check the path.") from None
+    except ValueError as error:
+        raise ValueError(f"{expected} something else: {error}. Give the file of instances or of keypoints.") from None
     lists = ("images", "annotations", "categories")
     missing = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]
     if missing:

@@ -70,8 +70,9 @@ def read_targets(table: TextTable, one: bool, kind: str | None, label_sep: str |
     elif kind == "numbers" or (kind is None and _are_fractions(table)):
         chosen = Chosen("numbers", _numbers(table)[:, 0].astype(np.float32), [])
     else:
-        classes = _some(sorted_classes(filter(None, table.values[0]), numbers=True), table, "classes")
-        number = {"": NONE} | {name: i for i, name in enumerate(classes)}
+        none = {"", str(NONE)} if kind == "class" else {""}
+        classes = _some(sorted_classes(set(table.values[0]) - none, numbers=True), table, "classes")
+        number = dict.fromkeys(none, NONE) | {name: i for i, name in enumerate(classes)}
         chosen = Chosen("class", [number[name] for name in table.values[0]], classes)
     _check_files(table, chosen)
     return chosen

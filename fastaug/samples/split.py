@@ -17,11 +17,13 @@ def first_rows(paths: Sequence[str], spelling: bool = False) -> list[int] | None
 
     Args:
         paths: one per row.
-        spelling: "./a.jpg" and "a.jpg" are the same. No file is looked at.
+        spelling: "./a.jpg", "a.jpg" and its absolute path are the same. No file is looked at.
     """
     if isinstance(paths, MemberPaths):
         return paths.first_rows()
-    if spelling and any(_HERE in path or _TWICE in path for path in paths):
+    if spelling and 0 < sum(map(os.path.isabs, paths)) < len(paths):
+        paths = list(map(os.path.abspath, paths))
+    elif spelling and any(_HERE in path or _TWICE in path for path in paths):
         paths = list(map(os.path.normpath, paths))
     first: dict[str, int] = {}
     rows = [first.setdefault(path, row) for row, path in enumerate(paths)]

@@ -139,8 +139,13 @@ class _NotUTF8(ValueError):
 @contextmanager
 def _opened(name: str, encoding: str | None) -> Iterator[IO[str]]:
     """The file as text. encoding: None: UTF-8, with bytes that are none kept apart, or UTF-16 if it begins as such."""
-    with open(name, "rb") as start:
-        wide = start.read(2) in _BYTE_ORDERS
+    try:
+        with open(name, "rb") as start:
+            wide = start.read(2) in _BYTE_ORDERS
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"from_csv: expected a list, got {name!r}, which is not there. Check the path."
+        ) from None
     if encoding is None:
         opened = open(name, newline="", encoding="utf-16" if wide else "utf-8-sig", errors="surrogateescape")  # noqa: SIM115
     else:

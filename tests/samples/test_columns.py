@@ -211,3 +211,20 @@ def test_a_class_by_the_name_of_the_column_of_paths_is_not_written(tmp_path: Pat
     assert not (tmp_path / "t.csv").exists()
     samples.to_csv(tmp_path / "t.csv", path="image")
     assert Samples.from_csv(tmp_path / "t.csv", path="image", target=["file"]) == samples
+
+
+def test_minus_one_is_none_of_the_classes_where_these_are_said(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("file,label\na.jpg,2\nb.jpg,-1\nc.jpg,0\nd.jpg,\n")
+    samples = Samples.from_csv(table, kind="class")
+    assert samples.classes == ["0", "2"]
+    assert samples.targets == [1, -1, 0, -1]
+    table.write_text("file,label\na.jpg,2\nb.jpg,-1\n")
+    assert Samples.from_csv(table).classes == ["-1", "2"], "a name like others"
+
+
+def test_a_list_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"from_csv: expected a list, got 'nope\.csv', which is not there"):
+        Samples.from_csv("nope.csv")
+    with pytest.raises(FileNotFoundError, match=r"from_coco: expected .* in 'nope\.json', .* no such file"):
+        Samples.from_coco("nope.json", "photos")

@@ -184,3 +184,14 @@ def test_a_linked_folder_on_both_sides_is_named(tmp_path: Path) -> None:
         Samples.from_split_folders(tmp_path)
     with pytest.warns(UserWarning, match=r"3 of 3 validation files"):
         Samples.from_split_folders(tmp_path, valid="train")
+
+
+def test_an_absolute_path_and_a_relative_one_are_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"{i}.jpg" for i in range(10)]
+    for seed in range(5):
+        paths = [*names, *(str(tmp_path / name) for name in names)]
+        train, valid = Samples(paths, [0] * 20, ["a"]).split(0.3, seed=seed)
+        sides = [{Path(path).name for path in half.paths} for half in (train, valid)]
+        assert not sides[0] & sides[1]
+        assert len(valid) == 6
