@@ -19,7 +19,7 @@ from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.jpeg import orientation_of
-from fastaug.loading.modes import Mode
+from fastaug.loading.modes import Mode, Resize
 from fastaug.loading.photo import Need, Photo, Resizing, Size, places_of
 from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
@@ -153,15 +153,17 @@ class BatchMaker:
             tell(views[0])
         found = self.fetcher.find([self.samples.paths[row] for row in indices])
         needs = [self._needs(found, draws) for draws in views]
+        on_cpu = decoder.device.type == "cpu"
         buffers: list[np.ndarray | None] = [None] * len(views)
-        if decoder.device.type == "cpu":
+        if on_cpu:
             shapes = [self.mode.buffer_shape(draws) for draws in views]
             buffers = [None if shape is None else self.workers.memory.take(shape) for shape in shapes]
         files = self.targets.files
         contents = None if files is None else self.workers.read([files[row] for row in indices])
         work = _Work(found, views, self.repeats, needs, buffers, contents, [{} for _ in views])
         load = partial(self._load, work, indices)
-        if buffers[0] is None and contents is None and all(one.content is None for one in found):
+        presized = on_cpu and isinstance(self.mode, Resize)
+        if not presized and contents is None and all(one.content is None for one in found):
             ready = [load(range(photos))]  # from the cache, to be warped as they are
         else:
             size = decoder.chunk_size

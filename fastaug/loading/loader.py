@@ -87,7 +87,8 @@ class ImageLoader(IterableDataset[Any]):
         views: of each photo, which is read and decoded once: their number, each made by `augment`; or a list of
             Augments, one for each. Each view has draws of its own; those of the first are those of a loader without
             views. What is made of a photo before the warp is made once, fine enough for all of its views: with
-            mode="resize" the whole photo is resized, and the views' frames are cut out of it.
+            mode="resize" the whole photo is resized, unless it is far longer than the presize, and the views' frames
+            are cut out of it.
         targets: what becomes of masks and boxes, see `TargetOptions`.
         weights: one for each sample, 0 or more: an epoch of the training is as many samples as there are, each drawn
             with replacement by them. A sample that comes again in an epoch has draws of its own.

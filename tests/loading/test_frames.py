@@ -1,5 +1,6 @@
 """Frames that are not square: crop, squish and pad; torchvision's validation; pictures of one channel."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import fastaug as fa
+from fastaug.loading.cpu_decoder import CpuDecoder
 from tests.compare import assert_images_close, assert_levels
 from tests.factories import make_loader
 from tests.loading.scenes import (
@@ -303,6 +305,27 @@ def test_frames_from_a_cache(photos: fa.Samples, tmp_path: Path, mode: Any, meth
     assert loader.stats().cached == 3
     ((x, _, _),) = make_loader(photos, **arguments)
     assert (first[0][0] - x).abs().mean() * 255 < 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_presize_is_made_by_the_threads_that_decode(
+    photos: fa.Samples, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Of photos from a cache too, whatever the frame."""
+    loader = make_loader(
+        photos, cache="memory", presize=40, resize_method=method, augment=fa.Augment(OPS, 32), batch_size=3
+    )
+    list(loader)
+    made, resize = [], CpuDecoder.resize
+
+    def noting(*arguments: Any) -> Any:
+        made.append(threading.current_thread().name)
+        return resize(*arguments)
+
+    monkeypatch.setattr(CpuDecoder, "resize", noting)
+    list(loader)
+    assert made
+    assert all(name.startswith("fastaug-decode") for name in made), made
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,14 @@ def test_view_0_of_photos_that_are_shrunk(tmp_path: Path) -> None:
             assert (own_x - x).abs().mean() * 255 < 2
 
 
+def test_a_strip_is_not_resized_as_a_whole(tmp_path: Path) -> None:
+    """As high as the presize it would be 100 frames long, of which each view shows one."""
+    path = write_photo(tmp_path / "strip.png", PALETTE[mosaic(11, 1100)])
+    samples = fa.Samples([str(path)], [0], ["all"])
+    alone = [(item.row, item.x, item.matrix) for item in items(make(samples, batch_size=1))]
+    assert_same(views_of(make(samples, batch_size=1, views=3))[0], alone)
+
+
 def angles(views: list[list[Any]]) -> Tensor:
     """How far each view of each sample is turned, [V, N]."""
     return torch.tensor([[float(torch.atan2(matrix[1, 0], matrix[0, 0])) for _, _, matrix in view] for view in views])
