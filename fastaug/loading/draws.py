@@ -138,7 +138,7 @@ def draw(
     frame = (presize, presize) if isinstance(presize, int) else presize
     if not training:
         position = torch.full((uniforms.batch, 2), 0.5, dtype=torch.float64)
-        params = None if augment is None else augment.without_chance(uniforms.batch, frame)
+        params = None if augment is None else augment.without_chance(uniforms.batch, frame, observe)
         return Draws(position, frame, params, method)
     ops = {} if augment is None else augment.named_ops()
     uniforms.make({_POSITION: 2, **{name: op.uniforms for name, op in ops.items() if op.uniforms}})

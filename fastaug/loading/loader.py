@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -168,24 +168,21 @@ class ImageLoader(IterableDataset[Any]):
         repeats: int = 1,
     ):
         arguments.check_samples(samples)
-        arguments.check_augment(augment, schedule)
         arguments.check_choices(mode, on_error, decoder, scale, resize_method)
-        if isinstance(views, int):
-            self.views, others = arguments.whole("views", views), None
+        others: list[Augment] | None = None
+        if isinstance(views, SupportsIndex):
+            self.views = arguments.whole("views", views)
         else:
             augment, *others = arguments.several_augments(views, augment, schedule)
             self.views = 1 + len(others)
-        arguments.check_channels(channels, [augment, *(others or [])])
+        arguments.check_channels(channels, others or [])
+        self.mode, self.schedule, self.channels = mode, schedule, channels
+        self._other_augments: list[Augment] | None = others  # of a list
+        self.augment = augment
         arguments.check_share("max_bad_share", max_bad_share)
         arguments.check_targets(targets)
-        if mode == "direct" and augment is None:
-            raise ValueError(
-                "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
-            )
-        self.samples, self.augment, self.resize_method = samples, augment, resize_method
-        self._other_augments: list[Augment] | None = others  # of a list
+        self.samples, self.resize_method = samples, resize_method
         self._viewed = others is not None or self.views > 1  # and so x is a tuple
-        self.channels = channels
         self.targets = targets or TargetOptions()
         self.batch_size, self.presize = arguments.whole("batch_size", batch_size), presize
         self.device = usable_device("ImageLoader", device)
@@ -194,11 +191,11 @@ class ImageLoader(IterableDataset[Any]):
             warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
         self.scale, self.max_pixels = scale, arguments.whole("max_pixels", max_pixels)
         self.seed = arguments.whole("seed", seed, None)
-        self.training, self.mode, self.on_error = training, mode, on_error
+        self.training, self.on_error = training, on_error
         self.shard = arguments.checked_shard(shard or (rank(), world()))
         self.drop_last = training if drop_last is None else drop_last
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
-        self.return_info, self.max_bad_share, self.schedule = return_info, max_bad_share, schedule
+        self.return_info, self.max_bad_share = return_info, max_bad_share
         self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
         arguments.check_cache(cache)
         if cache == DEVICE and self.device.type == "cuda" and self.decoder_choice.name != "dali":
@@ -255,6 +252,17 @@ class ImageLoader(IterableDataset[Any]):
     @presize.setter
     def presize(self, presize: int | tuple[int, int]) -> None:
         self._presize = arguments.checked_presize(presize, self.resize_method)
+
+    @property
+    def augment(self) -> Augment | None:
+        """Of the photos, or of their first view."""
+        return self._augment
+
+    @augment.setter
+    def augment(self, augment: Augment | None) -> None:
+        arguments.check_augment(augment, self.schedule, self.mode, self._other_augments is not None)
+        arguments.check_channels(self.channels, [augment])
+        self._augment = augment
 
     @property
     def augments(self) -> list[Augment | None]:
@@ -348,7 +356,11 @@ class ImageLoader(IterableDataset[Any]):
                 draw = partial(self._draw, position.epoch, self._scheduled(position.epoch), observer, rows, first)
                 return self._maker(workers, observer).make(rows, draw)
 
-        return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, self._warped)
+        def warp(batch: Batch) -> tuple[list[Tensor], Any]:
+            x, y = self._warped(batch)
+            return x, y[0] if self.views > 1 and self.samples.kind in _PLACED else y
+
+        return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, warp)
 
     def close(self) -> None:
         """End every iteration: the threads, and what was prefetched. Iterating again is possible."""

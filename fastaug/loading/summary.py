@@ -162,7 +162,7 @@ def _told(walk: Walk, mode: Mode, augment: Augment | None) -> list[tuple[str, st
     if walk.failed in ("read", "decode", "presize"):  # before the operators, though these are drawn first
         return steps
     if augment is not None and walk.failed is None and not walk.operators:
-        steps.append(("augment", "nothing random: the whole square, resized and normalised"))
+        steps.append(("augment", "nothing random: the whole frame, resized and normalised"))
     return [*steps, *walk.operators.items()]
 
 

@@ -348,6 +348,32 @@ def test_refusals(photos: fa.Samples, arguments: dict[str, Any], match: str) -> 
         make_loader(photos, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "augment", "match"),
+    [
+        ({"channels": 1}, fa.Augment([], 32), "one mean and one std"),
+        ({"mode": "direct"}, None, "direct"),
+        ({"views": [fa.Augment([], 32, normalize=None)] * 2, "augment": None}, None, "views"),
+        ({}, fa.RandomRotation(10), "fa.Augment"),
+    ],
+)
+def test_an_augment_that_does_not_fit_is_refused_later_too(
+    photos: fa.Samples, arguments: dict[str, Any], augment: Any, match: str
+) -> None:
+    loader = make_loader(photos, **{"batch_size": 3, "augment": fa.Augment([], 32, normalize=None), **arguments})
+    with pytest.raises((ValueError, TypeError), match=match):
+        loader.augment = augment
+    next(iter(loader))
+
+
+@pytest.mark.parametrize("method", ["crop", "torchvision"])
+def test_numbers_of_numpy(photos: fa.Samples, method: str) -> None:
+    augment = fa.Augment([], 32, normalize=None)
+    numbers = {"batch_size": np.int64(3), "presize": np.int64(40), "views": np.int64(2)}
+    loader = make_loader(photos, augment=augment, resize_method=method, **numbers)
+    assert (loader.presize, loader.views) == (40, 2)
+
+
 def big_photos(folder: Path) -> list[str]:
     """Photographs that scikit-image ships, as JPEGs and PNGs."""
     paths = []

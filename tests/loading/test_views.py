@@ -294,6 +294,14 @@ def test_each_view_has_its_boxes(tmp_path: Path) -> None:
             assert_boxes_right(boxes, target, info[view].matrix[i], info[view].extent[i], (48, 48))
 
 
+def test_the_walk_of_a_sample_is_its_first_view(tmp_path: Path) -> None:
+    loader = make_targets(write_mosaics(tmp_path), views=2, training=False)
+    _, batch = loader.walk(1)
+    assert batch is not None
+    x, y, _ = next(iter(loader))
+    assert_same(batch, (x[0][1:2], y[0][1:2]))
+
+
 @pytest.mark.parametrize("kind", ["labels", "numbers", "none"])
 def test_targets_without_a_place_come_once(photos: fa.Samples, kind: str) -> None:
     targets = {"labels": [[i % 2, 2] for i in range(12)], "numbers": [i / 2 for i in range(12)], "none": None}[kind]
