@@ -65,9 +65,10 @@ class ImageLoader(IterableDataset[Any]):
         mode: "resize": photos are resized to `presize`, then one warp: two interpolations. "direct": the presize is
             multiplied into the matrix and the warp reads the decoded photo: one interpolation, the same draws. Photos
             that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times.
-        shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample
-            and have the same number of batches. Training: the last n % world samples of an epoch's order are left out
-            of that epoch. Otherwise every sample is in exactly one rank, whose last batch may be shorter, or empty.
+        shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample,
+            or with weights no draw of one, and have the same number of batches. Training: the last n % world samples of
+            an epoch's order are left out of that epoch. Otherwise every sample is in exactly one rank, whose last batch
+            may be shorter, or empty.
         drop_last: leave out an incomplete last batch, and in training one that bad files left a single image, on which
             batch-norm may fail. None: as `training`.
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
@@ -131,8 +132,8 @@ class ImageLoader(IterableDataset[Any]):
     num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and 4 photos
     for each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
     large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets
-    are pinned, 8 bytes each, besides what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with`
-    block, an exception or Ctrl-C give all of it back.
+    are pinned, 8 bytes for a class, a byte or more for each pixel of a mask, besides what DALI pins for its decoder.
+    Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give all of it back.
     """
 
     def __init__(
