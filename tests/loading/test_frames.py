@@ -402,9 +402,10 @@ def validation_differences(paths: list[str], resize: int = 256, crop: int = 224)
 
 
 def test_validation_as_torchvision_does_it(tmp_path: Path) -> None:
-    """Resize(256) and CenterCrop(224), within 1 / 255 on average."""
-    found = validation_differences(big_photos(tmp_path))
-    assert max(found) <= ONE_LEVEL, [round(255 * value, 2) for value in found]
+    """Resize(256) and CenterCrop(224), within 1 / 255 on average; also where half of the difference is odd."""
+    paths = big_photos(tmp_path)
+    for found in (validation_differences(paths), validation_differences(paths[:3], 230)):
+        assert max(found) <= ONE_LEVEL, [round(255 * value, 2) for value in found]
 
 
 def test_a_crop_a_pixel_off_is_noticed(tmp_path: Path) -> None:
