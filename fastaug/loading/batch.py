@@ -159,7 +159,10 @@ class BatchMaker:
             shapes = [self.mode.buffer_shape(draws) for draws in views]
             buffers = [None if shape is None else self.workers.memory.take(shape) for shape in shapes]
         files = self.targets.files
-        contents = None if files is None else self.workers.read([files[row] for row in indices])
+        contents = None
+        if files is not None:
+            with observer.stage("read", 0):
+                contents = self.workers.read([files[row] for row in indices])
         work = _Work(found, views, self.repeats, needs, buffers, contents, [{} for _ in views])
         load = partial(self._load, work, indices)
         presized = on_cpu and isinstance(self.mode, Resize)
@@ -239,12 +242,14 @@ class BatchMaker:
         if reason is not None or work.target_files is None or self.targets.files is None:
             return reason
         content = work.target_files[number]
-        try:
-            if isinstance(content, str):
-                return f"its mask {printable(self.targets.files[row])}: {content}"
-            work.targets[number] = self.targets.decode(row, content, photo.size, self._orientation(work, number, row))
-        except Unreadable as error:
-            return str(error)
+        if isinstance(content, str):
+            return f"its mask {printable(self.targets.files[row])}: {content}"
+        with self.observer.stage("decode", 0):
+            try:
+                orientation = self._orientation(work, number, row)
+                work.targets[number] = self.targets.decode(row, content, photo.size, orientation)
+            except Unreadable as error:
+                return str(error)
         return None
 
     def _orientation(self, work: _Work, number: int, row: int) -> int:

@@ -127,6 +127,9 @@ def summarize(
         summary.fail(walk.failed, error)
         return summary, None
     summary.steps += _told(walk, mode, augment)
+    if batch.bad:  # its photo is not, or `make` had raised
+        summary.fail("target", ValueError(batch.bad[row]))
+        return summary, None
     summary.step("matrix", lambda: (_matrices(batch), None))
     result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))
     summary.step("target", lambda: (_target(samples, row), None))
