@@ -76,7 +76,8 @@ class ImageLoader(IterableDataset[Any]):
         return_info: yield (x, y, BatchInfo) instead of (x, y).
         num_threads: that decode, and as many that read; None: the cores that this process may use.
         prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
-        max_bad_share: of this rank's samples; with more bad files than that BadFileError is raised after all.
+        max_bad_share: of this rank's samples of an epoch; with more files that turn out to be bad in it BadFileError is
+            raised after all.
         schedule: for progressive resizing, a function of the epoch that returns (size, presize), for which each epoch's
             batches are drawn, whatever `augment.size` and `presize` are. A resumed run has the right ones by itself.
         resize_method: how photos come into the presize: "crop", the largest box of its shape; "squish", the whole
@@ -426,6 +427,7 @@ class ImageLoader(IterableDataset[Any]):
         epoch, first = position.epoch, position.delivered
         indices, copies = self._epoch_indices(epoch)
         share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
+        known = len(self._quarantine)
         bounds = batch_bounds(len(indices), self.batch_size // self._images, len(self))[first:]
         with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
@@ -441,7 +443,7 @@ class ImageLoader(IterableDataset[Any]):
                 for delivered, batch in enumerate(batches, first + 1):
                     loaded = time.perf_counter()
                     position.delivered = delivered
-                    self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share)
+                    self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share, known)
                     if len(batch) or self.shard[1] > 1:
                         with clock.stage("warp", len(batch)):
                             result, images = self._warp_batch(batch), len(batch)
