@@ -273,10 +273,10 @@ class Augment(nn.Module):
             lambda name, op: op.parameters_from(source(name, op.uniforms)), _frame(batch, size), observe
         )
 
-    def without_chance(self, batch: int, size: tuple[int, int] | Tensor) -> Params:
+    def without_chance(self, batch: int, size: tuple[int, int] | Tensor, observe: Observe | None = None) -> Params:
         """Parameters with nothing random: the whole frame resized and normalised, after operators that draw nothing."""
         nothing = torch.empty(batch, 0, dtype=torch.float64)
-        return self._compose(lambda name, op: op.parameters_from(nothing), _frame(batch, size), None, chance=False)
+        return self._compose(lambda name, op: op.parameters_from(nothing), _frame(batch, size), observe, chance=False)
 
     def compose(
         self, drawn: dict[str, Drawn], batch: int, size: tuple[int, int] | Tensor, observe: Observe | None = None

@@ -30,7 +30,8 @@ def check_samples(samples: object) -> None:
     raise TypeError(f"ImageLoader: expected samples as fa.Samples, got {kind_of(samples)}. Make them: {advice}")
 
 
-def check_augment(augment: object, schedule: object) -> None:
+def check_augment(augment: object, schedule: object, mode: str, listed: bool) -> None:
+    """listed: whether it is one of several, given as views."""
     if not (augment is None or isinstance(augment, Augment)):
         raise TypeError(
             f"ImageLoader: expected augment as a fa.Augment or None, got {type(augment).__name__}. Make one of "
@@ -38,6 +39,10 @@ def check_augment(augment: object, schedule: object) -> None:
         )
     if not (schedule is None or callable(schedule)):
         raise TypeError(f"ImageLoader: expected schedule as a function of the epoch, got {schedule!r}.")
+    if mode == "direct" and augment is None:
+        raise ValueError("ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos.")
+    if listed and augment is None:
+        raise ValueError("ImageLoader: expected an augment as the first of the views, got None. Make a loader without.")
     if schedule is not None and augment is None:
         raise ValueError("ImageLoader: schedule needs an augment, whose size it sets. Pass augment too.")
 
@@ -156,7 +161,7 @@ def whole(name: str, number: int, least: int | None = 1) -> int:
 
 def checked_presize(presize: int | tuple[int, int], method: str) -> int | tuple[int, int]:
     """The side of a square, or (height, width), pixels."""
-    if method == "torchvision" and not isinstance(presize, int):
+    if method == "torchvision" and isinstance(presize, Sequence):
         raise ValueError(
             f"ImageLoader: expected presize as one number with resize_method='torchvision', got {presize!r}: "
             "torchvision's Resize of (height, width) is resize_method='squish'."

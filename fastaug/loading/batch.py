@@ -19,7 +19,7 @@ from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.jpeg import orientation_of
-from fastaug.loading.modes import Mode
+from fastaug.loading.modes import Mode, Resize
 from fastaug.loading.photo import Need, Photo, Resizing, Size, places_of
 from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
@@ -153,15 +153,20 @@ class BatchMaker:
             tell(views[0])
         found = self.fetcher.find([self.samples.paths[row] for row in indices])
         needs = [self._needs(found, draws) for draws in views]
+        on_cpu = decoder.device.type == "cpu"
         buffers: list[np.ndarray | None] = [None] * len(views)
-        if decoder.device.type == "cpu":
+        if on_cpu:
             shapes = [self.mode.buffer_shape(draws) for draws in views]
             buffers = [None if shape is None else self.workers.memory.take(shape) for shape in shapes]
         files = self.targets.files
-        contents = None if files is None else self.workers.read([files[row] for row in indices])
+        contents = None
+        if files is not None:
+            with observer.stage("read", 0):
+                contents = self.workers.read([files[row] for row in indices])
         work = _Work(found, views, self.repeats, needs, buffers, contents, [{} for _ in views])
         load = partial(self._load, work, indices)
-        if buffers[0] is None and contents is None and all(one.content is None for one in found):
+        presized = on_cpu and isinstance(self.mode, Resize)
+        if not presized and contents is None and all(one.content is None for one in found):
             ready = [load(range(photos))]  # from the cache, to be warped as they are
         else:
             size = decoder.chunk_size
@@ -237,12 +242,14 @@ class BatchMaker:
         if reason is not None or work.target_files is None or self.targets.files is None:
             return reason
         content = work.target_files[number]
-        try:
-            if isinstance(content, str):
-                return f"its mask {printable(self.targets.files[row])}: {content}"
-            work.targets[number] = self.targets.decode(row, content, photo.size, self._orientation(work, number, row))
-        except Unreadable as error:
-            return str(error)
+        if isinstance(content, str):
+            return f"its mask {printable(self.targets.files[row])}: {content}"
+        with self.observer.stage("decode", 0):
+            try:
+                orientation = self._orientation(work, number, row)
+                work.targets[number] = self.targets.decode(row, content, photo.size, orientation)
+            except Unreadable as error:
+                return str(error)
         return None
 
     def _orientation(self, work: _Work, number: int, row: int) -> int:

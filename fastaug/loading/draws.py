@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fastaug.augment import geometry
 from fastaug.augment.augment import Augment, Observe, Params
+from fastaug.augment.operators import CenterCrop
 from fastaug.augment.rng import SampleUniforms
-from fastaug.loading.framing import FRAMINGS
+from fastaug.loading.framing import FRAMINGS, torchvision
 from fastaug.loading.options import ResizeMethod
 from fastaug.loading.photo import Size
 
@@ -31,12 +32,14 @@ class Draws:
         presize: (height, width) of the frame, pixels.
         params: what happens to the presized images; None without an augment.
         method: how photos come into the frame, see `framing`.
+        kept: of `framing.torchvision`.
     """
 
     position: Tensor
     presize: Size
     params: Params | None
     method: ResizeMethod = "crop"
+    kept: Size | None = None
     _latest: list[tuple[Tensor, Tensor, Tensor]] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __len__(self) -> int:
@@ -67,6 +70,8 @@ class Draws:
 
     def boxes(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """What of originals of these sizes, int64 [B, 2], is shown, and where in the frame: see `framing`."""
+        if self.method == "torchvision":
+            return torchvision(sizes, self.position, self.presize, self.kept)
         return FRAMINGS[self.method](sizes, self.position, self.presize)
 
     def presize_matrix(self, sizes: Tensor) -> Tensor:
@@ -138,8 +143,9 @@ def draw(
     frame = (presize, presize) if isinstance(presize, int) else presize
     if not training:
         position = torch.full((uniforms.batch, 2), 0.5, dtype=torch.float64)
-        params = None if augment is None else augment.without_chance(uniforms.batch, frame)
-        return Draws(position, frame, params, method)
+        params = None if augment is None else augment.without_chance(uniforms.batch, frame, observe)
+        crops = [op.size for op in ([] if augment is None else augment.ops) if isinstance(op, CenterCrop)]
+        return Draws(position, frame, params, method, crops[0] if crops else None)
     ops = {} if augment is None else augment.named_ops()
     uniforms.make({_POSITION: 2, **{name: op.uniforms for name, op in ops.items() if op.uniforms}})
     position = uniforms(_POSITION, 2)

@@ -40,14 +40,19 @@ def pad(sizes: Tensor, position: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
     return _all_of(sizes), torch.cat([_start(wanted - placed, position), placed], 1)
 
 
-def torchvision(sizes: Tensor, position: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
-    """As its Resize(side) and a crop of that, such as CenterCrop: the short side becomes the frame's, the other one is
-    rounded down, and what is shown begins at a whole pixel of the result."""
+def torchvision(sizes: Tensor, position: Tensor, frame: Size, kept: Size | None = None) -> tuple[Tensor, Tensor]:
+    """As its Resize(side) and a crop of that: the short side becomes the frame's, the other one is rounded down, and
+    what is shown begins at a whole pixel of the result.
+
+    kept: (height, width) of a CenterCrop of the frame: what that shows is its CenterCrop of the resized photo.
+    """
     extents, side = sizes.double().flip(1), float(max(frame))
     resized = torch.floor(side * extents / extents.amin(1, keepdim=True))
     slack = resized - side
     # Python's round(), to even numbers, as torchvision's, where the middle is asked for
-    start = torch.where(position == 0.5, (slack / 2).round(), _start(slack, position))
+    inner = torch.tensor((kept or frame)[::-1], dtype=torch.float64)
+    middle = ((resized - inner) / 2).round() - ((side - inner) / 2).round()
+    start = torch.where(position == 0.5, middle, _start(slack, position))
     scale = extents / resized
     return torch.cat([start * scale, side * scale], 1), _whole_frame(len(sizes), frame)
 
@@ -71,4 +76,4 @@ def _whole_frame(batch: int, frame: Size) -> Tensor:
 # With which filter photos are resized to the presize, if not Lanczos
 FILTERS: dict[ResizeMethod, FilterName] = {"torchvision": "bilinear"}
 
-__all__ = ["FILTERS", "FRAMINGS", "Framing"]
+__all__ = ["FILTERS", "FRAMINGS", "Framing", "torchvision"]

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -65,9 +65,10 @@ class ImageLoader(IterableDataset[Any]):
         mode: "resize": photos are resized to `presize`, then one warp: two interpolations. "direct": the presize is
             multiplied into the matrix and the warp reads the decoded photo: one interpolation, the same draws. Photos
             that are more than SHRINK_BEYOND times too large are shrunk first, to SHRINK_TO times.
-        shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample
-            and have the same number of batches. Training: the last n % world samples of an epoch's order are left out
-            of that epoch. Otherwise every sample is in exactly one rank, whose last batch may be shorter, or empty.
+        shard: (rank, world); None: from torch.distributed where it is initialised, else (0, 1). Ranks share no sample,
+            or with weights no draw of one, and have the same number of batches. Training: the last n % world samples of
+            an epoch's order are left out of that epoch. Otherwise every sample is in exactly one rank, whose last batch
+            may be shorter, or empty.
         drop_last: leave out an incomplete last batch, and in training one that bad files left a single image, on which
             batch-norm may fail. None: as `training`.
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
@@ -75,7 +76,8 @@ class ImageLoader(IterableDataset[Any]):
         return_info: yield (x, y, BatchInfo) instead of (x, y).
         num_threads: that decode, and as many that read; None: the cores that this process may use.
         prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
-        max_bad_share: of this rank's samples; with more bad files than that BadFileError is raised after all.
+        max_bad_share: of this rank's samples of an epoch; with more files that turn out to be bad in it BadFileError is
+            raised after all.
         schedule: for progressive resizing, a function of the epoch that returns (size, presize), for which each epoch's
             batches are drawn, whatever `augment.size` and `presize` are. A resumed run has the right ones by itself.
         resize_method: how photos come into the presize: "crop", the largest box of its shape; "squish", the whole
@@ -87,7 +89,8 @@ class ImageLoader(IterableDataset[Any]):
         views: of each photo, which is read and decoded once: their number, each made by `augment`; or a list of
             Augments, one for each. Each view has draws of its own; those of the first are those of a loader without
             views. What is made of a photo before the warp is made once, fine enough for all of its views: with
-            mode="resize" the whole photo is resized, and the views' frames are cut out of it.
+            mode="resize" the whole photo is resized, unless it is far longer than the presize, and the views' frames
+            are cut out of it.
         targets: what becomes of masks and boxes, see `TargetOptions`.
         weights: one for each sample, 0 or more: an epoch of the training is as many samples as there are, each drawn
             with replacement by them. A sample that comes again in an epoch has draws of its own.
@@ -130,8 +133,8 @@ class ImageLoader(IterableDataset[Any]):
     num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and 4 photos
     for each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
     large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets
-    are pinned, 8 bytes each, besides what DALI pins for its decoder. Leaving the loop, `close`, the end of a `with`
-    block, an exception or Ctrl-C give all of it back.
+    are pinned, 8 bytes for a class, a byte or more for each pixel of a mask, besides what DALI pins for its decoder.
+    Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give all of it back.
     """
 
     def __init__(
@@ -167,24 +170,21 @@ class ImageLoader(IterableDataset[Any]):
         repeats: int = 1,
     ):
         arguments.check_samples(samples)
-        arguments.check_augment(augment, schedule)
         arguments.check_choices(mode, on_error, decoder, scale, resize_method)
-        if isinstance(views, int):
-            self.views, others = arguments.whole("views", views), None
+        others: list[Augment] | None = None
+        if isinstance(views, SupportsIndex):
+            self.views = arguments.whole("views", views)
         else:
             augment, *others = arguments.several_augments(views, augment, schedule)
             self.views = 1 + len(others)
-        arguments.check_channels(channels, [augment, *(others or [])])
+        arguments.check_channels(channels, others or [])
+        self.mode, self.schedule, self.channels = mode, schedule, channels
+        self._other_augments: list[Augment] | None = others  # of a list
+        self.augment = augment
         arguments.check_share("max_bad_share", max_bad_share)
         arguments.check_targets(targets)
-        if mode == "direct" and augment is None:
-            raise ValueError(
-                "ImageLoader: mode='direct' needs an augment: without one there is nothing but the photos."
-            )
-        self.samples, self.augment, self.resize_method = samples, augment, resize_method
-        self._other_augments: list[Augment] | None = others  # of a list
+        self.samples, self.resize_method = samples, resize_method
         self._viewed = others is not None or self.views > 1  # and so x is a tuple
-        self.channels = channels
         self.targets = targets or TargetOptions()
         self.batch_size, self.presize = arguments.whole("batch_size", batch_size), presize
         self.device = usable_device("ImageLoader", device)
@@ -193,11 +193,11 @@ class ImageLoader(IterableDataset[Any]):
             warnings.warn(f"ImageLoader: {self.decoder_choice.advice}.", stacklevel=2)
         self.scale, self.max_pixels = scale, arguments.whole("max_pixels", max_pixels)
         self.seed = arguments.whole("seed", seed, None)
-        self.training, self.mode, self.on_error = training, mode, on_error
+        self.training, self.on_error = training, on_error
         self.shard = arguments.checked_shard(shard or (rank(), world()))
         self.drop_last = training if drop_last is None else drop_last
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
-        self.return_info, self.max_bad_share, self.schedule = return_info, max_bad_share, schedule
+        self.return_info, self.max_bad_share = return_info, max_bad_share
         self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
         arguments.check_cache(cache)
         if cache == DEVICE and self.device.type == "cuda" and self.decoder_choice.name != "dali":
@@ -254,6 +254,17 @@ class ImageLoader(IterableDataset[Any]):
     @presize.setter
     def presize(self, presize: int | tuple[int, int]) -> None:
         self._presize = arguments.checked_presize(presize, self.resize_method)
+
+    @property
+    def augment(self) -> Augment | None:
+        """Of the photos, or of their first view."""
+        return self._augment
+
+    @augment.setter
+    def augment(self, augment: Augment | None) -> None:
+        arguments.check_augment(augment, self.schedule, self.mode, self._other_augments is not None)
+        arguments.check_channels(self.channels, [augment])
+        self._augment = augment
 
     @property
     def augments(self) -> list[Augment | None]:
@@ -347,7 +358,11 @@ class ImageLoader(IterableDataset[Any]):
                 draw = partial(self._draw, position.epoch, self._scheduled(position.epoch), observer, rows, first)
                 return self._maker(workers, observer).make(rows, draw)
 
-        return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, self._warped)
+        def warp(batch: Batch) -> tuple[list[Tensor], Any]:
+            x, y = self._warped(batch)
+            return x, y[0] if self.views > 1 and self.samples.kind in _PLACED else y
+
+        return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, warp)
 
     def close(self) -> None:
         """End every iteration: the threads, and what was prefetched. Iterating again is possible."""
@@ -412,6 +427,7 @@ class ImageLoader(IterableDataset[Any]):
         epoch, first = position.epoch, position.delivered
         indices, copies = self._epoch_indices(epoch)
         share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
+        known = len(self._quarantine)
         bounds = batch_bounds(len(indices), self.batch_size // self._images, len(self))[first:]
         with self._workers(self.num_threads) as workers:
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
@@ -427,7 +443,7 @@ class ImageLoader(IterableDataset[Any]):
                 for delivered, batch in enumerate(batches, first + 1):
                     loaded = time.perf_counter()
                     position.delivered = delivered
-                    self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share)
+                    self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share, known)
                     if len(batch) or self.shard[1] > 1:
                         with clock.stage("warp", len(batch)):
                             result, images = self._warp_batch(batch), len(batch)

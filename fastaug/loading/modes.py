@@ -17,6 +17,7 @@ from fastaug.warping.footprint import smallest_footprint
 
 SHRINK_BEYOND = 4.0  # a photo of which an output pixel covers more pixels than this along an axis …
 SHRINK_TO = 2.0  # … is first shrunk until it covers this many, so that the cost of the warp and the memory are bounded
+_MOST_FRAMES = 4  # in the whole of a presized photo: of a longer one each image's frame is made by itself
 _ROUNDING_PX = 0.5  # of a photo's longer side, when it was made smaller for a cache
 
 
@@ -69,9 +70,11 @@ class Resize:
         return Resizing([*range(len(photos))], boxes, sizes, FILTERS.get(draws.method, "lanczos"))
 
     def shared(self, photos: Sequence[Photo], needs: Sequence[Need], draws: Draws) -> Resizing:
-        """The whole photo, as large as the presize makes it: its boxes are then cut out."""
-        boxes = [photo.part((0.0, 0.0, float(photo.size[1]), float(photo.size[0]))) for photo in photos]
-        return Resizing([*range(len(photos))], boxes, _whole_sizes(photos, draws), FILTERS.get(draws.method, "lanczos"))
+        """The whole photo, as large as the presize makes it: its boxes are then cut out. Not of strips."""
+        sizes, most = _whole_sizes(photos, draws), _MOST_FRAMES * math.prod(draws.presize)
+        rows = [row for row, size in enumerate(sizes) if math.prod(size) <= most]
+        boxes = [photos[row].part((0.0, 0.0, float(photos[row].size[1]), float(photos[row].size[0]))) for row in rows]
+        return Resizing(rows, boxes, [sizes[row] for row in rows], FILTERS.get(draws.method, "lanczos"))
 
     def buffer_shape(self, draws: Draws) -> tuple[int, int, int, int] | None:
         return None if draws.method == "pad" else (len(draws), *draws.presize, 3)

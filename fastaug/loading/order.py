@@ -45,13 +45,6 @@ def copies_of(order: np.ndarray) -> np.ndarray:
     return copies
 
 
-def repeated(order: np.ndarray, copies: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each sample so many times in a row, and how often each of these has come before."""
-    if repeats == 1:
-        return order, copies
-    return np.repeat(order, repeats), (copies[:, None] * repeats + np.arange(repeats)).ravel()
-
-
 def shard_order(order: np.ndarray, shard: tuple[int, int], equal: bool) -> np.ndarray:
     """Every world-th sample, starting with the rank-th.
 
@@ -67,12 +60,12 @@ def shard_order(order: np.ndarray, shard: tuple[int, int], equal: bool) -> np.nd
     return order[rank::world]
 
 
-def batch_count(n: int, world: int, batch_size: int, equal: bool, drop_last: bool, repeats: int = 1) -> int:
+def batch_count(n: int, world: int, batch_size: int, equal: bool, drop_last: bool) -> int:
     """Batches per epoch of n samples: the same number for every rank, whose samples `shard_order` gives."""
     if drop_last:
-        return n // world * repeats // batch_size
+        return n // world // batch_size
     most = n // world if equal else -(-n // world)
-    return -(-most * repeats // batch_size)
+    return -(-most // batch_size)
 
 
 def batch_bounds(n: int, batch_size: int, batches: int) -> list[tuple[int, int]]:

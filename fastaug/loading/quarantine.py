@@ -34,13 +34,17 @@ class Quarantine:
         """(path, reason) of each."""
         return [(self._samples.paths[row], reason) for row, reason in self._reasons.items()]
 
-    def add(self, bad: Mapping[int, str], on_error: OnError, max_share: float, files: int) -> None:
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, bad: Mapping[int, str], on_error: OnError, max_share: float, files: int, known: int = 0) -> None:
         """Note what a batch met.
 
         Args:
             bad: row of the samples -> reason.
             on_error: with "raise" the first one is an error.
             max_share: of `files`; more bad ones are an error after all.
+            known: how many there were before the epoch: ranks have other files in each, and meet all in the end.
         """
         for row, reason in bad.items():
             path, reason = printable(self._samples.paths[row]), printable(reason)
@@ -49,9 +53,9 @@ class Quarantine:
             if row not in self._reasons:
                 self._reasons[row] = reason
                 log.warning("skipping %s: %s", path, reason)
-            if len(self._reasons) > max_share * files:
+            if len(self) - known > max_share * files:
                 raise BadFileError(
-                    f"ImageLoader: expected at most {max_share:.0%} bad files, got {len(self._reasons)} of "
+                    f"ImageLoader: expected at most {max_share:.0%} bad files, got {len(self) - known} of "
                     f"{files}, the last {path}: {reason}. If the storage is in order, clean the list with "
                     "`fastaug check`, or raise max_bad_share."
                 )

@@ -127,6 +127,9 @@ def summarize(
         summary.fail(walk.failed, error)
         return summary, None
     summary.steps += _told(walk, mode, augment)
+    if batch.bad:  # its photo is not, or `make` had raised
+        summary.fail("target", ValueError(batch.bad[row]))
+        return summary, None
     summary.step("matrix", lambda: (_matrices(batch), None))
     result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))
     summary.step("target", lambda: (_target(samples, row), None))
@@ -162,7 +165,7 @@ def _told(walk: Walk, mode: Mode, augment: Augment | None) -> list[tuple[str, st
     if walk.failed in ("read", "decode", "presize"):  # before the operators, though these are drawn first
         return steps
     if augment is not None and walk.failed is None and not walk.operators:
-        steps.append(("augment", "nothing random: the whole square, resized and normalised"))
+        steps.append(("augment", "nothing random: the whole frame, resized and normalised"))
     return [*steps, *walk.operators.items()]
 
 

@@ -1,6 +1,7 @@
 """Masks from the loader: read as they are, turned with their photo, one with its picture; bad ones by name."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import fastaug as fa
+from fastaug.loading import targets
 from fastaug.loading.loader import BadFileError
 from tests.factories import make_loader
 from tests.loading.scenes import (
@@ -262,6 +264,32 @@ def test_a_bad_mask_with_a_cache(tmp_path: Path, cache: str) -> None:
     for _ in range(2):
         assert sorted(by_row(loader)) == [0, 1, 3, 4, 5]
     assert len(loader.quarantined) == 1
+
+
+def test_a_bad_mask_is_the_step_that_the_summary_names(tmp_path: Path) -> None:
+    samples = write_mosaics(tmp_path)
+    Path(samples.targets[3]).write_bytes(b"text")
+    loader = make_targets(samples)
+    walk, batch = loader.walk(3)
+    assert batch is None
+    assert walk.failed == "target"
+    assert "not an image format" in walk.reason
+    assert "decode" in dict(walk.steps)
+
+
+def test_reading_and_decoding_masks_is_in_the_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = targets.decode_mask
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return decode(*arguments)
+
+    monkeypatch.setattr(targets, "decode_mask", slow)
+    loader = make_targets(write_mosaics(tmp_path), num_threads=1, batch_size=6)
+    list(loader)
+    images, seconds = loader.stats().stages["decode"]
+    assert images == 6
+    assert seconds > 6 * 0.05
 
 
 def test_a_bad_photo_with_a_good_mask(tmp_path: Path) -> None:

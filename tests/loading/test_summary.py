@@ -82,6 +82,9 @@ def test_without_chance_and_without_an_augment(photos: fa.Samples) -> None:
     steps = dict(loader(photos, training=False).summary(1).steps)
     assert list(steps) == ["sample", "read", "decode", "presize", "augment", "matrix", "warp", "target"]
     assert steps["augment"].startswith("nothing random")
+    steps = dict(loader(photos, fa.Augment([fa.CenterCrop(20)], 20), training=False).summary(1).steps)
+    assert "augment" not in steps
+    assert "CenterCrop" in steps
     steps = dict(loader(photos, None).summary(1).steps)
     assert list(steps) == ["sample", "read", "decode", "presize", "matrix", "output", "target"]
     assert "uint8 [1, 40, 40, 3]" in steps["output"]

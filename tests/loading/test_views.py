@@ -183,6 +183,14 @@ def test_view_0_of_photos_that_are_shrunk(tmp_path: Path) -> None:
             assert (own_x - x).abs().mean() * 255 < 2
 
 
+def test_a_strip_is_not_resized_as_a_whole(tmp_path: Path) -> None:
+    """As high as the presize it would be 100 frames long, of which each view shows one."""
+    path = write_photo(tmp_path / "strip.png", PALETTE[mosaic(11, 1100)])
+    samples = fa.Samples([str(path)], [0], ["all"])
+    alone = [(item.row, item.x, item.matrix) for item in items(make(samples, batch_size=1))]
+    assert_same(views_of(make(samples, batch_size=1, views=3))[0], alone)
+
+
 def angles(views: list[list[Any]]) -> Tensor:
     """How far each view of each sample is turned, [V, N]."""
     return torch.tensor([[float(torch.atan2(matrix[1, 0], matrix[0, 0])) for _, _, matrix in view] for view in views])
@@ -284,6 +292,14 @@ def test_each_view_has_its_boxes(tmp_path: Path) -> None:
         for i, row in enumerate(info[view].indices.tolist()):
             boxes, target = torch.as_tensor(samples.targets[row].boxes), y[view][i]
             assert_boxes_right(boxes, target, info[view].matrix[i], info[view].extent[i], (48, 48))
+
+
+def test_the_walk_of_a_sample_is_its_first_view(tmp_path: Path) -> None:
+    loader = make_targets(write_mosaics(tmp_path), views=2, training=False)
+    _, batch = loader.walk(1)
+    assert batch is not None
+    x, y, _ = next(iter(loader))
+    assert_same(batch, (x[0][1:2], y[0][1:2]))
 
 
 @pytest.mark.parametrize("kind", ["labels", "numbers", "none"])
