@@ -19,7 +19,7 @@ from fastaug.loading.cache import Cache
 from fastaug.loading.draws import Draws
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.jpeg import orientation_of
-from fastaug.loading.modes import Mode, Resize
+from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Need, Photo, Resizing, Size, places_of
 from fastaug.loading.pillow import Unreadable
 from fastaug.loading.stats import Observer
@@ -165,7 +165,7 @@ class BatchMaker:
                 contents = self.workers.read([files[row] for row in indices])
         work = _Work(found, views, self.repeats, needs, buffers, contents, [{} for _ in views])
         load = partial(self._load, work, indices)
-        presized = on_cpu and isinstance(self.mode, Resize)
+        presized = on_cpu and self.mode.resizes_all
         if not presized and contents is None and all(one.content is None for one in found):
             ready = [load(range(photos))]  # from the cache, to be warped as they are
         else:

@@ -25,6 +25,7 @@ class Mode(Protocol):
     """What the loader asks of a mode."""
 
     presize_is: ClassVar[str]  # for `summary`
+    resizes_all: ClassVar[bool]  # and not only photos that are far too large
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
         """What each sample needs of its original, whose size this is."""
@@ -50,6 +51,7 @@ class Resize:
     """Photos are presized, then warped: two interpolations."""
 
     presize_is: ClassVar[str] = "resized with the Lanczos filter"
+    resizes_all: ClassVar[bool] = True
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
         """What the presize shows."""
@@ -87,6 +89,7 @@ class Direct:
     """
 
     presize_is: ClassVar[str] = "part of the one warp"
+    resizes_all: ClassVar[bool] = False
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
         """All of the original: the draws may look anywhere, and where it is shrunk the neighbourhood counts."""

@@ -242,7 +242,8 @@ class Samples:
             label_sep: what is between several labels in the one column `target`; an empty value is none of them.
             kind: of targets. None: labels with `label_sep`; numbers if all values are numbers and one is not whole;
                 otherwise classes. Say "numbers" where whole numbers are to be regressed on, "labels" or "class" where
-                an empty value, and -1, is none of the classes. Classes are sorted, as numbers if all of them are numbers.
+                an empty value, and -1, is none of the classes. Classes are sorted, as numbers if all of them are
+                numbers.
         Raises:
             FileNotFoundError: no such file.
             ValueError: a column that is missing, a row with an empty or missing value, or one that is not of its
