@@ -24,7 +24,7 @@ _ROUNDING_PX = 0.5  # of a photo's longer side, when it was made smaller for a c
 class Mode(Protocol):
     """What the loader asks of a mode."""
 
-    presize_is: ClassVar[str]  # for `summary`
+    presize_is: ClassVar[str]  # for `summary`; {}: the name of the filter
     resizes_all: ClassVar[bool]  # and not only photos that are far too large
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:
@@ -50,7 +50,7 @@ class Mode(Protocol):
 class Resize:
     """Photos are presized, then warped: two interpolations."""
 
-    presize_is: ClassVar[str] = "resized with the Lanczos filter"
+    presize_is: ClassVar[str] = "resized with the {} filter"
     resizes_all: ClassVar[bool] = True
 
     def needs(self, draws: Draws, sizes: Sequence[Size]) -> list[Need]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastaug.augment.augment import Augment, Drawn, Step
 from fastaug.loading.batch import Batch
 from fastaug.loading.draws import Draws
+from fastaug.loading.framing import FILTERS
 from fastaug.loading.header import read_header
 from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Photo
@@ -185,8 +186,9 @@ def _kept(photo: Photo) -> str:
 def _presize(photo: Photo, draws: Draws, mode: Mode) -> str:
     shown, placed = (boxes[0].tolist() for boxes in draws[[0]].boxes(torch.tensor([photo.size])))
     box, (height, width) = "{2:g} × {3:g} at x {0:.2f}, y {1:.2f}", draws.presize
+    kind = FILTERS.get(draws.method, "lanczos").capitalize()
     there = "" if placed == [0, 0, width, height] else f", there {box.format(*placed)}"
-    return f"{box.format(*shown)}, to {width} × {height} (width × height){there}: {mode.presize_is}"
+    return f"{box.format(*shown)}, to {width} × {height} (width × height){there}: {mode.presize_is.format(kind)}"
 
 
 def _drawn(drawn: Drawn) -> str:
