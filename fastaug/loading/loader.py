@@ -94,7 +94,7 @@ class ImageLoader(IterableDataset[Any]):
         targets: what becomes of masks and boxes, see `TargetOptions`.
         weights: one for each sample, 0 or more: an epoch of the training is as many samples as there are, each drawn
             with replacement by them. A sample that comes again in an epoch has draws of its own.
-        balance: "classes": weights with which each class comes equally often.
+        balance: "classes": weights with which each class comes equally often; -1, none of them, is one of them here.
         repeats: images of each sample that follow each other in an epoch of the training, read and decoded once, each
             with draws of its own; batch_size counts images.
         decoder: "auto"; "jpeg", libjpeg-turbo and Pillow, on the CPU; "dali". See `decoder_choice`.
