@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastaug.augment import operators
-from fastaug.augment.augment import Augment
+from fastaug.augment.augment import Augment, Operator
 from fastaug.files import whole_file
 from fastaug.loading.loader import ImageLoader
 from fastaug.loading.options import ModeName, ResizeMethod
@@ -37,6 +37,10 @@ _NEWER: dict[str, Any] = {
     "resize_method": "crop",
     "channels": 3,
 }  # as it was before there was a choice
+# Operators that draw nothing, and so are done in validation too: what a file may name
+_NOT_RANDOM: dict[str, type[Operator]] = {
+    name: kind for name, kind in vars(operators).items() if getattr(kind, "uniforms", None) == 0
+}
 _SEEN_AS = ("size", "interpolation", "padding", "normalize", "keep_inside")  # of an Augment that draws nothing
 
 
@@ -244,7 +248,7 @@ class Predictor:
                 f"load_classifier: expected a file that learn.export wrote, got '{path}', {found}. "
                 "Bare weights go into fa.classifier(weights=path)."
             )
-        kept = [getattr(operators, name)(**settings) for name, settings in described.get("operators", ())]
+        kept = [_operator(name, settings) for name, settings in described.get("operators", ())]
         augment = Augment(kept, dtype=getattr(torch, described["dtype"]), **described["seen_as"])
         model = _build(described["architecture"], state)
         settings = {name: described.get(name) for name in ("presize", "mode", "threshold", "amp", "activation")}
@@ -296,10 +300,19 @@ def seen_labels(probabilities: Tensor, threshold: float | list[float] | Tensor |
     return probabilities >= least.where(least > 0, 0.5)
 
 
+def _operator(name: str, settings: dict[str, Any]) -> Operator:
+    """One of a file's."""
+    if name not in _NOT_RANDOM:
+        raise ValueError(
+            f"load_classifier: expected operators {', '.join(_NOT_RANDOM)}, got {name!r}. A newer version may know it."
+        )
+    return _NOT_RANDOM[name](**settings)
+
+
 def _settings_of(operator: nn.Module) -> tuple[str, dict[str, Any]]:
     """The class of one that draws nothing, and so is done in validation too, and what it was made with."""
     kind = type(operator)
-    if kind.__module__ != operators.__name__:
+    if _NOT_RANDOM.get(kind.__name__) is not kind:
         raise ValueError(
             f"export: expected operators of fastaug where they draw nothing, got {kind.__name__}, which "
             "load_classifier would not know. Leave it out, or save model.state_dict() beside its code."

@@ -278,6 +278,25 @@ class Middle(fa.CenterCrop):
     """An operator of one's own."""
 
 
+@pytest.mark.parametrize("name", ["RandomRotation", "Operator", "torch", "output_size", "Middle"])
+def test_a_file_names_only_operators_that_draw_nothing(name: str, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    predictor = fa.Predictor(
+        fa.classifier("timm:test_resnet", 3, None), list("abc"), fa.Augment([fa.CenterCrop(8)], 16)
+    )
+    predictor.save(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        described = json.loads(file.metadata()["fastaug"])
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    assert described["operators"] == [["CenterCrop", {"size": [8, 8]}]]
+    described["operators"] = [[name, {"size": [8, 8]}]]
+    save_file(state, tmp_path / "b.safetensors", {"format": "pt", "fastaug": json.dumps(described)})
+    with pytest.raises(ValueError, match=f"load_classifier: expected operators CenterCrop, got '{name}'"):
+        fa.load_classifier(tmp_path / "b.safetensors")
+
+
 def test_an_operator_of_ones_own_that_is_done_in_validation_is_not_exported(tmp_path: Path) -> None:
     predictor = fa.Predictor(fa.classifier("timm:test_resnet", 3, None), list("abc"), fa.Augment([Middle(8)], 16))
     with pytest.raises(ValueError, match=r"export: expected operators of fastaug .* got Middle"):
