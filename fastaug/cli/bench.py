@@ -85,7 +85,8 @@ def _training_step(model: str | None, loader: ImageLoader) -> Callable[[Tensor, 
     samples, device = loader.samples, loader.device
     network = classifier(model, outputs_for(samples), None).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    loss_func, _ = default_loss(samples.kind, LoaderAdapter(loader).none_of_these)
+    known = LoaderAdapter(loader)
+    loss_func, _ = default_loss(known.kind, known.none_of_these, known.unknown_pixel)
 
     def step(x: Tensor, y: Tensor) -> None:
         activations = network(x)

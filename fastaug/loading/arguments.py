@@ -166,20 +166,16 @@ def checked_presize(presize: int | tuple[int, int], method: str) -> int | tuple[
             f"ImageLoader: expected presize as one number with resize_method='torchvision', got {presize!r}: "
             "torchvision's Resize of (height, width) is resize_method='squish'."
         )
+    given = presize if isinstance(presize, Sequence) else (presize, presize)
     try:
-        if isinstance(presize, Sequence):
-            height, width = map(operator.index, presize)
-            return whole("presize", height), whole("presize", width)
-        return whole("presize", operator.index(presize))
-    except TypeError:
-        pass
-    except ValueError:  # not two of them, or below 1
-        if not isinstance(presize, Sequence) or len(presize) == 2:
-            raise
-    raise TypeError(
-        "ImageLoader: expected presize as a whole number, the side of a square, or as (height, width), pixels, got "
-        f"{presize!r}."
-    )
+        height, width = map(operator.index, given)
+    except (TypeError, ValueError):  # not whole, or not two
+        raise TypeError(
+            "ImageLoader: expected presize as a whole number, the side of a square, or as (height, width), pixels, got "
+            f"{presize!r}."
+        ) from None
+    found = whole("presize", height), whole("presize", width)
+    return found if isinstance(presize, Sequence) else height
 
 
 def sides(presize: int | tuple[int, int]) -> tuple[int, int]:

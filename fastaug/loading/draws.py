@@ -14,7 +14,7 @@ from fastaug.augment import geometry
 from fastaug.augment.augment import Augment, Observe, Params
 from fastaug.augment.operators import CenterCrop
 from fastaug.augment.rng import SampleUniforms
-from fastaug.loading.framing import FRAMINGS, torchvision
+from fastaug.loading.framing import FRAMINGS
 from fastaug.loading.options import ResizeMethod
 from fastaug.loading.photo import Size
 
@@ -32,7 +32,7 @@ class Draws:
         presize: (height, width) of the frame, pixels.
         params: what happens to the presized images; None without an augment.
         method: how photos come into the frame, see `framing`.
-        kept: of `framing.torchvision`.
+        kept: (height, width) of what a `CenterCrop` keeps of the frame, see `framing`.
     """
 
     position: Tensor
@@ -70,9 +70,7 @@ class Draws:
 
     def boxes(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """What of originals of these sizes, int64 [B, 2], is shown, and where in the frame: see `framing`."""
-        if self.method == "torchvision":
-            return torchvision(sizes, self.position, self.presize, self.kept)
-        return FRAMINGS[self.method](sizes, self.position, self.presize)
+        return FRAMINGS[self.method](sizes, self.position, self.presize, self.kept)
 
     def presize_matrix(self, sizes: Tensor) -> Tensor:
         """Original pixels -> presized pixels, float64 [B, 3, 3]."""

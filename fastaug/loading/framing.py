@@ -1,8 +1,9 @@
 """How a photo comes into the presize's frame: cropped to its shape, squished into it, or padded. Pure functions.
 
 Each takes the sizes of originals, integer [B, 2], (height, width); positions, float [B, 2] in [0, 1], (x, y): 0 = left
-or top, 0.5 = centred, 1 = right or bottom; and the frame, (height, width). It returns two boxes x, y, width, height,
-float64 [B, 4]: what of the original is shown, and where in the frame, in whole pixels.
+or top, 0.5 = centred, 1 = right or bottom; the frame, (height, width); and of the frame what a `CenterCrop` keeps,
+(height, width), None without one. It returns two boxes x, y, width, height, float64 [B, 4]: what of the original is
+shown, and where in the frame, in whole pixels.
 Source: fastai's `ResizeMethod`.
 """
 
@@ -16,10 +17,10 @@ from torch import Tensor
 from fastaug.loading.options import FilterName, ResizeMethod
 from fastaug.loading.photo import Size
 
-Framing = Callable[[Tensor, Tensor, Size], tuple[Tensor, Tensor]]
+Framing = Callable[[Tensor, Tensor, Size, Size | None], tuple[Tensor, Tensor]]
 
 
-def crop(sizes: Tensor, position: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
+def crop(sizes: Tensor, position: Tensor, frame: Size, kept: Size | None = None) -> tuple[Tensor, Tensor]:
     """The largest box of the frame's shape fills the frame. It begins at a whole pixel, so that cutting it out
     interpolates nothing."""
     extents, wanted = sizes.double().flip(1), torch.tensor(frame[::-1], dtype=torch.float64)  # width, height
@@ -28,12 +29,12 @@ def crop(sizes: Tensor, position: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
     return torch.cat([_start(extents - shown, position), shown], 1), _whole_frame(len(sizes), frame)
 
 
-def squish(sizes: Tensor, position: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
+def squish(sizes: Tensor, position: Tensor, frame: Size, kept: Size | None = None) -> tuple[Tensor, Tensor]:
     """The whole photo fills the frame, whatever its shape."""
     return _all_of(sizes), _whole_frame(len(sizes), frame)
 
 
-def pad(sizes: Tensor, position: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
+def pad(sizes: Tensor, position: Tensor, frame: Size, kept: Size | None = None) -> tuple[Tensor, Tensor]:
     """The whole photo lies in the frame as large as it fits, its shape kept: a letterbox."""
     extents, wanted = sizes.double().flip(1), torch.tensor(frame[::-1], dtype=torch.float64)
     placed = (extents * (wanted / extents).amin(1, keepdim=True)).round().clamp(min=1)
@@ -76,4 +77,4 @@ def _whole_frame(batch: int, frame: Size) -> Tensor:
 # With which filter photos are resized to the presize, if not Lanczos
 FILTERS: dict[ResizeMethod, FilterName] = {"torchvision": "bilinear"}
 
-__all__ = ["FILTERS", "FRAMINGS", "Framing", "torchvision"]
+__all__ = ["FILTERS", "FRAMINGS", "Framing"]

@@ -123,7 +123,7 @@ class Direct:
 def _whole_sizes(photos: Sequence[Photo], draws: Draws) -> list[Size]:
     """(height, width) of whole photos as the presize shows them, wherever its frame lies."""
     sizes = torch.tensor([photo.size for photo in photos], dtype=torch.int64).reshape(-1, 2)
-    shown, placed = FRAMINGS[draws.method](sizes, torch.zeros(len(sizes), 2), draws.presize)
+    shown, placed = FRAMINGS[draws.method](sizes, torch.zeros(len(sizes), 2), draws.presize, draws.kept)
     whole = (sizes.double() * (placed / shown)[:, 2:].flip(1)).round().int().clamp(min=1)
     return [(height, width) for height, width in whole.tolist()]
 

@@ -142,7 +142,7 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
         return probabilities >= torch.as_tensor(self.threshold, device=probabilities.device)
 
 
-def default_loss(kind: str | None, none_of_these: bool, unknown_pixel: int = 255) -> tuple[nn.Module, str]:
+def default_loss(kind: str | None, none_of_these: bool, unknown_pixel: int) -> tuple[nn.Module, str]:
     """The loss for samples of a kind, and why.
 
     Args:

@@ -93,8 +93,9 @@ def warp_together(calls: Sequence[Call]) -> list[Tensor]:
     """
     found = [(call, *_checked(*call)) for call in calls]
     on_cpu = all(
-        not needs_grad and call.backend in ("auto", "cpu") and len(batch) and len(batch) == len(found[0][1])
-        and batch[0].device.type == "cpu" and batch[0].dtype == torch.uint8 and call.dtype != torch.float64
+        call.backend in ("auto", "cpu") and len(batch) and len(batch) == len(found[0][1])
+        and batch[0].dtype == torch.uint8
+        and choose_backend(batch[0].device.type, needs_grad, call.dtype == torch.float64, HAS_TRITON)[0] == "cpu"
         for call, batch, _, needs_grad in found
     )  # fmt: skip
     if len(calls) < 2 or not on_cpu or torch.compiler.is_compiling():
