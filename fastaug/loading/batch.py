@@ -40,7 +40,7 @@ class BatchInfo:
         presize: float32 [B, 3, 3], pixels at full size -> presized pixels.
         params: what was drawn for the presized images; None without an augment.
         extent: float32 [B, 4], x0, y0, x1, y1, pixels at full size: what the warp saw of each photo. With mode="resize"
-            that is what the presize shows; beyond it is padding. The matrix does not tell: `warp_masks` and so on take it.
+            that is what the presize shows; beyond it is padding. The matrix does not tell: give it to `warp_masks` …
     """
 
     indices: Tensor
