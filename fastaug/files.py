@@ -16,6 +16,7 @@ try:
 except ImportError:  # on Windows nobody shares
     fcntl = None
 
+_AT_ONCE = 1 << 30  # bytes; Linux reads 2 GB in one call
 _place = threading.Lock()  # where the place belongs to the open file, as on Windows, threads take turns
 
 
@@ -42,12 +43,20 @@ def whole_file(path: str | os.PathLike[str], shared: bool = False) -> Iterator[P
 
 
 def read_at(file: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes of an open file; several threads may read at a time."""
-    if hasattr(os, "pread"):
-        return os.pread(file, size, offset)
-    with _place:
-        os.lseek(file, offset, os.SEEK_SET)
-        return os.read(file, size)
+    """Up to `size` bytes of an open file, fewer at its end only; several threads may read at a time."""
+    parts = []
+    while size > 0:
+        if hasattr(os, "pread"):
+            part = os.pread(file, min(size, _AT_ONCE), offset)
+        else:
+            with _place:
+                os.lseek(file, offset, os.SEEK_SET)
+                part = os.read(file, min(size, _AT_ONCE))
+        if not part:
+            break
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def write_at(file: int, content: Any, offset: int) -> None:

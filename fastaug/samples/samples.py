@@ -41,9 +41,10 @@ from fastaug.samples.tables import located, read_table, write_table
 from fastaug.samples.targets import MaskFiles
 from fastaug.samples.voc import read_voc
 from fastaug.samples.yolo import read_yolo
-from fastaug.text import html_table, printable
+from fastaug.text import cut, html_table, printable
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
+_MOST_DIGITS = 18  # that are read as a number: of more than 4,300 Python makes none
 _MOST_ROWS = 20  # of a table in a notebook
 
 
@@ -308,10 +309,10 @@ class Samples:
             distinct = set(labels)
             if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):
                 return cls._from_names(paths, labels)
-            largest = max(map(int, distinct))
-            if largest >= MAX_CLASSES:
-                raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {largest}.")
-            classes = list(map(str, range(largest + 1)))
+            largest = max(distinct, key=_as_number)
+            if _as_number(largest) >= MAX_CLASSES:
+                raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {cut(largest)}.")
+            classes = list(map(str, range(_as_number(largest) + 1)))
         return cls(paths, _numbered(labels, list(classes)), classes)
 
     @classmethod
@@ -603,17 +604,21 @@ def _numbered(labels: list[str], classes: list[str]) -> list[int]:
     for label in dict.fromkeys(labels):  # in their order, so that an error always names the same one
         if label in number:
             continue
-        if not _is_number(label) or int(label) >= len(classes):
+        if not _is_number(label) or _as_number(label) >= len(classes):
             raise ValueError(
-                f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
+                f"from_tar: expected indices into classes, got {cut(label)}, which is also none of the {len(classes)} "
                 f"names ({shortened(classes)}). Give all classes, or leave out classes=."
             )
-        number[label] = int(label)
+        number[label] = _as_number(label)
     return [number[label] for label in labels]
 
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
+
+
+def _as_number(name: str) -> int:
+    return int(name) if len(name) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def _regex(pattern: str, caller: str, flags: int = 0) -> re.Pattern[str]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, Self, overload
+from typing import NamedTuple, Self, overload
 
 import numpy as np
 
 from fastaug.files import read_at
+from fastaug.samples.tar import Member, entries, is_member
 
 IMAGE_EXTENSIONS = (  # of what is decoded
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
@@ -26,25 +26,8 @@ IMAGE_EXTENSIONS = (  # of what is decoded
 )  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
 
-_BLOCK = tarfile.BLOCKSIZE
 MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
-_ZEROS_AT_ONCE = 1 << 20
 _NAMES_AT_ONCE = 1 << 16
-_SLASHES = re.compile(r"(?<=.)//+")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-
-class Member(NamedTuple):
-    """One file in an archive: its name, where its content begins, and how long it is, in bytes."""
-
-    archive: str
-    name: str
-    offset: int
-    size: int
-
-    @property
-    def path(self) -> str:
-        return f"{self.archive}//{self.name}@{self.offset}+{self.size}"
 
 
 def read_bytes(path: str) -> bytes | str:
@@ -161,15 +144,11 @@ def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
     length = archive.size()
     if length < offset + size:
         return f"the archive ends after {max(length - offset, 0):,} of {size:,} bytes"
-    field = offset - _BLOCK + 124  # where its header has its size
-    try:
-        fits = field >= 124 and tarfile.nti(archive.read(12, field)) == size  # type: ignore[attr-defined]
-    except tarfile.HeaderError:
-        fits = False
-    if not fits:
+    if not is_member(archive.read, offset, size):
         return f"the archive has no member of {size:,} bytes at byte {offset}: it was changed after it was indexed"
     content = archive.read(size, offset)
-    assert len(content) == size, "photos are far below the 2 GB that one call reads"
+    if len(content) < size:
+        return f"the archive ends after {len(content):,} of {size:,} bytes"
     return content or "the file is empty"
 
 
@@ -266,50 +245,14 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
         FileNotFoundError: no such archive. ValueError: not a tar archive, a compressed one, or one that is cut off or
             damaged; an image in it that is a link.
     """
-    name = _SLASHES.sub("/", os.fspath(archive))  # the first "//" of a member's path is where its name begins
-    expected = f"from_tar: expected a whole tar archive that is not compressed, got {name!r}"
-    with open(name, "rb") as file:
-        start = file.read(8)
-        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
-        if kind:
+    for member, plain in entries(archive):
+        if plain:
+            yield member
+        elif member.name.lower().endswith(IMAGE_EXTENSIONS):
             raise ValueError(
-                f"{expected}, compressed with {kind}: nothing within it can be read by itself. Unpack it once; photos "
-                "are hardly larger without it."
+                f"from_tar: expected plain files in {member.archive!r}, got {member.name!r:.200}, a link or a sparse "
+                "file. Write the archive with `tar --dereference --hard-dereference`."
             )
-        begin: int | None = 0
-        while begin is not None:  # archives one after the other, as `cat` leaves them
-            file.seek(begin)
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    while (info := tar.next()) is not None:
-                        tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header
-                        if info.isreg() and not info.issparse():
-                            yield Member(name, info.name, info.offset_data, info.size)
-                        elif not info.isdir() and info.name.lower().endswith(IMAGE_EXTENSIONS):
-                            raise ValueError(
-                                f"from_tar: expected plain files in {name!r}, got {info.name!r}, a link or a sparse "
-                                "file. Write the archive with `tar --dereference --hard-dereference`."
-                            )
-                    end = tar.offset
-            except tarfile.TarError as error:
-                raise ValueError(f"{expected}: {error}. Copy it again.") from None
-            file.seek(end)  # where tarfile found no header, it stops in silence
-            if file.read(_BLOCK) != bytes(_BLOCK):
-                if begin and end == begin:
-                    raise ValueError(
-                        f"{expected}, with something after its end at byte {end} that is no archive. Cut it off there."
-                    )
-                raise ValueError(f"{expected}, with neither a header nor its end at byte {end}. Copy it again.")
-            begin = _end_of_zeros(file)
-
-
-def _end_of_zeros(file: BinaryIO) -> int | None:
-    """The block in which there is something again; None: zeros up to the end."""
-    while chunk := file.read(_ZEROS_AT_ONCE):
-        rest = chunk.lstrip(b"\0")
-        if rest:
-            return (file.tell() - len(rest)) // _BLOCK * _BLOCK
-    return None
 
 
 def names_crc32(paths: Sequence[str]) -> int:
