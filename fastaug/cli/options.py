@@ -91,6 +91,9 @@ Root = Annotated[
         show_default="the working directory or the list's folder, where the files are",
     ),
 ]
+Outside = Annotated[
+    bool | None, typer.Option("--outside", help="Of a list: its paths may leave --root.", show_default="an error")
+]
 Encoding = Annotated[str | None, typer.Option(help="Of a list, such as latin-1.", show_default="utf-8")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Of each process.", show_default="8 to 64, so that an epoch has 12 batches")
@@ -149,6 +152,7 @@ class Source(NamedTuple):
     label_sep: LabelSep = None
     kind: Kind = None
     root: Root = None
+    outside: Outside = None
     encoding: Encoding = None
 
     @property
@@ -192,6 +196,7 @@ _GOES_WITH = {
     "label_sep": "a list (.csv)",
     "kind": "a list (.csv)",
     "root": "a list (.csv)",
+    "outside": "a list (.csv)",
     "encoding": "a list (.csv)",
 }
 

@@ -225,6 +225,7 @@ class Samples:
         encoding: str | None = None,
         label_sep: str | None = None,
         kind: Literal["class", "labels", "numbers"] | None = None,
+        outside: bool = False,
     ) -> Samples:
         """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
@@ -245,18 +246,19 @@ class Samples:
                 otherwise classes. Say "numbers" where whole numbers are to be regressed on, "labels" or "class" where
                 an empty value, and -1, is none of the classes. Classes are sorted, as numbers if all of them are
                 numbers.
+            outside: paths may leave `root`, absolute or by "..".
         Raises:
             FileNotFoundError: no such file.
             ValueError: a column that is missing, a row with an empty or missing value, or one that is not of its
-                kind, no rows at all, a file in two rows with different targets, an address instead of a file, another
-                encoding.
+                kind, no rows at all, a file in two rows with different targets, an address instead of a file, a path
+                that leaves `root`, another encoding.
         """
         one = isinstance(target, str)
         columns = columns_named(target, kind, label_sep)
         hint = ', or say kind="class" if it means none of the classes' if one and kind is None else ""
         table = read_table(csv, path, columns, sep, encoding, one and may_be_empty(kind, label_sep), hint)
         chosen = read_targets(table, one, kind, label_sep)
-        return cls._of(located(table, root), chosen)
+        return cls._of(located(table, root, outside), chosen)
 
     @classmethod
     def from_tar(
@@ -350,6 +352,7 @@ class Samples:
         root: str | os.PathLike[str],
         classes: Iterable[str] | None = None,
         pairs: Iterable[tuple[int | str, int | str]] = (),
+        outside: bool = False,
     ) -> Samples:
         """The images of a COCO file, in its order, with their boxes, labels, crowds and keypoints.
 
@@ -362,13 +365,14 @@ class Samples:
             classes: names of categories to take, in this order; objects of others are left out. None: all, sorted by
                 their id; where several have one name, it is "name (id)".
             pairs: keypoints that a mirror exchanges, by name or by number: [("left_eye", "right_eye"), …].
+            outside: names may leave `root`, absolute or by "..".
         Raises:
             FileNotFoundError: no such file.
             ValueError: not COCO's JSON; an annotation of an unknown image or category, without a box, or with another
-                number of keypoints, which the error names by its id.
+                number of keypoints, which the error names by its id; a name that leaves `root`.
         Source: COCO's data format (cocodataset.org/#format-data).
         """
-        return cls._of_objects(read_coco(json, root, classes, pairs))
+        return cls._of_objects(read_coco(json, root, classes, pairs, outside))
 
     @classmethod
     def from_voc(

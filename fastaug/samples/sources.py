@@ -255,6 +255,20 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
             )
 
 
+def file_of(path: str) -> str:
+    """The file, or the archive that a member lies in."""
+    member = MEMBER.fullmatch(path)
+    return member["archive"] if member and not os.path.exists(path) else path
+
+
+def leaves(root: str | os.PathLike[str], path: str) -> bool:
+    """Whether a path that begins with `root`, or is absolute, is not within it, as names go: no link is followed."""
+    start = os.path.join(root, "")
+    if start and path.startswith(start) and ".." not in path[len(start) :]:
+        return False
+    return not os.path.abspath(file_of(path)).startswith(os.path.join(os.path.abspath(root), ""))
+
+
 def names_crc32(paths: Sequence[str]) -> int:
     """A checksum of the files' names in their order, below the folder that holds them all: they may move together."""
     if not paths:
@@ -275,6 +289,8 @@ __all__ = [
     "MemberPaths",
     "Reader",
     "Stamp",
+    "file_of",
+    "leaves",
     "members",
     "names_crc32",
     "narrow",

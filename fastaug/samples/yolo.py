@@ -10,6 +10,7 @@ import numpy as np
 from fastaug.samples.annotations import Found, Pairs, boxes_with_area, class_names, pair_numbers
 from fastaug.samples.pairs import photos_and_texts
 from fastaug.samples.targets import Objects
+from fastaug.text import cut
 
 _BESIDE = "classes.txt"  # the names of the classes, which labelling programs leave there
 _ROUNDING = 0.01  # by which a share may lie outside of the photo
@@ -69,11 +70,17 @@ def read_yolo(
 
 def _lines(path: str) -> list[list[float]]:
     """The numbers in each line."""
+    found: list[list[float]] = []
     try:
         with open(path, encoding="utf-8-sig") as file:
-            return [list(map(float, line.split())) for line in file]
-    except ValueError as error:
-        raise ValueError(f"from_yolo: expected lines of numbers in {path!r}, got something else: {error}.") from None
+            for line in file:
+                found.append(list(map(float, line.split())))
+    except ValueError:  # whose words would be the file's
+        raise ValueError(
+            f"from_yolo: expected lines of numbers in {path!r}, got something else in line {len(found) + 1}. Correct "
+            "the line, or move the file away."
+        ) from None
+    return found
 
 
 def _check(numbers: list[float], names: list[str], where: str) -> None:
@@ -97,7 +104,7 @@ def _check(numbers: list[float], names: list[str], where: str) -> None:
             "Divide pixels by width and height."
         )
     if not all(share in (0, 1, 2) for share in shares[6::3]):
-        raise ValueError(f"from_yolo: expected visibility 0, 1 or 2 in {where}, got {shares[6::3]}.")
+        raise ValueError(f"from_yolo: expected visibility 0, 1 or 2 in {where}, got {cut(shares[6::3])}.")
 
 
 __all__ = ["read_yolo"]

@@ -84,13 +84,22 @@ def test_voc_without_area(tmp_path: Path) -> None:
         (page(thing("dog", 1, 1, 5, 5), thing("", 1, 1, 5, 5)), "in object 2 of"),
         (page(thing("dog", 1, 1, 5, "nan")), "in object 1 of"),
         (page("<object><name>dog</name></object>"), r"in object 1 of .*got 'dog' and \['', '', '', ''\]"),
+        (
+            page(size=f"<size><width>{'9' * 5000}</width><height>1</height></size>"),
+            r"width and height in .*got '9{50,}…",
+        ),
+        (page(thing("x" * 5000, 1, 1, 5, "y" * 5000)), r"in object 1 of .*got 'x{50,}…"),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', "expected XML in .*: unknown encoding"),
+        (f"<{'x' * 5000}/>", r"expected <annotation> in .*, got <x{60}>"),
+        ("<annotation>" + "<a>" * 100_000, "expected XML in"),
         (page(size="<size><width>5.5</width><height>1</height></size>"), r"width and height in .*got '5\.5' and '1'"),
     ],
 )
 def test_voc_errors(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, images_a="", xml_a=text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         Samples.from_voc(tmp_path / "images", tmp_path / "xml")
+    assert len(str(error.value)) < 600
 
 
 def test_voc_has_a_file_for_each_photo(tmp_path: Path) -> None:
@@ -163,7 +172,8 @@ def test_yolo_says_what_is_left_out(tmp_path: Path) -> None:
         ("0 .5 .5 .5 .5 .1 7 2\n", r"shares .*got 7"),
         ("0 .5 .5 .5 .5 .1 .2 .5\n", r"visibility 0, 1 or 2 in line 1 of .*got \[0\.5\]"),
         ("0 .5 .5 .5 .5 .1 .2 1\n\n0 .5 .5 .5 .5\n", r"8 values in line 3 of .*, as in line 1 of .*got 5"),
-        ("cat .5 .5 .5 .5\n", r"lines of numbers in '.*a\.txt', got something else: .*'cat'"),
+        ("cat .5 .5 .5 .5\n", r"lines of numbers in '.*a\.txt', got something else in line 1\. "),
+        ("0 .5 .5 .5 .5\nthe secret key\n", r"in '.*a\.txt', got something else in line 2\. Correct .* away\.$"),
         ("", "none with an object"),
     ],
 )
