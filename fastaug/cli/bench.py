@@ -69,7 +69,7 @@ def bench(
     figures = {name: getattr(total, name) for name in names} | {"quarantined": len(set(loader.quarantined))}
     speed = after_first_batches / (total.model_s + total.waited_s + total.warp_s)
     first = f"{speed:,.0f} images/s: {total.images:,} images, mode {mode}, {f'model {model}' if model else 'no model'}"
-    print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, str(total)])
+    print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, *str(total).split("\n")])
 
 
 def _training_step(model: str | None, loader: ImageLoader) -> Callable[[Tensor, Tensor], None]:

@@ -11,7 +11,6 @@ from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import Debug, Json, Overwrite, Source
 from fastaug.cli.printing import print_figures
 from fastaug.cli.progress import progress_bar
-from fastaug.text import printable
 
 
 def check(
@@ -34,7 +33,7 @@ def check(
     with progress_bar(len(samples), "files") as done:
         bad = bad_files(samples, num_threads, done)
     listed = [{"path": samples.paths[row], "reason": reason} for row, reason in bad.items()]
-    lines = [f"{printable(one['path'])}: {printable(one['reason'])}" for one in listed]
+    lines = [f"{one['path']}: {one['reason']}" for one in listed]
     lines.append(f"{len(bad):,} of {len(samples):,} files are bad" + (f"; the others: {clean}" if clean else ""))
     print_figures(as_json, {"files": len(samples), "bad": listed}, lines)
     if clean is not None:  # after the list, which took long: the disk may be full

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import Debug, Device, Json, Overwrite
-from fastaug.cli.printing import importing_torch, print_json, say_row
+from fastaug.cli.printing import as_json_text, importing_torch, print_json, say_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +59,7 @@ def predict(
         else:
             described |= _as_json(predictor, found)
         if as_json:  # one array, an element a line, so that it can be read while it is written
-            print_json(f"{',' if written else '['}{json.dumps(described)}")
+            print_json(f"{',' if written else '['}{as_json_text(described)}")
             written += 1
         elif not isinstance(found, str):
             say_row(path, *_cells(predictor, found))

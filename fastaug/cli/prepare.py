@@ -11,7 +11,6 @@ import typer
 from fastaug.cli.options import CacheBytes, Debug, Device, Json, Source
 from fastaug.cli.printing import importing_torch, in_bytes, print_figures, say
 from fastaug.cli.progress import progress_bar
-from fastaug.text import printable
 
 _NAMED = 3  # bad files
 
@@ -48,7 +47,7 @@ def prepare(
         raise
     speed = came.made / (time.perf_counter() - start)
     listed = [{"path": samples.paths[row], "reason": reason} for row, reason in came.bad.items()]
-    lines = [f"bad: {printable(one['path'])}: {printable(one['reason'])}" for one in listed[:_NAMED]]
+    lines = [f"bad: {one['path']}: {one['reason']}" for one in listed[:_NAMED]]
     if len(listed) > _NAMED:
         lines.append(f"bad: {len(listed) - _NAMED:,} more; `fastaug check` lists them all")
     lines.append(f"{came.made:,} photos made, {came.there:,} were there, {len(listed):,} files are bad")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -23,6 +24,11 @@ _PLUGINS = {
     "TGA": "Tga",
 }  # fmt: skip
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OTHERS = {  # what a file begins with -> what it is
+    b"%PDF": "a PDF", b"<": "HTML or XML", b"PK": "a ZIP archive", b"\x1f\x8b": "gzip", b"{": "JSON",
+    b"\0\0\0\0": "zeros", b"version https://git-lfs": "a pointer of Git LFS",
+}  # fmt: skip
+_QUOTED = re.compile(r"""b?(['"])(?:\\.|(?!\1).)*(?:\1|$)""")
 _ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284  # tags of TIFF
 _BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -131,7 +137,8 @@ def _open(content: bytes) -> Any:
         raise Unreadable(
             "a HEIC file: pip install pillow-heif, and call pillow_heif.register_heif_opener() before loading"
         )
-    raise Unreadable(f"not an image format that is read; the file starts with {content[:8]!r}")
+    looks = next((f"; it looks like {kind}" for start, kind in _OTHERS.items() if content.startswith(start)), "")
+    raise Unreadable(f"not an image format that is read{looks}")
 
 
 @contextmanager
@@ -202,7 +209,9 @@ def _orientation_of(image: Any) -> int:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    """What Pillow says, without what it quotes of the file."""
+    said = "" if isinstance(error, UnicodeError) else _QUOTED.sub("…", str(error)).strip(" …")
+    return (said.splitlines() or [type(error).__name__])[0][:120]
 
 
 __all__ = ["Unreadable", "check_size", "decode", "decode_mask", "orientation"]

@@ -48,7 +48,7 @@ def read_voc(
     if other:
         said.append(
             f"from_voc: left out {sum(other.values()):,} objects of {len(other):,} classes that are not in classes=: "
-            f"{', '.join(sorted(other)[:5])}."
+            f"{printable(', '.join(sorted(other)[:5]))}."
         )
     sizes = np.array([file.size for file in read], np.int64)
     objects = Objects.gathered(len(read), photo[kept], corners[kept], labels[kept], sizes=sizes)
