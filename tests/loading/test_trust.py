@@ -28,7 +28,8 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.loading.loader import BadFileError
 from fastaug.loading.workers import prefetch
-from fastaug.samples.sources import Member, MemberPaths
+from fastaug.samples.sources import Member, MemberPaths, names_crc32
+from fastaug.samples.targets import MaskFiles
 from tests.compare import assert_same_batches
 from tests.factories import (
     PATIENCE_S,
@@ -187,6 +188,29 @@ def test_a_data_set_may_move(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch)
         make_loader(moved).load_state_dict(state)
     monkeypatch.setattr(os, "sep", "\\")
     make_loader(renamed(nested, lambda path: path.replace("/", "\\"))).load_state_dict(state)
+
+
+def test_a_state_belongs_to_its_masks(crowd: fa.Samples) -> None:
+    """Which may move too, apart from their photos."""
+
+    def masked(*names: str) -> fa.Samples:
+        return fa.Samples(crowd.paths, MaskFiles([*names, *(f"{path}.png" for path in crowd.paths[len(names) :])]))
+
+    state = make_loader(masked()).state_dict()
+    moved = MaskFiles([f"/masks/{os.path.basename(path)}.png" for path in crowd.paths])
+    make_loader(fa.Samples(crowd.paths, moved)).load_state_dict(state)
+    for other in (masked(f"{crowd.paths[0]}.PNG"), masked(f"{crowd.paths[1]}.png", f"{crowd.paths[0]}.png")):
+        with pytest.raises(ValueError, match="expected a state of targets_crc32"):
+            make_loader(other).load_state_dict(state)
+
+
+def test_names_of_a_million_files_are_cheap() -> None:
+    """About as much as to make the list of their paths."""
+    start = time.process_time()
+    paths = [f"/data/train/class_{i % 100:03}/image_{i:07}.jpg" for i in range(300_000)]
+    listed = time.process_time()
+    names_crc32(paths)
+    assert time.process_time() - listed < 3 * (listed - start)
 
 
 def test_a_state_of_an_earlier_version_is_looked_at_as_it_was_then(crowd: fa.Samples) -> None:
