@@ -161,8 +161,8 @@ def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -
             label = _label_beside(image, labels.get(stem), field, reader)
         if not label:
             raise ValueError(
-                f"from_tar: expected a class for every image, got none for {image.name!r} in {image.archive!r}. Say "
-                'where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
+                f"from_tar: expected a class for every image, got none for {cut(image.name, 300)} in "
+                f'{image.archive!r}. Say where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
             )
         yield image, label
 
@@ -170,10 +170,11 @@ def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -
 def _several_images(archive: str, taken: str | None, image: str, sample: list[str], extension: str) -> ValueError:
     """taken: the image that has the label which this one would have; None: there is no label for each of the sample."""
     first, second = (taken, image) if taken else sample[:2]
-    own = "" if taken else f", or write the class of each beside it, {f'{_stem(second)}.{extension}'!r}"
+    own = "" if taken else f", or write the class of each beside it, {cut(f'{_stem(second)}.{extension}', 300)}"
+    ending = posixpath.basename(first).partition(".")[2]
     return ValueError(
-        f"from_tar: expected one image per sample, got {first!r} and {second!r} in {archive!r}. Name the ending of the "
-        f"one to load, image={posixpath.basename(first).partition('.')[2]!r}{own}."
+        f"from_tar: expected one image per sample, got {cut(first, 300)} and {cut(second, 300)} in {archive!r}. Name "
+        f"the ending of the one to load, image={cut(ending)}{own}."
     )
 
 
@@ -201,7 +202,7 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
     except (ValueError, AttributeError, RecursionError) as error:
         got = "something else" if isinstance(error, UnicodeDecodeError) else f"something else: {error}"
         raise ValueError(
-            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {image.name!r} in "
+            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {cut(image.name, 300)} in "
             f"{image.archive!r}, got {got}. Correct it, or name another target."
         ) from None
     return str(value)

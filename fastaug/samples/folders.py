@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fastaug.samples.sources import IMAGE_EXTENSIONS
-from fastaug.text import printable
+from fastaug.text import cut, printable
 
 # Folders of copies, of thumbnails and of what was deleted, which Synology, QNAP, macOS and Windows make.
 NO_DATA = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin"}
@@ -65,7 +65,7 @@ class LeftOut:
     def __str__(self) -> str:
         kinds = sorted(self.kinds.items(), key=lambda item: (-item[1][0], item[0]))
         named = [
-            f"{count:,} {printable(kind)} ({example[len(self.below) :] or os.curdir!r})"
+            f"{count:,} {printable(kind)} ({cut(example[len(self.below) :] or os.curdir, 300)})"
             for kind, (count, example) in kinds[:_MOST_KINDS]
         ]
         rest = [count for _, (count, _) in kinds[_MOST_KINDS:]]

@@ -41,7 +41,7 @@ from fastaug.samples.tables import located, read_table, write_table
 from fastaug.samples.targets import MaskFiles
 from fastaug.samples.voc import read_voc
 from fastaug.samples.yolo import read_yolo
-from fastaug.text import cut, html_table, printable
+from fastaug.text import cut, html_table, printable, short
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
 _MOST_DIGITS = 18  # that are read as a number: of more than 4,300 Python makes none
@@ -302,7 +302,7 @@ class Samples:
         paths, labels, left_out = index_archives(found, layout, None if index is None else os.fspath(index))
         if not len(paths):
             got = str(left_out) or "none"
-            raise ValueError(f"from_tar: expected images in {archives!r}, got {got}. {WHAT_IS_TAKEN}")
+            raise ValueError(f"from_tar: expected images in {cut(archives, 300)}, got {got}. {WHAT_IS_TAKEN}")
         _warn(left_out.warning("from_tar"))
         if pattern is None and target == "folder":
             folders = {posixpath.dirname(paths.name(row)) for row in range(len(paths))}
@@ -569,9 +569,7 @@ class Samples:
 
     def describe(self) -> str:
         """A line with the totals and a line per class: how many images it has; per column of numbers their range."""
-        rows = [
-            (printable(name), *figures) for name, *figures in KINDS[self.kind].table(self.targets, self.classes).rows
-        ]
+        rows = [(short(name), *figures) for name, *figures in KINDS[self.kind].table(self.targets, self.classes).rows]
         width = max((len(row[0]) for row in rows), default=0)
         lines = (f"{name:<{width}}  " + "  ".join(f"{figure:>7}" for figure in figures) for name, *figures in rows)
         return "\n".join([repr(self), *lines])
@@ -646,4 +644,4 @@ def _warn(said: Iterable[str]) -> None:
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
     """The first names, as can be printed."""
-    return printable(", ".join(names[:most])) + (", …" if len(names) > most else "")
+    return ", ".join(map(short, names[:most])) + (", …" if len(names) > most else "")

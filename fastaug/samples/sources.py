@@ -19,6 +19,7 @@ import numpy as np
 
 from fastaug.files import read_at
 from fastaug.samples.tar import Member, entries, is_member
+from fastaug.text import cut
 
 IMAGE_EXTENSIONS = (  # of what is decoded
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
@@ -250,8 +251,8 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
             yield member
         elif member.name.lower().endswith(IMAGE_EXTENSIONS):
             raise ValueError(
-                f"from_tar: expected plain files in {member.archive!r}, got {member.name!r:.200}, a link or a sparse "
-                "file. Write the archive with `tar --dereference --hard-dereference`."
+                f"from_tar: expected plain files in {member.archive!r}, got {cut(member.name, 300)}, a link or a "
+                "sparse file. Write the archive with `tar --dereference --hard-dereference`."
             )
 
 

@@ -199,8 +199,8 @@ def _reader(file: IO[str], name: str, columns: list[str], sep: str | None) -> tu
         most = max(most, header, key=len)
     missing = next(column for column in columns if column not in most)
     expected = f"from_csv: expected a column {missing!r} in {name!r}, got"
-    names = len(most) > 1 and all(map(_COLUMN.fullmatch, most))
-    if most and not names and not all(column in most[0] for column in columns):
+    named = any(column in most for column in columns) or all(column in "".join(most) for column in columns)
+    if most and not named and (len(most) < 2 or not all(map(_COLUMN.fullmatch, most))):
         raise ValueError(f"{expected} a first line that names no columns. Give a list, or name another file.")
     if not most or most[0].lower().endswith(IMAGE_EXTENSIONS):
         advice = f"Write the names of the columns, {' and '.join(map(repr, columns))}, into the first line"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from fastaug.files import read_at
 
 MAX_HEADER_BYTES = 1 << 20  # of a long name, and of the records of PAX
+_MOST_NAME_BYTES = 1 << 14  # four times what a path on Linux has
 _BLOCK = 512
 _ZEROS_AT_ONCE = 1 << 20
 _SLASHES = re.compile(r"(?<=.)//+")
@@ -157,10 +158,12 @@ def _entry_at(read: Read, begin: int) -> _Entry | None:
     if not name:
         name, prefix = _text(block[:100]), _text(block[345:500])
         name = prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name
-    name = records.get(b"GNU.sparse.name") or records.get(b"path") or name
-    folder = kind == _FOLDER or (kind == b"\0" and _text(name).endswith(b"/"))
+    name = _text(records.get(b"GNU.sparse.name") or records.get(b"path") or name)
+    if len(name) > _MOST_NAME_BYTES:
+        raise ValueError(f"a name of {len(name):,} bytes before byte {place}, more than {_MOST_NAME_BYTES:,}")
+    folder = kind == _FOLDER or (kind == b"\0" and name.endswith(b"/"))
     return _Entry(
-        _text(name).decode("utf-8", "surrogateescape"),
+        name.decode("utf-8", "surrogateescape"),
         kind in _FILES and not folder and not sparse,
         folder,
         offset,

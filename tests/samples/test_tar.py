@@ -146,6 +146,11 @@ def test_hundreds_of_damaged_headers(tmp_path: Path) -> None:
         ([header("x", 3 << 30, b"L")], "a header of 3,221,225,472 bytes at byte 0, more than 1,048,576"),
         ([header("x", 3 << 30, b"K")], "a header of 3,221,225,472 bytes at byte 0, more than 1,048,576"),
         ([header("x", 2**80, b"g")], "a header of 1,208,925,819,614,629,174,706,176 bytes at byte 0"),
+        (
+            [header("x", 20_000, b"L"), padded(b"x" * 20_000), header()],
+            "a name of 20,000 bytes before byte 20992, more",
+        ),
+        ([pax(record("path", "x" * 20_000)), header()], "a name of 20,000 bytes before byte 20992, more than 16,384"),
         ([pax(b""), header("1.jpg", 0)[:156], b"7" * 356], "no header at byte 512 after one that extends it"),
         ([pax(record("size", "-5")), header()], "a size that is no number before byte 1024"),
         ([pax(record("size", "9" * 5000)), header()], "a size that is no number"),
