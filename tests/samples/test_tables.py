@@ -241,6 +241,8 @@ def test_names_that_are_not_utf8_there_and_back(tmp_path: Path) -> None:
     assert Samples.from_csv(tmp_path / "list.csv") == samples
     assert samples.classes[-1] == "th\udce9"
     assert "\\n" in repr(samples)
+    long = Samples(["1.jpg", "2.jpg"], [0, 1], ["n" * 300, "cat"])
+    assert max(map(len, [repr(long), *long.describe().splitlines()])) < 120
     assert (repr(samples) + samples.describe().replace("\n", "")).isprintable()
 
 
