@@ -19,7 +19,7 @@ import numpy as np
 from fastaug.files import whole_file
 from fastaug.samples.folders import IMAGES_NOT_READ, NO_DATA, LeftOut
 from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
-from fastaug.text import cut
+from fastaug.text import cut, kind_of
 
 MOST_ARCHIVES = 1_000_000  # that a pattern may name
 MAX_LABEL_BYTES = 1 << 24  # of what lies beside an image
@@ -49,7 +49,9 @@ def find_archives(archives: str | os.PathLike[str] | Iterable[str | os.PathLike[
     for name in (name for pattern in given for name in _without_ranges(os.fspath(pattern))):
         matching = [name] if os.path.exists(name) else sorted(glob.glob(name))
         if not matching:
-            raise FileNotFoundError(f"from_tar: expected archives, got none for {name!r}. Check the path or pattern.")
+            raise FileNotFoundError(
+                f"from_tar: expected archives, got none for {cut(name, 1000)}. Check the path or pattern."
+            )
         other = next((path for path in matching if not os.path.isfile(path)), None)
         if other is not None:
             raise ValueError(f"from_tar: expected archives, got {other!r}, which is no file. Name the files in it.")
@@ -198,7 +200,7 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
         if field:
             value = json.loads(value).get(field, "")
         if not isinstance(value, str | int):
-            raise ValueError(cut(value))
+            raise ValueError(kind_of(value))
     except (ValueError, AttributeError, RecursionError) as error:
         got = "something else" if isinstance(error, UnicodeDecodeError) else f"something else: {error}"
         raise ValueError(

@@ -287,7 +287,7 @@ def test_names_patterns_and_several_images(shard: Path, tmp_path: Path) -> None:
         ({"x.jpg": b"", "x.cls": b"\xff\xfe"}, {}, "expected text beside 'x.jpg'"),
         ({"x.jpg": b"", "x.cls": b"99999999999"}, {}, "expected indices of classes below 1,000,000"),
         ({"x.jpg": b"", "x.json": b"[1]"}, {"target": "json:label"}, "expected JSON with 'label'"),
-        ({"x.jpg": b"", "x.json": b'{"label": [1]}'}, {"target": "json:label"}, r"got something else: \[1\]"),
+        ({"x.jpg": b"", "x.json": b'{"label": [1]}'}, {"target": "json:label"}, "got something else: list\\."),
         ({"x.jpg": b""}, {"target": "folder"}, "expected a class for every image"),
         ({"./x.jpg": b""}, {"target": "folder"}, "expected a class for every image"),
         ({"x.jpg": b""}, {"pattern": r"(\d)"}, "expected a class for every image"),

@@ -271,11 +271,12 @@ def test_one_call_need_not_give_all_bytes(tmp_path: Path, monkeypatch: pytest.Mo
     ("text", "reason"),
     [
         (b"[" * 100_000, "something else: maximum recursion depth exceeded"),
-        (b'{"label": ' + b"[" * 900 + b"]" * 900 + b"}", r"something else: \[\[\["),
+        (b'{"label": ' + b"[" * 900 + b"]" * 900 + b"}", "got something else: list\\."),
         (b'{"label": ' + b"9" * 5000 + b"}", "something else: Exceeds the limit"),
         (b'{"label": ' + b"9" * 4000 + b"}", "expected indices of classes below 1,000,000, got '999"),
-        (b'{"label": [' + b'"x",' * 5000 + b'"x"]}', r"something else: \['x', "),
-        (b'{"label": 1e999}', "something else: inf"),
+        (b'{"label": [' + b'"x",' * 5000 + b'"x"]}', "got something else: list\\."),
+        (b'{"label": 1e999}', "got something else: float\\."),
+        (b'{"label": {"SECRET": 1}}', "got something else: dict\\."),
     ],
 )
 def test_json_that_is_deep_or_huge(text: bytes, reason: str, tmp_path: Path) -> None:
