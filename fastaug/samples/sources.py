@@ -29,6 +29,7 @@ OPEN_ARCHIVES = 32  # that a Reader keeps open
 
 MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _NAMES_AT_ONCE = 1 << 16
+_SLASHES = re.compile(r"(?<=.)//+")
 
 
 def read_bytes(path: str) -> bytes | str:
@@ -246,14 +247,17 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
         FileNotFoundError: no such archive. ValueError: not a tar archive, a compressed one, or one that is cut off or
             damaged; an image in it that is a link.
     """
-    for member, plain in entries(archive):
-        if plain:
-            yield member
-        elif member.name.lower().endswith(IMAGE_EXTENSIONS):
-            raise ValueError(
-                f"from_tar: expected plain files in {member.archive!r}, got {cut(member.name, 300)}, a link or a "
-                "sparse file. Write the archive with `tar --dereference --hard-dereference`."
-            )
+    name = _SLASHES.sub("/", os.fspath(archive))  # the first "//" of a member's path is where its name begins
+    opened = _Archive(name)
+    with opened.file:
+        for member, plain in entries(name, opened.read, opened.size()):
+            if plain:
+                yield member
+            elif member.name.lower().endswith(IMAGE_EXTENSIONS):
+                raise ValueError(
+                    f"from_tar: expected plain files in {name!r}, got {cut(member.name, 300)}, a link or a sparse "
+                    "file. Write the archive with `tar --dereference --hard-dereference`."
+                )
 
 
 def file_of(path: str) -> str:

@@ -6,19 +6,14 @@ header that extends another, or raises whatever comes.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
-
-from fastaug.files import read_at
 
 MAX_HEADER_BYTES = 1 << 20  # of a long name, and of the records of PAX
 _MOST_NAME_BYTES = 1 << 14  # four times what a path on Linux has
 _BLOCK = 512
 _ZEROS_AT_ONCE = 1 << 20
-_SLASHES = re.compile(r"(?<=.)//+")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OCTAL = re.compile(rb"[0-7]*")
 _DECIMAL = re.compile(rb"[0-9]{1,20}")
@@ -56,48 +51,46 @@ class _Entry(NamedTuple):
     end: int
 
 
-def entries(archive: str | os.PathLike[str]) -> Iterator[tuple[Member, bool]]:
+def entries(archive: str, read: Read, length: int) -> Iterator[tuple[Member, bool]]:
     """What is in a tar archive but for folders, and whether it is a file, not a link or a sparse one.
 
+    Args:
+        archive: its name. read: its bytes. length: how many it has.
     Raises:
-        FileNotFoundError: no such archive. ValueError: not a tar archive, a compressed one, or one that is cut off or
-            damaged.
+        ValueError: not a tar archive, a compressed one, or one that is cut off or damaged.
     """
-    name = _SLASHES.sub("/", os.fspath(archive))  # the first "//" of a member's path is where its name begins
-    expected = f"from_tar: expected a whole tar archive that is not compressed, got {name!r}"
-    with open(name, "rb", buffering=0) as file:
-        length, read = os.fstat(file.fileno()).st_size, partial(read_at, file.fileno())
-        start = read(8, 0)
-        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
-        if kind:
+    expected = f"from_tar: expected a whole tar archive that is not compressed, got {archive!r}"
+    start = read(8, 0)
+    kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
+    if kind:
+        raise ValueError(
+            f"{expected}, compressed with {kind}: nothing within it can be read by itself. Unpack it once; photos are "
+            "hardly larger without it."
+        )
+    place: int | None = 0
+    begin = place  # of the archive, of several one after the other, as `cat` leaves them
+    while place is not None:
+        try:
+            entry = _entry_at(read, place)
+        except ValueError as error:
+            raise ValueError(f"{expected}: {error}. Copy it again.") from None
+        if entry is None:
+            if read(_BLOCK, place) != bytes(_BLOCK):
+                if begin and place == begin:
+                    raise ValueError(
+                        f"{expected}, with something after its end at byte {place} that is no archive. Cut it off "
+                        "there."
+                    )
+                raise ValueError(f"{expected}, with neither a header nor its end at byte {place}. Copy it again.")
+            place = begin = _end_of_zeros(read, place)
+            continue
+        if entry.end > length:
             raise ValueError(
-                f"{expected}, compressed with {kind}: nothing within it can be read by itself. Unpack it once; photos "
-                "are hardly larger without it."
+                f"{expected}, which ends after {length:,} bytes, within {entry.name[:200]!r}. Copy it again."
             )
-        place: int | None = 0
-        begin = place  # of the archive, of several one after the other, as `cat` leaves them
-        while place is not None:
-            try:
-                entry = _entry_at(read, place)
-            except ValueError as error:
-                raise ValueError(f"{expected}: {error}. Copy it again.") from None
-            if entry is None:
-                if read(_BLOCK, place) != bytes(_BLOCK):
-                    if begin and place == begin:
-                        raise ValueError(
-                            f"{expected}, with something after its end at byte {place} that is no archive. Cut it off "
-                            "there."
-                        )
-                    raise ValueError(f"{expected}, with neither a header nor its end at byte {place}. Copy it again.")
-                place = begin = _end_of_zeros(read, place)
-                continue
-            if entry.end > length:
-                raise ValueError(
-                    f"{expected}, which ends after {length:,} bytes, within {entry.name[:200]!r}. Copy it again."
-                )
-            place = entry.end
-            if not entry.folder:
-                yield Member(name, entry.name, entry.offset, entry.size), entry.plain
+        place = entry.end
+        if not entry.folder:
+            yield Member(archive, entry.name, entry.offset, entry.size), entry.plain
 
 
 def is_member(read: Read, offset: int, size: int) -> bool:

@@ -8,7 +8,8 @@ import re
 import tarfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 
 import fastaug as fa
 from fastaug.files import read_at
+from fastaug.samples import tar
 from fastaug.samples.archives import find_archives
 from fastaug.samples.sources import read_bytes
-from fastaug.samples.tar import MAX_HEADER_BYTES, entries
+from fastaug.samples.tar import MAX_HEADER_BYTES, Member
 from tests.factories import write_tar
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
@@ -58,6 +60,11 @@ def record(key: str, value: str) -> bytes:
     return str(length).encode() + text
 
 
+def entries(archive: Path) -> Iterator[tuple[Member, bool]]:
+    with open(archive, "rb") as file:
+        yield from tar.entries(str(archive), partial(read_at, file.fileno()), archive.stat().st_size)
+
+
 def written(path: Path, *blocks: bytes) -> Path:
     path.write_bytes(b"".join(blocks) + bytes(1024))
     return path
@@ -66,7 +73,7 @@ def written(path: Path, *blocks: bytes) -> Path:
 def some_archive(rng: random.Random) -> bytes:
     """A few members of every kind, as `tarfile` writes them in one of its formats."""
     made, form = io.BytesIO(), rng.choice(FORMATS)
-    with tarfile.open(fileobj=made, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=made, mode="w", format=form) as file:
         for i in range(rng.randrange(1, 6)):
             info = tarfile.TarInfo(rng.choice(NAMES[:2] if form == tarfile.USTAR_FORMAT else NAMES))
             info.type = rng.choice(KINDS)
@@ -76,7 +83,7 @@ def some_archive(rng: random.Random) -> bytes:
                 info.size = rng.choice([0, 1, 511, 512, 513, 2000])
             if form == tarfile.PAX_FORMAT and rng.random() < 0.3:
                 info.pax_headers = {"SCHILY.xattr.user.x": "v" * rng.randrange(2000)}
-            tar.addfile(info, io.BytesIO(bytes([65 + i]) * info.size))
+            file.addfile(info, io.BytesIO(bytes([65 + i]) * info.size))
     return made.getvalue()
 
 
@@ -85,8 +92,8 @@ def test_the_same_members_as_tarfile_finds(tmp_path: Path) -> None:
     found = 0
     for _ in range(150):
         archive.write_bytes(some_archive(rng))
-        with tarfile.open(archive, "r:", encoding="utf-8", errors="surrogateescape") as tar:
-            expected = [(one.name, one.offset_data, one.size, one.isreg()) for one in tar if not one.isdir()]
+        with tarfile.open(archive, "r:", encoding="utf-8", errors="surrogateescape") as file:
+            expected = [(one.name, one.offset_data, one.size, one.isreg()) for one in file if not one.isdir()]
         assert [(one.name, one.offset, one.size, plain) for one, plain in entries(archive)] == expected
         found += len(expected)
     assert found > 300
