@@ -24,6 +24,7 @@ from fastaug.text import cut, kind_of
 MOST_ARCHIVES = 1_000_000  # that a pattern may name
 MAX_LABEL_BYTES = 1 << 24  # of what lies beside an image
 
+_EMPTY = "the file is empty"  # the reason of a member without content
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}", re.ASCII)
 _HIDDEN = re.compile(r"(?:^|/)\.(?!/|\./)")
 _NO_DATA = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, sorted(NO_DATA)))})/", re.IGNORECASE)
@@ -195,7 +196,9 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
             raise ValueError(f"{label.size:,} bytes, more than {MAX_LABEL_BYTES:,}")
         content = reader.read_bytes(label.path)
         if isinstance(content, str):
-            return ""
+            if content == _EMPTY:
+                return ""
+            raise OSError(f"from_tar: could not read {cut(label.path, 300)}: {content}. See to it, and try again.")
         value: Any = content.decode().strip()
         if field:
             value = json.loads(value).get(field, "")

@@ -293,6 +293,13 @@ def test_json_that_is_deep_or_huge(text: bytes, reason: str, tmp_path: Path) -> 
     assert len(str(error.value)) < 500
 
 
+def test_a_label_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "1.cls": b"0"})
+    monkeypatch.setattr("fastaug.samples.sources.Reader.read_bytes", lambda *_: "Input/output error")
+    with pytest.raises(OSError, match=r"from_tar: could not read '.*a\.tar//1\.cls@1536\+1': Input/output error\. See"):
+        fa.Samples.from_tar(archive)
+
+
 def test_a_number_that_is_too_long_is_no_index_of_a_class(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "1.cls": b"9" * 5000})
     for classes in (None, ["a"]):
