@@ -377,8 +377,8 @@ class ImageLoader(IterableDataset[Any]):
             iteration = known()
             if iteration is not None:
                 iteration.close()
-        # DALI's results refer to each other in circles, which keep its threads until the garbage collector comes by
-        gc.collect()
+        if self.decoder_choice.name == "dali":  # its results refer to each other in circles, which keep its threads
+            gc.collect()
 
     def _settings(self) -> dict[str, object]:
         """What is shown of it."""

@@ -36,9 +36,8 @@ class Pool(ThreadPoolExecutor):
         """Leave out what was not begun, and wait for the rest. Returns whether it did."""
         if not self.is_here:  # and whoever held its lock does not exist
             return False
-        ours = threading.current_thread().name.startswith(
-            _NAME
-        )  # called by the garbage collector: it would wait for us
+        # The garbage collector may call this in one of them, which would wait for itself
+        ours = threading.current_thread().name.startswith(_NAME)
         self.shutdown(wait=not ours, cancel_futures=True)
         return not ours
 

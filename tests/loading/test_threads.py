@@ -19,7 +19,7 @@ from PIL import Image
 import fastaug as fa
 from fastaug.loading.iteration import Stop
 from fastaug.samples.sources import Reader
-from tests.factories import PATIENCE_S, epoch, make_loader
+from tests.factories import PATIENCE_S, epoch, make_loader, wait_until
 
 AUGMENT = fa.aug_transforms(size=16, normalize=None)
 
@@ -195,38 +195,32 @@ def test_an_iteration_that_the_garbage_collector_ends_in_a_thread_of_its_own(
     small: fa.Samples, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after an exception whose traceback had it: such a thread would wait for itself."""
-    collected, wait = threading.Event(), Reader.read_bytes
+    dropped, wait = threading.Event(), Reader.read_bytes
 
     def collect(reader: Reader, path: str) -> Any:
         content = wait(reader, path)
-        gc.collect()
-        collected.set()
+        if dropped.is_set():
+            gc.collect()
         return content
 
     monkeypatch.setattr(Reader, "read_bytes", collect)
     gc.collect()
     gc.disable()
     try:
-        circle: list[Any] = [iter(make(small))]
-        circle.append(circle)
-        threading.Thread(target=next, args=(circle[0], None), daemon=True).start()
-        while not any("read" in name for name in ours()):
-            time.sleep(0.001)
-        # the batches after the first one are being read when nobody wants them any more
         held.set()
-        while circle[0]._stop is None:
-            time.sleep(0.001)
+        circle: list[Any] = [iter(make(small, prefetch_batches=2))]
+        next(circle[0])
+        circle.append(circle)
         ended = weakref.ref(circle[0])
+        held.clear()
+        next(circle[0])  # and so another batch is being read
         del circle
-        assert collected.wait(PATIENCE_S)
+        dropped.set()
+        held.set()
+        wait_until(lambda: ended() is None)
     finally:
         gc.enable()
-    until = time.monotonic() + PATIENCE_S
-    while ours() and time.monotonic() < until:
-        gc.collect()
-        time.sleep(0.001)
-    assert ended() is None
-    assert ours() == []
+    wait_until(lambda: ours() == [])
 
 
 def test_stopping_tells_once_whoever_comes_first() -> None:
