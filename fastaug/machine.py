@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # imported when it is asked: counting the cores does without
     import torch
@@ -131,6 +132,31 @@ def _quotas(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> list[int]:
             if quota > 0:  # -1: no limit
                 found.append(-(-quota // period))
     return found
+
+
+class Forked(Protocol):
+    """What a forked child has of its parent, with locks that a thread may hold which the child does not have."""
+
+    def renew(self) -> None:
+        """Called in the child, before anything else is done there."""
+        ...
+
+
+_in_forks: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def renew_in_forks(thing: Forked) -> None:
+    """Have it renewed in every forked child, as long as it lives."""
+    _in_forks.add(thing)
+
+
+def _renew_all() -> None:
+    for thing in list(_in_forks):
+        thing.renew()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_renew_all)
 
 
 def memory_left() -> int:

@@ -6,6 +6,7 @@ Numba's cache looks at the file of a kernel only: after a change here, delete `_
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from llvmlite import ir
 from numba import njit as _numba_njit
 from numba import types
 from numba.core import event
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic as _numba_intrinsic
 
 log = logging.getLogger("fastaug")
@@ -48,6 +50,9 @@ class _Notice(event.Listener):
 
 
 event.register("numba:compile", _Notice())
+if hasattr(os, "register_at_fork"):  # forks wait for what is being compiled: a child would wait for its end for ever
+    lock = global_compiler_lock
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

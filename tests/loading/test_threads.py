@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import json
+import multiprocessing
 import os
 import random
 import signal
 import threading
 import time
+import traceback
+import warnings
 import weakref
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fastaug as fa
@@ -142,18 +150,18 @@ def test_closing_in_the_body_of_the_loop(small: fa.Samples) -> None:
 
 def test_closing_in_a_signal_handler(small: fa.Samples) -> None:
     """It may interrupt the consumer anywhere: while it waits, warps, closes, or has the batch."""
-    chance, loader = random.Random(1), make(small)
-    before = signal.signal(signal.SIGALRM, lambda *_: loader.close())
+    chance, loader, here = random.Random(1), make(small), threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, lambda *_: loader.close())
     try:
         for _ in range(100):
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0005, 0.012))
+            timer = threading.Timer(chance.uniform(0, 0.012), signal.pthread_kill, (here, signal.SIGUSR1))
+            timer.start()
             came = sum(1 for _ in loader)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            timer.join()
             assert came == 8 or loader.state_dict()["delivered"] == came
             assert ours() == []
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_two_threads_have_an_epoch_each(small: fa.Samples) -> None:
@@ -232,3 +240,162 @@ def test_stopping_tells_once_whoever_comes_first() -> None:
     late.ask()
     late.ask()
     assert told == [1, 2]
+
+
+def in_fork(work: Callable[[], Any]) -> Any:
+    """What `work` returns in a forked child, in plain values; it must end, whatever its parent's threads held."""
+    there, here = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about the fork, from Python 3.12 on
+        child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest has one for its own time limit
+        signal.alarm(60)
+        try:
+            text = json.dumps(work())
+        except BaseException:
+            text = json.dumps(traceback.format_exc())
+        os.write(here, text.encode())
+        os._exit(0)
+    os.close(here)
+    with open(there, encoding="utf-8") as pipe:
+        text = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "it hung"
+    return json.loads(text)
+
+
+def sums(loader: fa.ImageLoader) -> list[list[float]]:
+    """Of an epoch's batches: rows, and a checksum of the pixels."""
+    return [digest(batch) for batch in loader]
+
+
+def digest(batch: Any) -> list[float]:
+    x, _, info = batch
+    return [*info.indices.tolist(), zlib.crc32(x.numpy().tobytes())]
+
+
+def end_like_a_process() -> None:
+    """What Python does at its end."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()
+
+
+@pytest.fixture
+def busy_openmp() -> Iterator[None]:
+    """This thread has made torch's threads work: GNU OpenMP waits for them in a forked child, for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.ones(1 << 18).half().float().sum()
+    yield
+    torch.set_num_threads(threads)
+
+
+HALF = fa.aug_transforms(size=112, normalize=None)
+HALF.dtype = torch.float16
+
+
+@pytest.mark.usefixtures("busy_openmp")
+@pytest.mark.parametrize(
+    ("before", "cache"),
+    [("never iterated", None), ("iterated to the end", None), ("left in the middle", None), ("being iterated", None),
+     ("being iterated", "memory"), ("being iterated", "folder")],
+)  # fmt: skip
+def test_a_forked_child_has_the_same_batches(small: fa.Samples, tmp_path: Path, before: str, cache: str | None) -> None:
+    """Of half precision, which torch makes with all its threads."""
+    where = str(tmp_path / "cache") if cache == "folder" else cache
+    arguments = {"augment": HALF, "batch_size": 8, "cache": where, "presize": 120}
+    first, second, third = (sums(loader) for loader in [make(small, **arguments)] * 3)
+    loader, batches, came = make(small, **arguments), None, list[Any]()
+    if before == "iterated to the end":
+        assert sums(loader) == first
+    elif before != "never iterated":
+        batches = iter(loader)
+        came = [digest(next(batches))]
+        if before == "left in the middle":
+            batches.close()
+
+    def child() -> Any:
+        found = []
+        if before == "being iterated":
+            with pytest.raises(RuntimeError) as told:
+                next(batches)
+            found.append(str(told.value))
+            loader.close()
+        found += [sums(loader), len(loader.stats().stages) > 0]
+        end_like_a_process()
+        return found
+
+    expected: list[Any] = [first if before == "never iterated" else second, True]
+    told = (
+        f"ImageLoader: expected process {os.getpid()} to go on with the iteration that it began, got its forked child, "
+        "which has none of the threads. Iterate over the loader anew there."
+    )
+    assert in_fork(child) == ([told, *expected] if before == "being iterated" else expected)
+    if before == "being iterated":
+        came += map(digest, batches)
+        assert came == first, "the parent goes on"
+    assert sums(loader) == (first if before == "never iterated" else second)
+    assert third != second != first
+    loader.close()
+    assert ours() == []
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_forks_at_any_time(small: fa.Samples, tmp_path: Path, cache: str) -> None:
+    """Whatever lock a thread of the parent holds."""
+    kept = make(small, cache=cache if cache == "memory" else tmp_path)
+    expected, chance = [sums(kept), sums(kept)], random.Random(0)
+    for number in range(12):
+        where = str(tmp_path / str(number)) if cache == "folder" else cache
+        loader = make(small, cache=where, prefetch_batches=3)
+        consumer = Consumer(loader)
+        consumer.start()
+        time.sleep(chance.uniform(0.001, 0.02))
+
+        def child(loader: fa.ImageLoader = loader) -> Any:
+            loader.set_epoch(1)
+            return sums(loader)
+
+        assert in_fork(child) == expected[1]
+        consumer.end()
+        assert consumer.rows == [int(row) for batch in expected[0] for row in batch[:-1]]
+        assert loader.stats().images == 24
+
+
+def test_a_fork_waits_for_a_compilation(small: fa.Samples) -> None:
+    """Numba's compiler has one lock, which a thread that the child does not have could hold for ever."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    sums(make(small))
+    compiling = threading.Event()
+
+    def work() -> None:
+        with global_compiler_lock:
+            compiling.set()
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    compiling.wait()
+    assert in_fork(lambda: global_compiler_lock._lock.acquire(timeout=5)) is True
+    thread.join()
+    assert global_compiler_lock._lock.acquire(timeout=5)
+    global_compiler_lock._lock.release()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_of_multiprocessing_ends(small: fa.Samples) -> None:
+    """Forked, while its parent iterates, and without having been asked to."""
+    loader = make(small)
+    expected = sums(make(small))
+    batches = iter(loader)
+    came = [digest(next(batches))]
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=lambda: queue.put(sums(make(small))))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert queue.get() == expected
+    assert came + [digest(batch) for batch in batches] == expected
