@@ -126,9 +126,9 @@ def _quotas(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> list[int]:
     for group, newer in _cgroups("cpu", root, own):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             if newer:
-                quota, period = map(int, (group / "cpu.max").read_text("ascii").split())
+                quota, period = map(int, (group / "cpu.max").read_bytes().split())
             else:
-                quota, period = (int((group / f"cpu.cfs_{name}_us").read_text("ascii")) for name in ("quota", "period"))
+                quota, period = (int((group / f"cpu.cfs_{name}_us").read_bytes()) for name in ("quota", "period"))
             if quota > 0:  # -1: no limit
                 found.append(-(-quota // period))
     return found

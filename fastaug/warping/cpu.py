@@ -46,7 +46,17 @@ from torch import Tensor
 
 from fastaug.memory import Memory
 from fastaug.warping import filter as antialias
-from fastaug.warping.compiled import FASTMATH, F, broadcast, intrinsic, njit, row_loop, shuffle_lanes, wide_vectors
+from fastaug.warping.compiled import (
+    FASTMATH,
+    F,
+    broadcast,
+    intrinsic,
+    kept_njit,
+    njit,
+    row_loop,
+    shuffle_lanes,
+    wide_vectors,
+)
 from fastaug.warping.footprint import sampling_matrix
 from fastaug.warping.warp import How, Images
 
@@ -465,8 +475,8 @@ def _make_rows(block_sums: Any) -> Any:
 
 
 _rows_2, _rows_5, _rows_8 = (_make_rows(block_sums) for block_sums in (_block_2, _block_5, _block_8))
-# What Python calls, and Numba keeps on the disk: it does not keep functions that are made by others.
-_kernel = njit(nogil=True, cache=True, _nrt=False)
+# Written out, since Numba does not keep functions that are made by others.
+_kernel = kept_njit()
 
 
 @_kernel

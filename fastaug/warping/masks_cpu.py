@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.warping.compiled import njit, wide_vectors
+from fastaug.warping.compiled import kept_njit, njit, wide_vectors
 from fastaug.warping.cpu import BLOCK, run
 from fastaug.warping.masks import MaskPadding, Masks
 
@@ -71,7 +71,7 @@ def _make_find(padding: int) -> Any:
 _find_filled, _find_nearest, _find_mirrored = (_make_find(padding) for padding in range(3))
 
 
-@njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
+@kept_njit(error_model="numpy")
 def _warp_rows(mask, width, inverse, bounds, padding, fill, out, columns, first_row, block):  # type: ignore[no-untyped-def]
     """Some output rows of one mask.
 
