@@ -15,7 +15,7 @@ import traceback
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,13 @@ import torch
 from PIL import Image
 
 import fastaug as fa
+from fastaug import machine
+from fastaug.loading.cpu_decoder import CpuDecoder
+from fastaug.loading.decode import default_threads
 from fastaug.loading.iteration import Stop
+from fastaug.loading.workers import Workers
 from fastaug.samples.sources import Reader
+from fastaug.warping import cpu
 from tests.factories import PATIENCE_S, epoch, make_loader, wait_until
 
 AUGMENT = fa.aug_transforms(size=16, normalize=None)
@@ -399,3 +404,57 @@ def test_a_process_of_multiprocessing_ends(small: fa.Samples) -> None:
     assert process.exitcode == 0
     assert queue.get() == expected
     assert came + [digest(batch) for batch in batches] == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 64, 224])
+def test_any_number_of_threads_makes_the_same_batches(small: fa.Samples, threads: int) -> None:
+    """More than there are files are no more than there is something to do for."""
+    arguments = {"batch_size": 12, "mode": "direct"}
+    loader, expected = make(small, **arguments, num_threads=threads), sums(make(small, **arguments))
+    batches = iter(loader)
+    came = [digest(next(batches))]
+    assert sum("decode" in name for name in ours()) <= min(threads, 2 * 12)
+    assert came + [digest(batch) for batch in batches] == expected
+    assert ours() == []
+
+
+@pytest.mark.parametrize(
+    ("photos", "threads", "expected"),
+    [(64, 1, 4), (64, 2, 4), (64, 16, 4), (64, 32, 2), (64, 64, 1), (64, 224, 1), (8, 2, 4), (7, 2, 3), (1, 2, 1),
+     (256, 64, 4)],
+)  # fmt: skip
+def test_every_thread_has_something_to_decode(
+    small: fa.Samples, photos: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are cut into pieces of up to four files, and smaller ones where these would not be enough for all."""
+    pieces: list[int] = []
+
+    def decode(workers: Workers, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        pieces.extend(map(len, items))
+        return [work(item) for item in items]
+
+    monkeypatch.setattr(Workers, "decode", decode)
+    many = small.subset([i % 24 for i in range(photos)])
+    next(iter(make(many, batch_size=photos, num_threads=threads, training=False)))
+    assert (max(pieces), sum(pieces)) == (expected, photos)
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "jpeg", "dali"),
+    [(1, 1, 1, 1), (2, 1, 2, 2), (64, 1, 64, 16), (128, 1, 64, 16), (224, 1, 64, 16), (1, 8, 1, 1), (64, 8, 8, 8),
+     (128, 8, 16, 16), (224, 8, 28, 16)],
+)  # fmt: skip
+def test_threads_by_default(
+    small: fa.Samples, cores: int, ranks: int, jpeg: int, dali: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "core_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert make(small, num_threads=None).num_threads == jpeg == CpuDecoder().threads
+    assert default_threads("dali") == dali
+    assert make(small, num_threads=99).num_threads == 99, "who asks for them has them"
+
+
+def test_the_warp_has_torchs_threads_up_to_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads, expected in ((1, 1), (2, 2), (32, 32), (112, 32)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert cpu.thread_count() == expected
