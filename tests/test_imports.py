@@ -31,7 +31,7 @@ ROOMS = {
     "demo": {"training", "loading", "augment", "warping", "samples", "machine", "files", "text", "fastaug"},
     "training": {"loading", "augment", "warping", "samples", "machine", "files", "text"},
     "loading": {"augment", "caching", "warping", "samples", "machine", "memory", "text"},
-    "caching": {"files", "text"},
+    "caching": {"files", "machine", "text"},
     "augment": {"warping", "text"},
     "samples": {"files", "text"},
     "warping": {"memory"},

@@ -169,7 +169,7 @@ class BatchMaker:
         if not presized and contents is None and all(one.content is None for one in found):
             ready = [load(range(photos))]  # from the cache, to be warped as they are
         else:
-            size = decoder.chunk_size
+            size = min(decoder.chunk_size, max(photos // decoder.threads, 1))  # every thread has some
             chunks = [range(first, min(first + size, photos)) for first in range(0, photos, size)]
             ready = self.workers.decode(load, chunks)
         batch = self._gather(work, indices)

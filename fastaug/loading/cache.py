@@ -23,7 +23,7 @@ from fastaug.caching.shared_memory import open_memory
 from fastaug.caching.store import Picture, Slot, Source, Store
 from fastaug.loading.options import ScaleName
 from fastaug.loading.photo import Need, Photo, Resizing, Size
-from fastaug.machine import board, memory_left
+from fastaug.machine import board, memory_left, renew_in_forks
 from fastaug.samples.sources import stamps
 
 MEMORY, DEVICE = "memory", "device"
@@ -184,6 +184,11 @@ class DeviceCache:
         self._arena, self._used = torch.empty(0, dtype=torch.uint8, device=device), 0
         self._taken = self._stale = 0  # bytes
         self._filled: dict[torch.cuda.Stream, torch.cuda.Event] = {}  # the latest copy into it, by stream
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        """See `machine.Forked`."""
+        self._lock = threading.Lock()
 
     def is_current(self) -> bool:
         """See Cache."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import IO, cast
 
-from fastaug.machine import core_count
+from fastaug.machine import thread_count
 from fastaug.samples.samples import Samples
 from fastaug.samples.sources import read_bytes
 
@@ -30,12 +30,12 @@ def bad_files(
 
     Args:
         samples: what to look at.
-        num_threads: None: the cores that this process may use.
+        num_threads: None: the cores that this process may use, at most 64.
         done: called with how many more files have been looked at, for a progress bar.
     Raises:
         RuntimeError: the other process cannot even begin.
     """
-    threads = num_threads or core_count()
+    threads = num_threads or thread_count()
     found: dict[int, str] = {}
     left = list(range(len(samples)))
     while left:

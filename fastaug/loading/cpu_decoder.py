@@ -12,7 +12,7 @@ from fastaug.loading.header import JPEG, as_bytes
 from fastaug.loading.options import MAX_PIXELS, ScaleName
 from fastaug.loading.photo import Need, Photo, Resizing
 from fastaug.loading.resize import resize
-from fastaug.machine import core_count
+from fastaug.machine import thread_count
 from fastaug.memory import Memory
 
 # How far a box may reach over the edge of its photo: rounding, not geometry.
@@ -23,7 +23,7 @@ class CpuDecoder:
     """A Decoder without threads of its own: each call works in its caller's.
 
     Args:
-        num_threads: how many are going to call it; None: as many as this process may use cores.
+        num_threads: how many are going to call it; None: a rank's part of the cores, at most 64.
         scale: "auto": JPEGs are decoded at 1/2, 1/4 or 1/8 where that is fine enough for what is needed; "exact": they
             never are.
         max_pixels: larger images are refused.
@@ -31,12 +31,12 @@ class CpuDecoder:
 
     device = torch.device("cpu")
     stream: torch.cuda.Stream | None = None
-    chunk_size = 4  # files have nothing to do with each other, but what surrounds a call costs as much for one
+    chunk_size = 4  # at most: files have nothing to do with each other, but what surrounds a call costs as much for one
 
     def __init__(self, num_threads: int | None = None, scale: ScaleName = "auto", max_pixels: int = MAX_PIXELS) -> None:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"CpuDecoder: expected num_threads of at least 1 or None, got {num_threads}.")
-        self.threads = num_threads or core_count()
+        self.threads = num_threads or thread_count()
         self.memory = Memory()
         self._scaled, self.max_pixels = scale == "auto", max_pixels
 

@@ -23,8 +23,9 @@ from fastaug.augment.rng import SampleUniforms
 from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
 from fastaug.loading.cache import DEVICE, Cache, open_cache
-from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
+from fastaug.loading.decode import choose_decoder, default_threads, has_dali, make_decoder
 from fastaug.loading.draws import Ahead, Draws, draw
+from fastaug.loading.iteration import Iteration, Stop
 from fastaug.loading.modes import MODES
 from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ResizeMethod, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, copies_of, epoch_order, shard_order, weighted_order
@@ -33,8 +34,8 @@ from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Qua
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
 from fastaug.loading.targets import TargetOptions, targets_of
-from fastaug.loading.workers import Workers, prefetch
-from fastaug.machine import core_count, rank, usable_device, world
+from fastaug.loading.workers import Workers, beside_forks, prefetch
+from fastaug.machine import rank, usable_device, world
 from fastaug.samples.samples import Samples
 from fastaug.text import described, html_table
 
@@ -74,7 +75,8 @@ class ImageLoader(IterableDataset[Any]):
         on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
             BadFileError.
         return_info: yield (x, y, BatchInfo) instead of (x, y).
-        num_threads: that decode, and as many that read; None: the cores that this process may use.
+        num_threads: that decode, and as many that read; None: the cores that this process may use, shared with the
+            ranks of its machine (LOCAL_WORLD_SIZE), at most 64, with DALI at most 16.
         prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
         max_bad_share: of this rank's samples of an epoch; with more files that turn out to be bad in it BadFileError is
             raised after all.
@@ -130,10 +132,11 @@ class ImageLoader(IterableDataset[Any]):
     without workers, since the loader has threads of its own.
 
     While it is iterated there are num_threads threads that decode, as many that read, and LOAD_THREADS; DALI has
-    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and 4 photos
-    for each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
-    large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets
-    are pinned, 8 bytes for a class, a byte or more for each pixel of a mask, besides what DALI pins for its decoder.
+    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and up to 4
+    photos for each thread that decodes (DALI: 4 × (num_threads + 1), at most 64). With mode="direct" a batch is its
+    photos, those far too large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a
+    GPU only the targets are pinned, 8 bytes for a class, a byte or more for each pixel of a mask, besides what DALI
+    pins for its decoder.
     Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give all of it back.
     """
 
@@ -198,7 +201,8 @@ class ImageLoader(IterableDataset[Any]):
         self.drop_last = training if drop_last is None else drop_last
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
         self.return_info, self.max_bad_share = return_info, max_bad_share
-        self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
+        threads = default_threads(self.decoder_choice.name) if num_threads is None else num_threads
+        self.num_threads = arguments.whole("num_threads", threads)
         arguments.check_cache(cache)
         if cache == DEVICE and self.device.type == "cuda" and self.decoder_choice.name != "dali":
             raise ValueError(
@@ -222,7 +226,7 @@ class ImageLoader(IterableDataset[Any]):
         self._position = Position()
         self._quarantine = Quarantine(samples)
         self._clock = Clock()
-        self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+        self._iterations: set[weakref.ref[Iteration]] = set()  # a WeakSet must not change while another thread looks
         share = len(samples) // self.shard[1] * self.repeats  # of each rank in training
         if training and not share:
             raise ValueError(
@@ -365,11 +369,16 @@ class ImageLoader(IterableDataset[Any]):
         return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, warp)
 
     def close(self) -> None:
-        """End every iteration: the threads, and what was prefetched. Iterating again is possible."""
-        for iteration in list(self._iterations):
-            iteration.close()
-        # DALI's results refer to each other in circles, which keep its threads until the garbage collector comes by
-        gc.collect()
+        """End every iteration: the threads, and what was prefetched. Iterating again is possible.
+
+        Any thread may call it, also while another one waits for a batch, whose loop ends then; and a signal handler.
+        """
+        for known in tuple(self._iterations):
+            iteration = known()
+            if iteration is not None:
+                iteration.close()
+        if self.decoder_choice.name == "dali":  # its results refer to each other in circles, which keep its threads
+            gc.collect()
 
     def _settings(self) -> dict[str, object]:
         """What is shown of it."""
@@ -404,10 +413,10 @@ class ImageLoader(IterableDataset[Any]):
         return {**self.__dict__, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _clock=Clock(), _iterations=weakref.WeakSet())
+        self.__dict__.update(state, _clock=Clock(), _iterations=set())
         self._opened_cache = self._open_cache()
 
-    def __iter__(self) -> Generator[Any, None, None]:
+    def __iter__(self) -> Iteration:
         worker = get_worker_info()
         if worker is not None:
             raise RuntimeError(
@@ -415,11 +424,11 @@ class ImageLoader(IterableDataset[Any]):
                 f"{worker.num_workers} worker(s), each of which would load everything. Use DataLoader(loader, "
                 "batch_size=None, num_workers=0), or the loader itself."
             )
-        iteration = self._iterate()
-        self._iterations.add(iteration)
+        iteration = Iteration(self._iterate)
+        self._iterations.add(weakref.ref(iteration, self._iterations.discard))
         return iteration
 
-    def _iterate(self) -> Generator[Any, None, None]:
+    def _iterate(self, stop: Stop) -> Generator[Any, None, None]:
         position = self._position
         position.begin(len(self))
         if self._opened_cache is not None and not self._opened_cache.is_current():
@@ -430,6 +439,7 @@ class ImageLoader(IterableDataset[Any]):
         known = len(self._quarantine)
         bounds = batch_bounds(len(indices), self.batch_size // self._images, len(self))[first:]
         with self._workers(self.num_threads) as workers:
+            stop.then(workers.stop)
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
             decoding = dict.fromkeys(("decode", "keep", "cache", "presize"), workers.decoder.threads)
             self._clock = clock = Clock({**loading, **decoding})
@@ -441,6 +451,8 @@ class ImageLoader(IterableDataset[Any]):
             batches = prefetch(make, range(len(rows)), self.prefetch_batches, LOAD_THREADS)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
+                    if stop.asked:  # it may have been made in part only
+                        return
                     loaded = time.perf_counter()
                     position.delivered = delivered
                     self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share, known)
@@ -454,7 +466,7 @@ class ImageLoader(IterableDataset[Any]):
                         clock.asked(since)
                 position.end(epoch)
             finally:
-                workers.stop()
+                stop.ask()
                 batches.close()
 
     def _workers(self, num_threads: int) -> Workers:
@@ -513,7 +525,7 @@ class ImageLoader(IterableDataset[Any]):
         return BatchMaker(*parts, pinned, self._opened_cache, self._images, self.channels, least)
 
     def _warped(self, batch: Batch) -> tuple[list[Tensor], Any]:
-        return warp_batch(batch, self.augments, self.device, self.channels)
+        return beside_forks(partial(warp_batch, batch, self.augments, self.device, self.channels))
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = self._warped(batch)

@@ -13,13 +13,13 @@ import torch
 
 from fastaug.caching.folder import INDEX
 from fastaug.loading.cache import DEVICE, MEMORY, HostCache, open_cache
-from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
+from fastaug.loading.decode import choose_decoder, default_threads, has_dali, make_decoder
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.options import MAX_PIXELS, ScaleName
 from fastaug.loading.photo import Photo
 from fastaug.loading.stats import Clock
 from fastaug.loading.workers import Workers, prefetch
-from fastaug.machine import core_count, usable_device
+from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
 from fastaug.text import printable
 
@@ -69,7 +69,7 @@ def prepare(
         cache: a folder.
         cache_size: the short side of what is kept, pixels; the `presize` of a loader that is not told.
         cache_bytes, device, scale, max_pixels: as of the ImageLoader.
-        num_threads: None: the cores that this process may use.
+        num_threads: None: the cores that this process may use, at most 64, with DALI at most 16.
         done: called with how many more rows have been looked at, for a progress bar.
     Raises:
         ValueError: the cache is no folder, or another file is there. OSError: it cannot be made, or filled.
@@ -77,7 +77,8 @@ def prepare(
     if os.fspath(cache) in (MEMORY, DEVICE):
         raise ValueError(f"prepare: expected a folder for the cache, got '{cache}', which ends with its process.")
     device = usable_device("prepare", device)
-    name, threads = choose_decoder("auto", device, has_dali()).name, num_threads or core_count()
+    name = choose_decoder("auto", device, has_dali()).name
+    threads = num_threads or default_threads(name)
     place = device if device.type == "cuda" else torch.device("cpu")
     opened = open_cache(cache, cache_size, cache_bytes, name, scale, place)
     if not isinstance(opened, HostCache):

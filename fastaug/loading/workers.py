@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from typing import Self, TypeVar
 
@@ -15,6 +17,42 @@ from fastaug.samples.sources import Reader
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_NAME = "fastaug-"  # that those of all our threads begin with
+_PROCESS = os.getpid()  # that imported this
+
+
+class Pool(ThreadPoolExecutor):
+    """Threads of this process: its forked children have none of them, and must not wait for them."""
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(count, f"{_NAME}{name}")
+        self._process = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        return os.getpid() == self._process
+
+    def end(self) -> bool:
+        """Leave out what was not begun, and wait for the rest. Returns whether it did."""
+        if not self.is_here:  # and whoever held its lock does not exist
+            return False
+        # The garbage collector may call this in one of them, which would wait for itself
+        ours = threading.current_thread().name.startswith(_NAME)
+        self.shutdown(wait=not ours, cancel_futures=True)
+        return not ours
+
+
+def beside_forks(work: Callable[[], Result]) -> Result:
+    """`work()`; in a forked child by another thread than the one that forked, where GNU OpenMP, and so torch, hangs.
+
+    It waits there for threads that it had before the fork; of any other thread it knows that it has none.
+    """
+    return work() if os.getpid() == _PROCESS else _beside(os.getpid()).submit(work).result()
+
+
+@lru_cache(maxsize=1)
+def _beside(process: int) -> Pool:
+    return Pool(1, "warp")
 
 
 def prefetch(
@@ -26,7 +64,7 @@ def prefetch(
     where its result would have come, after the earlier results. Closing the generator, leaving its loop or dropping it
     ends the threads: what was not begun is not begun, what was is waited for.
     """
-    pool = ThreadPoolExecutor(workers, "fastaug-load")
+    pool = Pool(workers, "load")
     waiting: deque[Future[Result]] = deque()
     coming = iter(items)
     try:
@@ -37,7 +75,7 @@ def prefetch(
             yield result
             del result  # or it would live until the next one is there
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.end()
 
 
 class Workers:
@@ -51,8 +89,8 @@ class Workers:
 
     def __init__(self, decoder: Decoder, num_threads: int) -> None:
         self.decoder, self.memory, self._threads = decoder, Memory(), num_threads
-        self._decoding = ThreadPoolExecutor(decoder.threads, "fastaug-decode")
-        self._readers = ThreadPoolExecutor(num_threads, "fastaug-read")
+        self._decoding = Pool(decoder.threads, "decode")
+        self._readers = Pool(num_threads, "read")
         self._files = Reader()
         self._stopped = threading.Event()
 
@@ -93,11 +131,13 @@ class Workers:
 
     def close(self) -> None:
         """Wait for what is under way, then let go of threads, files and memory."""
+        if not self._decoding.is_here:
+            return
         self.stop()
-        self._readers.shutdown()
-        self._files.close()
-        self._decoding.shutdown(cancel_futures=True)
-        self.decoder.close()
+        if self._decoding.end():
+            self._readers.end()
+            self._files.close()
+            self.decoder.close()
 
     def __enter__(self) -> Self:
         return self
