@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastaug.samples.annotations import Found, Pairs, boxes_with_area, class_names, pair_numbers
-from fastaug.samples.sources import leaves
+from fastaug.samples.sources import first_outside
 from fastaug.samples.targets import Objects
 from fastaug.text import cut, printable
 
@@ -43,8 +43,11 @@ def read_coco(
     for row, image in enumerate(content["images"]):
         if row_of.setdefault(_id(image, "id", "an image", file), row) != row:
             raise ValueError(f"from_coco: expected each image once in {file!r}, got the id {cut(image['id'])} twice.")
-        paths.append(_path(root, image, file, outside))
+        paths.append(_path(root, image, file))
         sizes.append(_size(image, file))
+    row = None if outside else first_outside(root, paths)
+    if row is not None:
+        raise _no_path(root, content["images"][row], file)
     rows, ids, labels, boxes, crowd, points = [], [], [], [], [], []
     for one in content["annotations"]:
         row = row_of.get(_id(one, "image_id", "annotation", file))
@@ -218,15 +221,18 @@ def _id(item: Mapping[str, Any], name: str, what: str, file: str) -> float | str
     return found
 
 
-def _path(root: str | os.PathLike[str], image: Mapping[str, Any], file: str, outside: bool) -> str:
+def _path(root: str | os.PathLike[str], image: Mapping[str, Any], file: str) -> str:
     name = _field(image, "file_name", "image", file)
-    path = os.path.join(root, name) if isinstance(name, str) else None
-    if path is None or (not outside and leaves(root, path)):
-        raise ValueError(
-            f"from_coco: expected a path within root={os.fspath(root)!r} as 'file_name' in image {cut(image['id'])} of "
-            f"{file!r}, got {cut(name, 300)}. Correct it, or say outside=True."
-        )
-    return path
+    if not isinstance(name, str):
+        raise _no_path(root, image, file)
+    return os.path.join(root, name)
+
+
+def _no_path(root: str | os.PathLike[str], image: Mapping[str, Any], file: str) -> ValueError:
+    return ValueError(
+        f"from_coco: expected a path within root={os.fspath(root)!r} as 'file_name' in image {cut(image['id'])} of "
+        f"{file!r}, got {cut(image['file_name'], 300)}. Correct it, or say outside=True."
+    )
 
 
 def _names(category: Mapping[str, Any], file: str) -> tuple[str, ...]:

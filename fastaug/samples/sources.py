@@ -266,12 +266,15 @@ def file_of(path: str) -> str:
     return member["archive"] if member and not os.path.exists(path) else path
 
 
-def leaves(root: str | os.PathLike[str], path: str) -> bool:
-    """Whether a path that begins with `root`, or is absolute, is not within it, as names go: no link is followed."""
-    start = os.path.join(root, "")
-    if start and path.startswith(start) and ".." not in path[len(start) :]:
-        return False
-    return not os.path.abspath(file_of(path)).startswith(os.path.join(os.path.abspath(root), ""))
+def first_outside(root: str | os.PathLike[str], paths: Iterable[str]) -> int | None:
+    """The row of the first path, with `root` before it or absolute, that is not within it as names go; links are not
+    followed."""
+    start, within = os.path.join(root, ""), os.path.join(os.path.abspath(root), "")
+    for row, path in enumerate(paths):
+        plain = start and path.startswith(start) and path.find("..", len(start)) < 0
+        if not plain and not os.path.abspath(file_of(path)).startswith(within):
+            return row
+    return None
 
 
 def names_crc32(paths: Sequence[str]) -> int:
@@ -295,7 +298,7 @@ __all__ = [
     "Reader",
     "Stamp",
     "file_of",
-    "leaves",
+    "first_outside",
     "members",
     "names_crc32",
     "narrow",

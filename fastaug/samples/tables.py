@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from fastaug.files import whole_file
-from fastaug.samples.sources import IMAGE_EXTENSIONS, file_of, leaves
+from fastaug.samples.sources import IMAGE_EXTENSIONS, file_of, first_outside
 from fastaug.text import cut
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def located(table: TextTable, root: str | os.PathLike[str] | None, outside: bool
     """
     found = _located(table.paths, table.name, root)
     if root is not None and not outside:
-        row = next((i for i, path in enumerate(found) if leaves(root, path)), None)
+        row = first_outside(root, found)
         if row is not None:
             raise ValueError(
                 f"from_csv: expected a path within root={os.fspath(root)!r} in line {table.lines[row]} of "
