@@ -85,7 +85,7 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
     if index is not None:
         distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
         columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
-        with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
+        with whole_file(index) as file:
             np.savez(
                 file,
                 signature=signature,

@@ -174,7 +174,7 @@ class Predictor:
         Raises:
             ValueError: a model that cannot be made again by its name, or that computes something else then.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         built = getattr(self.model, "built_as", None)
         if architecture is not None:
@@ -196,8 +196,8 @@ class Predictor:
         }
         plain = torch.contiguous_format  # safetensors knows no other
         state = {name: t.detach().cpu().clone(memory_format=plain) for name, t in self.model.state_dict().items()}
-        with whole_file(path) as unfinished:
-            save_file(state, unfinished, {"format": "pt", "fastaug": json.dumps(described)})
+        with whole_file(path) as file:
+            file.write(save(state, {"format": "pt", "fastaug": json.dumps(described)}))
 
     def _check(self, built: dict[str, Any] | None) -> None:
         """That the model can be made again, and then says the same."""

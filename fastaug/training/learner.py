@@ -379,8 +379,8 @@ class Learner(Engine):
         state |= {"weights": self._weights, "still": sorted(self._still), "chosen": self.chosen}
         state |= {"random": ranks.gather(state["random"]), **self._place}
         if not rank():
-            with whole_file(path) as unfinished:
-                torch.save(state, unfinished)
+            with whole_file(path) as file:
+                torch.save(state, file)
 
     def load(self, path: str | os.PathLike[str], resume: bool = False) -> None:
         """Read what `save` wrote, for the same model and optimizer; never runs code from the file.

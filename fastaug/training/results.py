@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -79,13 +80,13 @@ class RunLog:
 def save_history(history: History, out: Path) -> None:
     """history.csv, a row per epoch, and history.json, everything."""
     columns = list(dict.fromkeys(name for row in history.epochs for name in row))
-    with whole_file(out / "history.csv") as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+    with whole_file(out / "history.csv") as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(history.epochs)
     write_json(out / "history.json", asdict(history))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
