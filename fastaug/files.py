@@ -15,16 +15,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, cast
 
-from fastaug.text import printable
-
 fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # on Windows nobody shares
     fcntl = None
 
+# For os.open: a symbolic link is an error; and what all files are opened with.
+NO_LINKS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _SUFFIX = ".unfinished"
 _TRIES = 100  # of names nobody else has; the first one will do
 _place = threading.Lock()  # where the place belongs to the open file, as on Windows, threads take turns
@@ -133,8 +132,8 @@ def _naming(error: OSError, path: Path, size: int = 0) -> OSError:
     if error.errno == errno.ENOSPC:
         with suppress(OSError):
             room = f"{shutil.disk_usage(path.parent).free:,} are free"
-    name, needs = printable(f"'{path}'"), f"{size:,} bytes" if size else "a new file"
-    return DiskFullError(error.errno, f"disk full: {name} needs {needs}, {room}. Make room, or write elsewhere.")
+    needs = f"{size:,} bytes" if size else "a new file"
+    return DiskFullError(error.errno, f"disk full: {str(path)!r} needs {needs}, {room}. Make room, or write elsewhere.")
 
 
 def _new_beside(path: Path) -> tuple[Path, int]:
@@ -142,7 +141,7 @@ def _new_beside(path: Path) -> tuple[Path, int]:
     for _ in range(_TRIES):
         unfinished = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{_SUFFIX}")
         try:
-            file = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+            file = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666)
         except FileExistsError:
             continue
         if _lock(file) is not False and is_at(file, unfinished):
@@ -161,7 +160,7 @@ def _remove_leftovers(path: Path) -> None:
             if not entry.is_file(follow_symlinks=False):
                 continue
             with suppress(OSError):
-                file = os.open(entry.path, os.O_RDWR | _FLAGS)
+                file = os.open(entry.path, os.O_RDWR | NO_LINKS)
                 try:
                     if _lock(file) and is_at(file, entry.path):
                         os.unlink(entry.path)

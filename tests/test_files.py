@@ -14,7 +14,6 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +24,7 @@ from matplotlib.figure import Figure
 
 from fastaug import files
 from fastaug.files import DiskFullError, whole_file
-from tests.factories import run_command
+from tests.factories import full_disk, run_command
 
 
 def test_a_file_appears_whole_and_its_folder_is_made(tmp_path: Path) -> None:
@@ -91,24 +90,6 @@ def test_every_writer_writes_what_it_writes_elsewhere(writer: str, tmp_path: Pat
 # Full disks
 
 
-@contextmanager
-def full_after(room: int, number: int) -> Iterator[None]:
-    """A disk with so many bytes of room: what does not fit is written in part first, as by Linux."""
-    left = [room]
-    plain = os.pwrite
-
-    def pwrite(file: int, content: Any, offset: int) -> int:
-        if not left[0]:
-            raise OSError(number, os.strerror(number))
-        written = plain(file, content[: left[0]], offset)
-        left[0] -= written
-        return written
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "pwrite", pwrite)
-        yield
-
-
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_full_disk_says_how_much_is_needed(writer: str, tmp_path: Path) -> None:
     with whole_file(tmp_path / "a") as file:
@@ -116,7 +97,7 @@ def test_a_full_disk_says_how_much_is_needed(writer: str, tmp_path: Path) -> Non
     size = (tmp_path / "a").stat().st_size
     (tmp_path / "a").write_text("before")
     with (
-        full_after(10_000, errno.ENOSPC),
+        full_disk(tmp_path, 10_000),
         pytest.raises(DiskFullError) as caught,
         whole_file(tmp_path / "a") as file,
     ):
@@ -130,7 +111,7 @@ def test_a_full_disk_says_how_much_is_needed(writer: str, tmp_path: Path) -> Non
 
 def test_a_full_quota_and_other_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(room: int, number: int) -> None:
-        with full_after(room, number), whole_file(tmp_path / "a") as file:
+        with full_disk(tmp_path, room, number), whole_file(tmp_path / "a") as file:
             file.write(bytes(1234))
 
     with pytest.raises(DiskFullError, match=r"disk full: '.*/a' needs 1,234 bytes, .* quota") as full:

@@ -56,6 +56,7 @@ KNOWN_BY = {
     "kornia": {"augment/geometry.py", "demo/stepwise.py"},
     "torchmetrics": {"training/callbacks.py", "training/engine.py", "training/interpretation.py"},
     "safetensors": {"training/inference.py", "training/models.py"},
+    "tensorboard": {"training/results.py"},
     "rich": {"cli/progress.py", "training/display.py"},
     "typer": {f"cli/{name}.py" for name in (*COMMANDS, "app", "options", "printing")} | {"config.py"},
     "PIL": {"loading/libtiff.py", "loading/pillow.py", "demo/photos.py", "demo/fidelity.py"},

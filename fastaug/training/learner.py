@@ -296,11 +296,14 @@ class Learner(Engine):
                 self.done += 1
                 self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
                 display.epoch(self.history.epochs[-1])
-                ends = [call(self) for call in self.after_epoch]  # all are called, whatever one says
-                if any(ends):
-                    self.done = self._place["done"] = epochs
-                if self.checkpoint is not None:
-                    self.save(self.checkpoint)
+                ends: list[bool | None] = []
+                try:
+                    ends.extend(call(self) for call in self.after_epoch)  # all are called, whatever one says
+                finally:  # an error of one, such as a full disk, does not cost the epoch
+                    if any(ends):
+                        self.done = self._place["done"] = epochs
+                    if self.checkpoint is not None:
+                        self.save(self.checkpoint)
 
     def _note_place(self, scheduler: OneCycleLR | None, position: dict[str, Any] | None) -> None:
         """Remember for `save` where the training stands, and the loader in it."""
