@@ -22,10 +22,11 @@ from torch.optim import Optimizer
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MulticlassAccuracy, MultilabelF1Score
 
+from fastaug.loaded import ANY, Kind, check, listed, named
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
-from fastaug.training.checkpoint import random_state, set_random_state
+from fastaug.training.checkpoint import check_optimizer, random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Activation, Amp, mixed_precision
 from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes, checked_kind
@@ -42,6 +43,7 @@ from fastaug.training.losses import (
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
+_GROUP = Kind("settings of parameters", lambda value: isinstance(value, dict) and isinstance(value.get("params"), list))
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 
 
@@ -515,6 +517,7 @@ class Engine:
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
         """That its state is of an optimizer of this kind. (Another version of torch may know a setting more.)"""
+        check("load", saved, {"param_groups": listed(_GROUP), "state": named(named(ANY), int)}, None, "optimizer.")
         groups, own = saved["param_groups"], self.opt.state_dict()["param_groups"]
         settings, known = (set(some[0]) - {"initial_lr", "max_lr", "min_lr"} for some in (groups, own))
         sizes, wanted = ([len(group["params"]) for group in some] for some in (groups, own))
@@ -529,6 +532,7 @@ class Engine:
                 "Give the learner the opt_func and splitter of the run that was saved; for its weights alone give the "
                 "file to classifier(weights=path)."
             )
+        check_optimizer(saved, self.opt)
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -136,6 +136,9 @@ def test_other_calls_than_those_of_the_run(tmp_path: Path) -> None:
     learn.load(tmp_path / "run.pth", resume=True)
     with pytest.raises(ValueError, match=r"call 1 was for 2 epochs, got one for 3\. Make the same calls again"):
         learn.fit(3)
+    learn.load(tmp_path / "run.pth", resume=True)
+    with pytest.raises(ValueError, match=r"call 1 was for 2 epochs, got one for 2 of a cycle\. Make the same"):
+        learn.fit_one_cycle(2)
 
 
 def test_load_goes_on_without_resume(tmp_path: Path) -> None:
@@ -247,6 +250,7 @@ def test_a_callback_that_fails_costs_no_checkpoint(tmp_path: Path) -> None:
     whole, again = learner(), learner()
     whole.fit(1)
     again.load(tmp_path / "run.pth", resume=True)
+    again.model.eval()
     assert differences(without_times(whole), without_times(again)) == []
     again.fit(2)  # it was to be the last epoch
     assert again.epoch == 1
