@@ -427,9 +427,12 @@ class Engine:
     def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
+        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed in the middle
         failures: list[ValueError] = []
-        for activations, y, _ in _until_failure(self.evaluate(loader), failures):
+        judged: tuple[Tensor, Tensor] | None = None
+        seen = 0
+        for activations, y, _ in until_failure(self.evaluate(loader), failures):
+            seen += len(y)
             loss, weight = self.loss_of(activations, y)
             part = loss if self.summed else loss * weight
             sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
@@ -438,14 +441,38 @@ class Engine:
             judged = self._judged(activations, y)
             for metric in self.metrics.values():
                 metric.update(*judged)
-        sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
+        bad = [failure for failure in failures if isinstance(failure, BadFileError)]
+        sums[3] = bool(bad and seen)
         loss, total, images, failed = ranks.total(sums).tolist()
         if failed or not images:  # all ranks know it now, and none waits for another
             raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
+        if bad:
+            warnings.warn(f"Learner: this rank has no part in the validation: {bad[0]}", stacklevel=5)
+        if self.metrics and not all(ranks.gather(seen > 0)):
+            self._match_metrics(judged)
         found = {"loss": loss / total if total else math.nan}
-        for name, metric in self.metrics.items():
-            found |= self._figures(name, metric.compute())
+        with warnings.catch_warnings():  # a rank without images knows that it has nothing to compute of
+            warnings.filterwarnings("default" if seen else "ignore", "The ``compute`` method of metric")
+            for name, metric in self.metrics.items():
+                found |= self._figures(name, metric.compute())
         return found
+
+    def _match_metrics(self, judged: tuple[Tensor, Tensor] | None) -> None:
+        """Bring those of ranks without images into the form of the others, which compute them together: torchmetrics
+        gathers lists of tensors, which must have the same dimensions.
+
+        judged: what this rank's metrics compared last; None: nothing.
+        """
+        examples = ranks.gather(judged and [part[:1].cpu() for part in judged])
+        example = next(each for each in examples if each is not None)
+        for metric in self.metrics.values() if judged is None else ():
+            metric.update(*(part.to(self.device) for part in example))
+            parts = [part for part in metric.modules() if isinstance(part, Metric)]
+            lists = [(part, name, value) for part in parts for name, value in part.metric_state.items()]
+            lists = [(part, name, [row[:0] for row in value]) for part, name, value in lists if isinstance(value, list)]
+            metric.reset()
+            for part, name, empty in lists:
+                setattr(part, name, empty)
 
     def _judged(self, activations: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What metrics compare."""
@@ -556,7 +583,7 @@ class Engine:
                 module.training = training
 
 
-def _until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
+def until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
     """The batches until the files are too bad to go on, or all there are; why there are no more is noted."""
     try:
         yield from batches

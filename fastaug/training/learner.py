@@ -383,7 +383,13 @@ class Learner(Engine):
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
         state |= {"weights": self._weights, "still": sorted(self._still), "chosen": self.chosen}
-        state |= {"random": ranks.gather(state["random"]), **self._place}
+        state |= self._place
+        bad = (state["loader"] or {}).get("quarantined", ())
+        told = ranks.gather((state["random"], bad))  # of each rank: the rest is the same on all of them
+        state["random"] = [random for random, _ in told]
+        if bad or any(others for _, others in told):
+            every = {row: [row, *what] for _, some in told for row, *what in some}
+            state["loader"] = {**state["loader"], "quarantined": [*every.values()]}
         if not rank():
             with whole_file(path) as file:
                 torch.save(state, file)
