@@ -29,7 +29,7 @@ from fastaug.loading.iteration import Iteration, Stop
 from fastaug.loading.modes import MODES
 from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ResizeMethod, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, copies_of, epoch_order, shard_order, weighted_order
-from fastaug.loading.position import Position, names_crc32
+from fastaug.loading.position import Position, check_state, names_crc32
 from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
@@ -311,8 +311,9 @@ class ImageLoader(IterableDataset[Any]):
             ValueError: a state of other files, other targets or another seed, or, in the middle of an epoch, of other
                 batches. Files may have moved together: their names below their common folder count.
         """
-        self._position.resume(state, self._identity())
-        self._quarantine.restore(state["quarantined"])
+        check_state(state, self._identity(), len(self))
+        self._quarantine.restore(state["quarantined"], moved="names_crc32" in state)
+        self._position.resume(state)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to be continued in the middle of an epoch."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from fastaug.loaded import ANY, TEXT, listed, shown, whole
 from fastaug.samples.samples import Samples
 from fastaug.text import printable
 
@@ -64,6 +65,19 @@ class Quarantine:
         """[row, path, reason] of each."""
         return [[row, self._samples.paths[row], reason] for row, reason in self._reasons.items()]
 
-    def restore(self, state: Iterable[tuple[int, str, str]]) -> None:
-        """Those of a state too, unless another file is in that row now."""
-        self._reasons |= {row: reason for row, path, reason in state if self._samples.paths[row] == path}
+    def restore(self, state: Any, moved: bool = False) -> None:
+        """Those of a state too, unless another file is in that row now.
+
+        moved: the files are known to be the same, whatever their paths are.
+        Raises:
+            ValueError: no such state.
+        """
+        row = whole(0, len(self._samples) - 1)
+        for entry in state if isinstance(state, list | tuple) else [state]:
+            kinds = (row, TEXT, TEXT)
+            if not (listed(ANY, 3).fits(entry) and all(k.fits(value) for k, value in zip(kinds, entry, strict=True))):
+                got = f"[{', '.join(map(shown, entry[:3]))}]" if isinstance(entry, list | tuple) else shown(entry)
+                raise ValueError(
+                    f"ImageLoader: expected a state with quarantined as lists [{row.what}, path, reason], got {got}."
+                )
+        self._reasons |= {row: reason for row, path, reason in state if moved or self._samples.paths[row] == path}

@@ -108,7 +108,7 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
         codes = np.array([distinct[label] for label in labels], np.int64)
         texts = json.dumps([paths.archives, [*distinct], left_out.kinds]).encode()
         columns = {"texts": np.frombuffer(texts, np.uint8), "codes": narrow(codes), **paths.columns()}
-        with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
+        with whole_file(index) as file:
             np.savez(file, signature=signature, crc32=_crc32(columns), **columns)  # type: ignore[arg-type]
     return paths, labels, left_out
 

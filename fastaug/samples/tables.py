@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv as csv_module
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -133,11 +134,8 @@ def located(table: TextTable, root: str | os.PathLike[str] | None, outside: bool
 
 def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
     """A file that `read_table` reads. Names that are not UTF-8 are written as the bytes that they are."""
-    with (
-        whole_file(csv) as unfinished,
-        open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv_module.writer(file)
+    with whole_file(csv) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
+        writer = csv_module.writer(text)
         writer.writerow(header)
         writer.writerows(rows)
 

@@ -213,6 +213,22 @@ def test_names_of_a_million_files_are_cheap() -> None:
     assert time.process_time() - listed < 3 * (listed - start)
 
 
+def test_a_data_set_that_has_moved_keeps_its_bad_files(crowd: fa.Samples) -> None:
+    bad = [[7, crowd.paths[7], "cut"]]
+    state = {**make_loader(crowd).state_dict(), "quarantined": bad}
+    moved = renamed(crowd, lambda path: os.path.join("/elsewhere", os.path.basename(path)))
+    loader = make_loader(moved)
+    loader.load_state_dict(state)
+    assert loader.quarantined == [(moved.paths[7], "cut")]
+    del state["names_crc32"]  # of an earlier version, which did not look at names: only the same path is the same file
+    loader = make_loader(moved)
+    loader.load_state_dict(state)
+    assert loader.quarantined == []
+    loader = make_loader(crowd)
+    loader.load_state_dict(state)
+    assert loader.quarantined == [(crowd.paths[7], "cut")]
+
+
 def test_a_state_of_an_earlier_version_is_looked_at_as_it_was_then(crowd: fa.Samples) -> None:
     loader = make_loader(crowd)
     next(iter(loader))
