@@ -92,11 +92,14 @@ def check_optimizer(saved: Mapping[str, Any], opt: Optimizer) -> None:
         check("load", group, {}, dict.fromkeys(_OF_SCHEDULES, NUMBER), "optimizer.")
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = dict(zip(numbers, (p for group in opt.param_groups for p in group["params"]), strict=True))
-    kinds = {frozenset((name, type(value)) for name, value in values.items()) for values in saved["state"].values()}
-    if not {*saved["state"]} <= {*parameters} or len(kinds) > 1:
-        raise ValueError("load: expected the same of each parameter in optimizer.state, got others.")
+    if not {*saved["state"]} <= {*parameters}:
+        raise ValueError("load: expected optimizer.state of parameters that there are, got one of another.")
+    kinds: dict[bool, set[tuple[str, type]]] = {}  # of what torch's own keep of matrices, and of the others
     for number, values in saved["state"].items() if type(opt).__module__.startswith("torch.optim") else ():
         shape = parameters[number].shape
+        kept = {(name, type(value)) for name, value in values.items()}
+        if kept != kinds.setdefault(len(shape) > 1, kept):
+            raise ValueError("load: expected the same of each parameter in optimizer.state, got others.")
         for name, value in values.items():
             if not (_fits(value.shape, shape) if isinstance(value, Tensor) else NUMBER.fits(value) or value is None):
                 got = f"one of {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
