@@ -6,15 +6,20 @@ process, and is a string like any other path.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import random
 import re
+import stat
 import tarfile
 import threading
+import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, Self, overload
+from typing import BinaryIO, NamedTuple, Self, TypeVar, overload
 
 import numpy as np
 
@@ -25,12 +30,45 @@ IMAGE_EXTENSIONS = (  # of what is decoded
     ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga", ".ico", ".sgi", ".pcx",
 )  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
+MAX_FILE_BYTES = 2 << 30  # larger files are not read
+WAITS_S = (0.1, 0.4, 1.6)  # between the tries where the storage stumbles; by chance up to half longer
 
 _BLOCK = tarfile.BLOCKSIZE
 MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _ZEROS_AT_ONCE = 1 << 20
+_READ_AT_ONCE = 1 << 16
 _NAMES_AT_ONCE = 1 << 16
+Result = TypeVar("Result")
 _SLASHES = re.compile(r"(?<=.)//+")
+# What is the storage's, the network's or the machine's, as far as the system knows it; everything else, such as ENOENT
+# and EACCES, is the file's.
+_NOT_THE_FILES = {
+    number
+    for name in (
+        *("EIO", "ESTALE", "EINTR", "EAGAIN", "EWOULDBLOCK", "EBUSY", "EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "ETIME"),
+        *(
+            "ETIMEDOUT",
+            "ENETDOWN",
+            "ENETUNREACH",
+            "ENETRESET",
+            "ECONNRESET",
+            "ECONNABORTED",
+            "ECONNREFUSED",
+            "ENOTCONN",
+        ),
+        *("ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENOLINK", "EREMOTEIO", "ECOMM", "EPROTO", "EPIPE"),
+    )
+    if (number := getattr(errno, name, None)) is not None
+}
+_KINDS = {
+    stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder (directory)",
+}  # fmt: skip
+# A FIFO that nobody writes to is opened at once, and a terminal does not become the process's own.
+_READING = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
+    _READING |= getattr(os, _flag, 0)
+_chance = random.SystemRandom()  # not the program's own random numbers
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -47,10 +85,56 @@ class Member(NamedTuple):
         return f"{self.archive}//{self.name}@{self.offset}+{self.size}"
 
 
+class StorageReason(str):
+    """A reason that is not the file's but the storage's, or the machine's: at another time there may be a content."""
+
+    __slots__ = ()
+
+
+def is_the_storages(error: BaseException) -> bool:
+    """Whether an error says nothing about the file."""
+    if isinstance(error, MemoryError | TimeoutError | ConnectionError):
+        return True
+    return isinstance(error, OSError) and error.errno in _NOT_THE_FILES
+
+
+def retried(work: Callable[[], Result], stopped: threading.Event | None = None, until: float = math.inf) -> Result:
+    """What `work` returns, which is called again where the storage stumbles, up to 3 times, after `WAITS_S`.
+
+    Args:
+        stopped: once it is set, nothing is tried again.
+        until: nor after this time, `time.monotonic()`.
+    Raises:
+        OSError, MemoryError: the last try's.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return work()
+        except (OSError, MemoryError) as error:
+            wait_s *= _chance.uniform(1, 1.5)  # so that many readers do not come back at once
+            if not is_the_storages(error) or time.monotonic() + wait_s > until:
+                raise
+            if (stopped or threading.Event()).wait(wait_s):
+                raise
+    return work()
+
+
 def read_bytes(path: str) -> bytes | str:
     """The content, or the reason why there is none."""
     with Reader() as reader:
         return reader.read_bytes(path)
+
+
+def content_of(path: str, caller: str) -> bytes:
+    """The content of a file that nothing works without.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = read_bytes(path)
+    if isinstance(content, str):
+        raise OSError(f"{caller}: could not read {path!r}: {content}.")
+    return content
 
 
 class Reader:
@@ -58,24 +142,40 @@ class Reader:
 
     Args:
         most_open: archives kept open, beside those that are being read.
+        max_bytes: larger files are not read.
+        timeout_s: after so long the storage is not tried again.
+        stopped: nor once this is set.
     """
 
-    def __init__(self, most_open: int = OPEN_ARCHIVES) -> None:
-        self._most_open = most_open
+    def __init__(
+        self,
+        most_open: int = OPEN_ARCHIVES,
+        max_bytes: int = MAX_FILE_BYTES,
+        timeout_s: float | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        self._most_open, self._max_bytes = most_open, max_bytes
+        self._timeout_s, self._stopped = math.inf if timeout_s is None else timeout_s, stopped
         self._archives: OrderedDict[str, _Archive] = OrderedDict()  # the latest last
         self._lock = threading.Lock()
 
     def read_bytes(self, path: str) -> bytes | str:
-        """The content, or the reason why there is none."""
-        member = MEMBER.fullmatch(path)
+        """The content, or the reason why there is none: a StorageReason where it is not the file's fault."""
         try:
-            if member is None or os.path.exists(path):
-                with open(path, "rb", buffering=0) as file:
-                    return file.read() or "the file is empty"
-            with self._opened(member["archive"]) as archive:
-                return _read_member(archive, int(member["offset"]), int(member["size"]))
-        except (OSError, ValueError) as error:
-            return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            return retried(lambda: self._read(path), self._stopped, time.monotonic() + self._timeout_s)
+        except (OSError, ValueError, MemoryError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            return StorageReason(reason) if is_the_storages(error) else reason
+
+    def _read(self, path: str) -> bytes | str:
+        member = MEMBER.fullmatch(path)
+        if member is None or _exists(path):
+            return _read_file(path, self._max_bytes)
+        offset, size = int(member["offset"]), int(member["size"])
+        if size > self._max_bytes:
+            return _too_large(f"{size:,} bytes", self._max_bytes)
+        with self._opened(member["archive"]) as archive:
+            return _read_member(archive, offset, size)
 
     def close(self) -> None:
         """Close every archive; one that is being read, after that."""
@@ -90,16 +190,32 @@ class Reader:
         self.close()
 
     @contextmanager
-    def _opened(self, archive: str) -> Iterator[_Archive]:
+    def _opened(self, name: str) -> Iterator[_Archive]:
+        """An archive. Where reading it fails it is opened anew the next time: what is open may be stale."""
         with self._lock:
-            entry = self._archives.pop(archive, None) or _Archive(archive)
-            self._archives[archive] = entry
-            entry.users += 1
+            archive = self._archives.get(name)
+            if archive is not None:
+                archive.users += 1
+                self._archives.move_to_end(name)
+        if archive is None:
+            opened = _Archive(name)  # without the lock: it may take its time
+            with self._lock:
+                archive = self._archives.setdefault(name, opened)
+                archive.users += 1
+            if archive is not opened:  # another thread was faster
+                opened.file.close()
         try:
-            yield entry
+            yield archive
+        except OSError:
+            with self._lock:
+                if self._archives.get(name) is archive:
+                    del self._archives[name]
+            raise
         finally:
             with self._lock:
-                entry.users -= 1
+                archive.users -= 1
+                if not archive.users and self._archives.get(name) is not archive:
+                    archive.file.close()
                 self._close_unused()
 
     def _close_unused(self) -> None:
@@ -108,11 +224,64 @@ class Reader:
             self._archives.pop(archive).file.close()
 
 
+def _open_file(path: str) -> tuple[int, int]:
+    """A descriptor of a regular file, and its bytes. Of nothing else is the opening waited for."""
+    try:
+        file = os.open(path, _READING)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            _check_regular(os.stat(path))
+        raise
+    try:
+        status = os.fstat(file)
+        _check_regular(status)
+    except BaseException:
+        os.close(file)
+        raise
+    return file, status.st_size
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
+
+
+def _read_file(path: str, max_bytes: int) -> bytes | str:
+    file, size = _open_file(path)
+    try:
+        if size > max_bytes:
+            return _too_large(f"{size:,} bytes", max_bytes)
+        parts, left = list[bytes](), max_bytes + 1
+        while part := os.read(file, min(max(size + 1, _READ_AT_ONCE), left)):
+            parts.append(part)
+            left -= len(part)
+            if not left:  # it has grown, or has no end
+                return _too_large(f"more than {max_bytes:,} bytes", max_bytes)
+    finally:
+        os.close(file)
+    return (parts[0] if len(parts) == 1 else b"".join(parts)) or "the file is empty"
+
+
+def _too_large(what: str, max_bytes: int) -> str:
+    return f"{what}, and files of more than {max_bytes:,} are not read (max_file_bytes)"
+
+
+def _exists(path: str) -> bool:
+    """os.path.exists, but that it does not say no where the storage stumbles."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        if is_the_storages(error):
+            raise
+        return False
+    return True
+
+
 class _Archive:
     """An open archive. users: threads that are reading it."""
 
     def __init__(self, path: str) -> None:
-        self.file, self.users = open(path, "rb", buffering=0), 0  # noqa: SIM115 (the Reader closes it)
+        self.file, self.users = os.fdopen(_open_file(path)[0], "rb", buffering=0), 0
 
     def size(self) -> int:
         return os.fstat(self.file.fileno()).st_size
@@ -132,25 +301,33 @@ class Stamp(NamedTuple):
     time_ns: int
 
 
-def stamps(paths: Iterable[str]) -> list[Stamp | None]:
-    """Of each file, or of the archive that a member lies in; None: it cannot be reached."""
+def stamps(paths: Iterable[str], strict: bool = False) -> list[Stamp | None]:
+    """Of each file, or of the archive that a member lies in; None: it cannot be reached.
+
+    Args:
+        strict: None is only what is not there.
+    Raises:
+        OSError: strict, and the storage does not say.
+    """
     archives: dict[str, Stamp | None] = {}
     found = []
     for path in paths:
-        stamp = _stamp(path)
+        stamp = _stamp(path, strict)
         if stamp is None and (member := MEMBER.fullmatch(path)) is not None:
             archive = member["archive"]
             if archive not in archives:
-                archives[archive] = _stamp(archive)
+                archives[archive] = _stamp(archive, strict)
             stamp = archives[archive]
         found.append(stamp)
     return found
 
 
-def _stamp(path: str) -> Stamp | None:
+def _stamp(path: str, strict: bool) -> Stamp | None:
     try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+        status = retried(lambda: os.stat(path)) if strict else os.stat(path)
+    except (OSError, ValueError) as error:
+        if strict and is_the_storages(error):
+            raise
         return None
     # Of archives that were unpacked all files have one time, of some formats also one size: ctime notices an exchange
     return Stamp(status.st_size, max(status.st_mtime_ns, status.st_ctime_ns) % 2**64)
@@ -327,14 +504,19 @@ def names_crc32(paths: Sequence[str]) -> int:
 
 __all__ = [
     "IMAGE_EXTENSIONS",
+    "MAX_FILE_BYTES",
     "MEMBER",
     "Member",
     "MemberPaths",
     "Reader",
     "Stamp",
+    "StorageReason",
+    "content_of",
+    "is_the_storages",
     "members",
     "names_crc32",
     "narrow",
     "read_bytes",
+    "retried",
     "stamps",
 ]

@@ -392,16 +392,14 @@ def test_every_good_sample_once_and_every_bad_one_by_name(
 
 def test_files_without_permission(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in for open, since the superuser may read everything."""
-    import builtins
-
-    opened = builtins.open
+    opened = os.open
 
     def refusing(file: Any, *arguments: Any, **options: Any) -> Any:
         if file == crowd.paths[2]:
             raise PermissionError(13, "Permission denied", file)
         return opened(file, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
     loader = make_loader(crowd, training=False)
     assert delivered(loader) == [0, 1, *range(3, 41)]
     assert loader.quarantined == [(crowd.paths[2], "Permission denied")]
