@@ -486,7 +486,7 @@ def test_an_epoch_of_mostly_bad_files(crowd: fa.Samples, tmp_path: Path) -> None
     loader = make_loader(fa.Samples(paths, [0] * n, ["a"]), batch_size=32, drop_last=False, max_bad_share=1.0)
     assert sorted(delivered(loader)) == good
     assert len(loader.quarantined) == n - len(good)
-    again = make_loader(loader.samples, batch_size=32, drop_last=False, on_error="raise")
+    again = make_loader(loader.samples, batch_size=32, drop_last=False, on_error="raise", max_bad_share=1.0)
     again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     assert sorted(delivered(again)) == good
     stages = again.stats().stages
