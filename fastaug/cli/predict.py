@@ -11,7 +11,7 @@ import typer
 
 from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import Debug, Device, Json, Overwrite
-from fastaug.cli.printing import importing_torch, print_json, say_row
+from fastaug.cli.printing import importing_torch, print_json, say, say_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,10 @@ def _photos(files: list[Path]) -> Iterator[str]:
 
     for file in files:
         if file.is_dir():
-            yield from find_images(file, "predict").paths
+            images = find_images(file, "predict")
+            for line in images.left_out.unread("predict"):
+                say(line, err=True)
+            yield from images.paths
         else:
             yield str(file)
 

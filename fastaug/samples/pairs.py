@@ -40,11 +40,12 @@ def photos_and_masks(
 
 def photos_and_texts(
     images: str | os.PathLike[str], texts: str | os.PathLike[str], ending: str, caller: str
-) -> tuple[Images, dict[str, str], dict[str, str]]:
-    """The photos; these by name; and the files with that ending by name."""
+) -> tuple[Images, dict[str, str], dict[str, str], list[str]]:
+    """The photos; these by name; the files with that ending by name; and what is to be said."""
     photos = find_images(images, caller)
     found = find_files(texts, caller, (ending,), f"{ending} files")
-    return photos, by_name(photos.root, photos.paths, caller), by_name(found.root, found.paths, caller)
+    there, files = (by_name(some.root, some.paths, caller) for some in (photos, found))
+    return photos, there, files, photos.left_out.warning(caller) + found.left_out.unread(caller)
 
 
 def by_name(root: str, paths: Iterable[str], caller: str) -> dict[str, str]:

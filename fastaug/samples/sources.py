@@ -31,6 +31,7 @@ IMAGE_EXTENSIONS = (  # of what is decoded
 )  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
 MAX_FILE_BYTES = 2 << 30  # larger files are not read
+EMPTY = "the file is empty"
 WAITS_S = (0.1, 0.4, 1.6)  # between the tries where the storage stumbles; by chance up to half longer
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -126,15 +127,15 @@ def read_bytes(path: str) -> bytes | str:
 
 
 def content_of(path: str, caller: str) -> bytes:
-    """The content of a file that nothing works without.
+    """The content of a file that nothing works without; it may be empty.
 
     Raises:
         OSError: it cannot be read.
     """
     content = read_bytes(path)
-    if isinstance(content, str):
-        raise OSError(f"{caller}: could not read {path!r}: {content}.")
-    return content
+    if isinstance(content, bytes) or content == EMPTY:
+        return content if isinstance(content, bytes) else b""
+    raise OSError(f"{caller}: could not read {path!r}: {content}. See to it, and try again.")
 
 
 class Reader:
@@ -259,7 +260,7 @@ def _read_file(path: str, max_bytes: int) -> bytes | str:
                 return _too_large(f"more than {max_bytes:,} bytes", max_bytes)
     finally:
         os.close(file)
-    return (parts[0] if len(parts) == 1 else b"".join(parts)) or "the file is empty"
+    return (parts[0] if len(parts) == 1 else b"".join(parts)) or EMPTY
 
 
 def _too_large(what: str, max_bytes: int) -> str:
@@ -347,7 +348,7 @@ def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
         return f"the archive has no member of {size:,} bytes at byte {offset}: it was changed after it was indexed"
     content = archive.read(size, offset)
     assert len(content) == size, "photos are far below the 2 GB that one call reads"
-    return content or "the file is empty"
+    return content or EMPTY
 
 
 class MemberPaths(Sequence[str]):
@@ -503,6 +504,7 @@ def names_crc32(paths: Sequence[str]) -> int:
 
 
 __all__ = [
+    "EMPTY",
     "IMAGE_EXTENSIONS",
     "MAX_FILE_BYTES",
     "MEMBER",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from fastaug.samples.annotations import Found, Pairs, boxes_with_area, class_names, pair_numbers
 from fastaug.samples.pairs import photos_and_texts
+from fastaug.samples.sources import content_of
 from fastaug.samples.targets import Objects
 
 _BESIDE = "classes.txt"  # the names of the classes, which labelling programs leave there
@@ -20,7 +22,7 @@ def read_yolo(
 ) -> Found:
     """See `Samples.from_yolo`."""
     names = class_names(classes, "from_yolo")
-    photos, there, files = photos_and_texts(images, labels, ".txt", "from_yolo")
+    photos, there, files, left_out = photos_and_texts(images, labels, ".txt", "from_yolo")
     files = {name: path for name, path in files.items() if os.path.basename(path) != _BESIDE}
     rows: list[int] = []
     values: list[list[float]] = []
@@ -64,14 +66,14 @@ def read_yolo(
         pairs=pair_numbers(pairs, 0 if points is None else points.shape[1], [], "from_yolo"),
         relative=True,
     )
-    return Found(photos.paths, objects, names, photos.left_out.warning("from_yolo") + said)
+    return Found(photos.paths, objects, names, left_out + said)
 
 
 def _lines(path: str) -> list[list[float]]:
     """The numbers in each line."""
+    content = content_of(path, "from_yolo")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return [list(map(float, line.split())) for line in file]
+        return [list(map(float, line.split())) for line in io.StringIO(content.decode("utf-8-sig"), newline=None)]
     except ValueError as error:
         raise ValueError(f"from_yolo: expected lines of numbers in {path!r}, got something else: {error}.") from None
 
