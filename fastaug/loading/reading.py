@@ -48,7 +48,7 @@ class Readers:
         Raises:
             StorageError: too many reads hang.
         """
-        return self._share(lambda path: self._files.read_bytes(path), paths)
+        return self._share(self._files.read_bytes, paths)
 
     def stamps(self, paths: Sequence[str]) -> list[Stamp | None]:
         """As `sources.stamps`; None too where there is no answer in time."""

@@ -19,6 +19,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO, NamedTuple, Self, TypeVar, overload
 
 import numpy as np
@@ -37,7 +38,7 @@ WAITS_S = (0.1, 0.4, 1.6)  # between the tries where the storage stumbles; by ch
 _BLOCK = tarfile.BLOCKSIZE
 MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _ZEROS_AT_ONCE = 1 << 20
-_READ_AT_ONCE = 1 << 16
+_READ_AT_ONCE = 1 << 20
 _NAMES_AT_ONCE = 1 << 16
 Result = TypeVar("Result")
 _SLASHES = re.compile(r"(?<=.)//+")
@@ -99,24 +100,33 @@ def is_the_storages(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _NOT_THE_FILES
 
 
-def retried(work: Callable[[], Result], stopped: threading.Event | None = None, until: float = math.inf) -> Result:
+def retried(
+    work: Callable[[], Result],
+    stopped: threading.Event | None = None,
+    until: float = math.inf,
+    failed: OSError | MemoryError | None = None,
+) -> Result:
     """What `work` returns, which is called again where the storage stumbles, up to 3 times, after `WAITS_S`.
 
     Args:
         stopped: once it is set, nothing is tried again.
         until: nor after this time, `time.monotonic()`.
+        failed: what a first try has raised; None: there was none.
     Raises:
         OSError, MemoryError: the last try's.
     """
     for wait_s in WAITS_S:
-        try:
-            return work()
-        except (OSError, MemoryError) as error:
-            wait_s *= _chance.uniform(1, 1.5)  # so that many readers do not come back at once
-            if not is_the_storages(error) or time.monotonic() + wait_s > until:
-                raise
-            if (stopped or threading.Event()).wait(wait_s):
-                raise
+        if failed is None:
+            try:
+                return work()
+            except (OSError, MemoryError) as error:
+                failed = error
+        wait_s *= _chance.uniform(1, 1.5)  # so that many readers do not come back at once
+        if not is_the_storages(failed) or time.monotonic() + wait_s > until:
+            raise failed
+        if (stopped or threading.Event()).wait(wait_s):
+            raise failed
+        failed = None
     return work()
 
 
@@ -162,8 +172,12 @@ class Reader:
 
     def read_bytes(self, path: str) -> bytes | str:
         """The content, or the reason why there is none: a StorageReason where it is not the file's fault."""
+        began = time.monotonic()
         try:
-            return retried(lambda: self._read(path), self._stopped, time.monotonic() + self._timeout_s)
+            try:
+                return self._read(path)
+            except (OSError, MemoryError) as error:
+                return retried(partial(self._read, path), self._stopped, began + self._timeout_s, error)
         except (OSError, ValueError, MemoryError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             return StorageReason(reason) if is_the_storages(error) else reason
@@ -252,15 +266,23 @@ def _read_file(path: str, max_bytes: int) -> bytes | str:
     try:
         if size > max_bytes:
             return _too_large(f"{size:,} bytes", max_bytes)
-        parts, left = list[bytes](), max_bytes + 1
-        while part := os.read(file, min(max(size + 1, _READ_AT_ONCE), left)):
-            parts.append(part)
-            left -= len(part)
-            if not left:  # it has grown, or has no end
-                return _too_large(f"more than {max_bytes:,} bytes", max_bytes)
+        content = os.read(file, size + 1)
+        if len(content) != size:  # cut off by a signal or above 2 GB; or the file says another size than it has
+            content = _read_on(file, content, max_bytes)
     finally:
         os.close(file)
-    return (parts[0] if len(parts) == 1 else b"".join(parts)) or EMPTY
+    if len(content) > max_bytes:
+        return _too_large(f"more than {max_bytes:,} bytes", max_bytes)
+    return content or EMPTY
+
+
+def _read_on(file: int, content: bytes, max_bytes: int) -> bytes:
+    """The content of a file that begins so and is read up to there; a little more than `max_bytes` at most."""
+    parts, read = [content], len(content)
+    while read <= max_bytes and (part := os.read(file, _READ_AT_ONCE)):
+        parts.append(part)
+        read += len(part)
+    return b"".join(parts)
 
 
 def _too_large(what: str, max_bytes: int) -> str:
