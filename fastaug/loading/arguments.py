@@ -140,7 +140,7 @@ def check_share(name: str, share: float) -> None:
 
 
 def checked_timeout(seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < as_number(seconds) < math.inf:
+    if seconds is not None and (isinstance(seconds, bool) or not 0 < as_number(seconds) < math.inf):
         raise ValueError(f"ImageLoader: expected read_timeout in seconds, more than 0, or None, got {seconds!r}.")
     return seconds
 

@@ -74,6 +74,15 @@ class LeftOut:
         rest = [count for _, (count, _) in kinds[_MOST_KINDS:]]
         return ", ".join([*named, *([f"{sum(rest):,} of {len(rest)} other kinds"] if rest else [])])
 
+    def check_folders(self, caller: str) -> None:
+        """That all of them may be read. Raises PermissionError."""
+        if _NOT_READABLE in self.kinds:
+            count, example = self.kinds[_NOT_READABLE]
+            raise PermissionError(
+                f"{caller}: expected folders that may be read in {self.where!r}, got {count:,} that may not, the first "
+                f"{example!r}. Let this user read it."
+            )
+
     def unread(self, caller: str) -> list[str]:
         """The line to say where endings do not matter: of folders that may not be read, and of what is no file."""
         only = LeftOut(self.where, self.below)

@@ -26,6 +26,8 @@ def photos_and_masks(
             "folders, or the suffix= that the names of masks have."
         )
     of_masks = of_photos if one_folder else find_images(masks, caller)
+    for found in (of_photos, of_masks):
+        found.left_out.check_folders(caller)
     said = of_photos.left_out.warning(caller) + ([] if one_folder else of_masks.left_out.warning(caller))
     photos, files = of_photos.paths, of_masks.paths
     if suffix:
@@ -44,6 +46,8 @@ def photos_and_texts(
     """The photos; these by name; the files with that ending by name; and what is to be said."""
     photos = find_images(images, caller)
     found = find_files(texts, caller, (ending,), f"{ending} files")
+    for some in (photos, found):  # a photo without its text would be one without objects
+        some.left_out.check_folders(caller)
     there, files = (by_name(some.root, some.paths, caller) for some in (photos, found))
     return photos, there, files, photos.left_out.warning(caller) + found.left_out.unread(caller)
 

@@ -308,7 +308,7 @@ def test_a_folder_behind_one_that_may_not_be_searched(tmp_path: Path, monkeypatc
         Samples.from_folder(tmp_path / "photos")
 
 
-def test_texts_in_a_folder_that_may_not_be_read_are_said(tmp_path: Path, listing: Listing) -> None:
+def test_texts_in_a_folder_that_may_not_be_read_are_an_error(tmp_path: Path, listing: Listing) -> None:
     """Photos without their text would be photos without objects."""
     make(tmp_path, "images/a/1.jpg", "images/b/2.jpg", "labels/a/1.txt", "labels/b/2.txt")
     (tmp_path / "labels/a/1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
@@ -320,7 +320,7 @@ def test_texts_in_a_folder_that_may_not_be_read_are_said(tmp_path: Path, listing
         return scan(path)
 
     listing.scan = scandir
-    with pytest.warns(UserWarning, match=r"from_yolo: left out in '.*labels': 1 not readable \('b'\)"):
+    with pytest.raises(PermissionError, match=r"from_yolo: .* in '.*labels', got 1 that may not, .*labels/b'\. Let"):
         Samples.from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
 
 
