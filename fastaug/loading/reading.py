@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
@@ -36,10 +37,11 @@ class Readers:
         self._stopped, self._lock = threading.Event(), threading.Lock()
         self._files = Reader(max_bytes=max_bytes, timeout_s=read_timeout, stopped=self._stopped)
         self._tasks: queue.SimpleQueue[_Reading[Any, Any] | None] = queue.SimpleQueue()
-        self._open: set[_Reading[Any, Any]] = set()
+        self._open: set[_Reading[Any, Any]] = set()  # what is waited for
         self._threads: set[threading.Thread] = set()  # without those that were given up
         self._hanging = 0  # those
         self._failed: str | None = None  # why nothing is read any more
+        self.process = os.getpid()
         _all.add(self)
 
     def read(self, paths: Sequence[str]) -> list[bytes | str]:
@@ -57,8 +59,7 @@ class Readers:
 
     def _share(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | StorageReason]:
         reading = _Reading(work, items)
-        with self._lock:
-            self._open.add(reading)
+        self._open.add(reading)
         try:
             for _ in range(min(self._num_threads, len(items))):
                 self._add(reading)
@@ -67,8 +68,7 @@ class Readers:
                     self._give_up(reading, place, thread)
         finally:
             reading.done.set()
-            with self._lock:
-                self._open.discard(reading)
+            self._open.discard(reading)
         if reading.error is not None:
             raise reading.error
         if self._failed is not None and len(reading.outcomes) < len(items):
@@ -108,21 +108,18 @@ class Readers:
         self.stop()
 
     def stop(self) -> None:
-        """Wait for nothing any more: what is not read yet is not."""
+        """Wait for nothing any more: what is not read yet is not. Takes no lock, so that signal handlers may call it."""
         self._stopped.set()
-        with self._lock:
-            for reading in self._open:
-                reading.done.set()
+        for reading in self._open.copy():
+            reading.done.set()
 
     def close(self) -> None:
         """Let go of threads and files; what is being read is waited for a moment."""
         self.stop()
-        with self._lock:
-            threads = list(self._threads)
         until = time.monotonic() + _GRACE_S
-        for _ in threads:
+        for _ in range(self._num_threads):
             self._tasks.put(None)
-        for thread in threads:
+        for thread in self._threads.copy() - {threading.current_thread()}:  # the garbage collector may be in one
             thread.join(max(until - time.monotonic(), 0))
         self._files.close()
 
@@ -186,7 +183,8 @@ class _Reading(Generic[Item, Result]):
 def stop_all() -> None:
     """For the end of the process: so that nobody waits for a read that hangs."""
     for readers in list(_all):
-        readers.stop()
+        if readers.process == os.getpid():  # of those of its parent a forked child has no threads
+            readers.stop()
 
 
 _all: weakref.WeakSet[Readers] = weakref.WeakSet()
