@@ -460,8 +460,8 @@ class ImageLoader(IterableDataset[Any]):
             try:
                 for delivered, batch in enumerate(batches, first + 1):
                     loaded = time.perf_counter()
-                    position.delivered = delivered
                     tally.add(rows[delivered - first - 1], batch.bad)
+                    position.delivered = delivered
                     if len(batch) or self.shard[1] > 1:
                         with clock.stage("warp", len(batch)):
                             result, images = self._warp_batch(batch), len(batch)

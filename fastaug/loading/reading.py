@@ -108,7 +108,7 @@ class Readers:
         self.stop()
 
     def stop(self) -> None:
-        """Wait for nothing any more: what is not read yet is not. Takes no lock, so that signal handlers may call it."""
+        """Wait for nothing any more. It takes no lock, so that a signal handler may call it."""
         self._stopped.set()
         for reading in self._open.copy():
             reading.done.set()

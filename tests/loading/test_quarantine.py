@@ -139,3 +139,17 @@ def test_what_is_missed_counts_too_but_is_not_kept() -> None:
     again.add(rows[5:], {})
     assert kept.missed() == []
     assert len(kept.state()) == 2
+
+
+def test_a_batch_that_is_an_error_is_not_delivered(spotted: Callable[[int, int], Samples]) -> None:
+    """A state from then goes on with it: to the same error, or, where the storage has come back, to the batch."""
+    samples = spotted(40, 21).subset(range(39, -1, -1))
+    loader = tiny(samples, training=False)
+    assert failing(loader) > 0
+    again = tiny(samples, training=False)
+    again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert failing(again) == 0
+    again = tiny(samples, training=False, max_bad_share=0.6)
+    again.load_state_dict(loader.state_dict())
+    assert count(again) == 0
+    assert again.state_dict()["epoch"] == 1

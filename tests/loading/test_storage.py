@@ -300,6 +300,17 @@ def test_it_is_the_storages_with_on_error_raise(storage: Storage, photos: fa.Sam
     assert issubclass(fa.StorageError, fa.BadFileError)
 
 
+def test_a_state_goes_on_with_the_batch_that_was_an_error(storage: Storage, photos: fa.Samples) -> None:
+    storage.fail(photos.paths[7], "EIO")
+    loader, rows = in_order(photos, on_error="raise"), list[int]()
+    with pytest.raises(fa.StorageError):
+        rows.extend(int(row) for *_, info in loader for row in info.indices)
+    storage.faults.clear()
+    resumed = in_order(photos, on_error="raise")
+    resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert rows + rows_of(resumed) == list(range(20))
+
+
 def test_too_many_missed_files_are_an_error_of_the_storage(
     storage: Storage, photos: fa.Samples, tmp_path: Path
 ) -> None:
