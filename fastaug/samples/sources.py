@@ -310,8 +310,11 @@ class _Archive:
         return os.fstat(self.file.fileno()).st_size
 
     def read(self, size: int, offset: int) -> bytes:
-        """The bytes there; several threads may read at a time."""
-        return read_at(self.file.fileno(), size, offset)
+        """The bytes there, up to the archive's end; several threads may read at a time."""
+        content = read_at(self.file.fileno(), size, offset)
+        while len(content) < size and (more := read_at(self.file.fileno(), size - len(content), offset + len(content))):
+            content += more  # one call may return less, and above 2 GB it does
+        return content
 
 
 class Stamp(NamedTuple):

@@ -204,6 +204,13 @@ def test_archives_are_opened_again(storage: Storage, tmp_path: Path, when: str) 
                    if os.path.exists(f"/proc/self/fd/{fd}"))  # fmt: skip
 
 
+def test_short_reads_of_archives_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_tar(tmp_path / "a.tar", {f"c/{i}.jpg": bytes([65 + i]) * 700 for i in range(3)})
+    samples, pread = fa.Samples.from_tar(archive, pattern="(c)/"), os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: pread(file, min(size, 5), offset))
+    assert [read_bytes(path) for path in samples.paths] == [bytes([65 + i]) * 700 for i in range(3)]
+
+
 def test_what_is_not_a_regular_file_is_named_at_once(tmp_path: Path) -> None:
     """Nobody writes into the FIFO, and the device has no end."""
     os.mkfifo(tmp_path / "fifo.jpg")
