@@ -124,6 +124,12 @@ CacheBytes = Annotated[
         parser=_bytes, metavar="BYTES", help="That the cache may take, as 20GB.", show_default="half of what is free"
     ),
 ]
+ReadTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Seconds after which a read that hangs is given up.", show_default="as long as it takes"
+    ),
+]
 Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")]

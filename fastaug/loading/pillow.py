@@ -100,6 +100,12 @@ def decode_mask(content: bytes, max_pixels: int, size: tuple[int, int] | None = 
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 
+def size_of(content: bytes) -> tuple[int, int]:
+    """(height, width) as stored. Raises Unreadable."""
+    width, height = _open(content).size
+    return height, width
+
+
 def orientation(content: bytes) -> int:
     """EXIF's orientation, 1 to 8, from wherever Pillow's `exif_transpose` takes it: EXIF, XMP …"""
     return _orientation_of(_open(content))
@@ -152,7 +158,7 @@ def _loaded(image: Any) -> Iterator[None]:
         if said:  # as of a fax with a bad code, of which the rest is shown as if it were right
             raise Unreadable(f"damaged or truncated image data ({image.format}: {said[0][:120]})")
         yield
-    except Unreadable:
+    except (Unreadable, MemoryError):  # of which it is not known yet whose fault it is
         raise
     except Exception as error:  # of any kind: damaged files raise what comes
         reason = said[0][:120] if said else _line(error)

@@ -21,6 +21,7 @@ from fastaug.loading.stats import Clock
 from fastaug.loading.workers import Workers, prefetch
 from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
+from fastaug.samples.storage import StorageReason
 from fastaug.text import printable
 
 _CHUNKS = 4  # of a group, for each thread that decodes
@@ -37,6 +38,7 @@ class Prepared:
         there: files of which there were.
         without_room: files whose photos did not fit.
         bad: row of the samples -> reason, in the order of the rows; of a file in several rows, the first one.
+        missed: the same of files that the storage did not give, which may be good.
         bytes: that the cache has given out, for other samples too.
     """
 
@@ -45,6 +47,7 @@ class Prepared:
     there: int
     without_room: int
     bad: dict[int, str]
+    missed: dict[int, str]
     bytes: int
 
 
@@ -105,7 +108,10 @@ def prepare(
             finally:
                 workers.stop()
     made, there, without_room = counts
-    return Prepared(opened.name, made, there, without_room, dict(sorted(bad.items())), opened.store.given_out())
+    ordered = sorted(bad.items())
+    missed: dict[int, str] = {row: reason for row, reason in ordered if isinstance(reason, StorageReason)}
+    bad = {row: reason for row, reason in ordered if row not in missed}
+    return Prepared(opened.name, made, there, without_room, bad, missed, opened.store.given_out())
 
 
 class _Filling:

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Self, TypeVar
 
 from fastaug.loading.decode import Decoder
+from fastaug.loading.reading import Readers, stop_all
 from fastaug.memory import Memory
-from fastaug.samples.sources import Reader
+from fastaug.samples.sources import MAX_FILE_BYTES, Stamp
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,6 +56,11 @@ def _beside(process: int) -> Pool:
     return Pool(1, "warp")
 
 
+# At the end of the process the threads of pools are joined, which may wait for reads. What is registered later, after
+# the pools' own, is called before. (`atexit` would be too late.)
+threading._register_atexit(stop_all)  # type: ignore[attr-defined]
+
+
 def prefetch(
     load: Callable[[Item], Result], items: Iterable[Item], depth: int, workers: int
 ) -> Generator[Result, None, None]:
@@ -85,13 +91,22 @@ class Workers:
         decoder: closed with this.
         memory: for pixels on the CPU.
         stopped: whether nobody will look at what is still under way.
+
+    Args:
+        num_threads: that read.
+        read_timeout, max_file_bytes: as of the ImageLoader.
     """
 
-    def __init__(self, decoder: Decoder, num_threads: int) -> None:
-        self.decoder, self.memory, self._threads = decoder, Memory(), num_threads
+    def __init__(
+        self,
+        decoder: Decoder,
+        num_threads: int,
+        read_timeout: float | None = None,
+        max_file_bytes: int = MAX_FILE_BYTES,
+    ) -> None:
+        self.decoder, self.memory = decoder, Memory()
         self._decoding = Pool(decoder.threads, "decode")
-        self._readers = Pool(num_threads, "read")
-        self._files = Reader()
+        self._readers = Readers(num_threads, read_timeout, max_file_bytes)
         self._stopped = threading.Event()
 
     @property
@@ -100,20 +115,14 @@ class Workers:
 
     def read(self, paths: Sequence[str]) -> list[bytes | str]:
         """The content of each file, or the reason why there is none."""
-        return self._share(self._readers, self._threads, self._files.read_bytes, paths)
+        return self._readers.read(paths)
 
-    def read_now(self, path: str) -> bytes | str:
-        """The same of one file, in the calling thread."""
-        return self._files.read_bytes(path)
+    def stamps(self, paths: Sequence[str]) -> list[Stamp | None]:
+        """By which it is seen whether files have changed; None: it is not known of that file."""
+        return self._readers.stamps(paths)
 
     def decode(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work(item)` for each item, in order, in the threads that decode. Items of an earlier call come first."""
-        return self._share(self._decoding, self.decoder.threads, work, items)
-
-    @staticmethod
-    def _share(
-        pool: ThreadPoolExecutor, threads: int, work: Callable[[Item], Result], items: Sequence[Item]
-    ) -> list[Result]:
         results: dict[int, Result] = {}
         left = iter(range(len(items)))  # each thread takes the next one when it is ready: a task for each costs more
 
@@ -121,22 +130,22 @@ class Workers:
             for i in left:
                 results[i] = work(items[i])
 
-        for done in [pool.submit(take) for _ in range(min(threads, len(items)))]:
+        for done in [self._decoding.submit(take) for _ in range(min(self.decoder.threads, len(items)))]:
             done.result()
         return [results[i] for i in range(len(items))]
 
     def stop(self) -> None:
         """Leave out what is not decoded yet. Before `close`, for those who wait for batches meanwhile."""
         self._stopped.set()
+        self._readers.stop()
 
     def close(self) -> None:
-        """Wait for what is under way, then let go of threads, files and memory."""
+        """Wait for what is under way, but for reads that hang; then let go of threads, files and memory."""
         if not self._decoding.is_here:
             return
         self.stop()
+        self._readers.close()
         if self._decoding.end():
-            self._readers.end()
-            self._files.close()
             self.decoder.close()
 
     def __enter__(self) -> Self:

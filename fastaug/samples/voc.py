@@ -13,6 +13,7 @@ import numpy as np
 
 from fastaug.samples.annotations import Found, boxes_with_area, class_names
 from fastaug.samples.pairs import check_pairs, photos_and_texts
+from fastaug.samples.sources import content_of
 from fastaug.samples.targets import Objects
 from fastaug.text import cut, printable
 
@@ -32,7 +33,7 @@ def read_voc(
     images: str | os.PathLike[str], annotations: str | os.PathLike[str], classes: Iterable[str] | None
 ) -> Found:
     """See `Samples.from_voc`."""
-    photos, there, files = photos_and_texts(images, annotations, ".xml", "from_voc")
+    photos, there, files, left_out = photos_and_texts(images, annotations, ".xml", "from_voc")
     check_pairs(there, files, photos.root, os.fspath(annotations), "annotation", "from_voc")
     read = [_read(files[name]) for name in there]
     number = Counter(name for file in read for name in file.names)
@@ -52,12 +53,12 @@ def read_voc(
         )
     sizes = np.array([file.size for file in read], np.int64)
     objects = Objects.gathered(len(read), photo[kept], corners[kept], labels[kept], sizes=sizes)
-    return Found(photos.paths, objects, chosen, photos.left_out.warning("from_voc") + said)
+    return Found(photos.paths, objects, chosen, left_out + said)
 
 
 def _read(path: str) -> _File:
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(content_of(path, "from_voc"))
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also of encodings
         raise ValueError(f"from_voc: expected XML in {path!r}, got something else: {error!s:.100}.") from None
     if root.tag != "annotation":

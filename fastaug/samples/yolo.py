@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from fastaug.samples.annotations import Found, Pairs, boxes_with_area, class_names, pair_numbers
 from fastaug.samples.pairs import photos_and_texts
+from fastaug.samples.sources import content_of
 from fastaug.samples.targets import Objects
 from fastaug.text import cut
 
@@ -21,7 +23,7 @@ def read_yolo(
 ) -> Found:
     """See `Samples.from_yolo`."""
     names = class_names(classes, "from_yolo")
-    photos, there, files = photos_and_texts(images, labels, ".txt", "from_yolo")
+    photos, there, files, left_out = photos_and_texts(images, labels, ".txt", "from_yolo")
     files = {name: path for name, path in files.items() if os.path.basename(path) != _BESIDE}
     rows: list[int] = []
     values: list[list[float]] = []
@@ -65,16 +67,15 @@ def read_yolo(
         pairs=pair_numbers(pairs, 0 if points is None else points.shape[1], [], "from_yolo"),
         relative=True,
     )
-    return Found(photos.paths, objects, names, photos.left_out.warning("from_yolo") + said)
+    return Found(photos.paths, objects, names, left_out + said)
 
 
 def _lines(path: str) -> list[list[float]]:
     """The numbers in each line."""
-    found: list[list[float]] = []
+    content, found = content_of(path, "from_yolo"), list[list[float]]()
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for line in file:
-                found.append(list(map(float, line.split())))
+        for line in io.StringIO(content.decode("utf-8-sig"), newline=None):
+            found.append(list(map(float, line.split())))
     except ValueError:  # whose words would be the file's
         raise ValueError(
             f"from_yolo: expected lines of numbers in {path!r}, got something else in line {len(found) + 1}. Correct "

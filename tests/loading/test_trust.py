@@ -432,16 +432,14 @@ def test_every_good_sample_once_and_every_bad_one_by_name(
 
 def test_files_without_permission(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in for open, since the superuser may read everything."""
-    import builtins
-
-    opened = builtins.open
+    opened = os.open
 
     def refusing(file: Any, *arguments: Any, **options: Any) -> Any:
         if file == crowd.paths[2]:
             raise PermissionError(13, "Permission denied", file)
         return opened(file, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
     loader = make_loader(crowd, training=False)
     assert delivered(loader) == [0, 1, *range(3, 41)]
     assert loader.quarantined == [(crowd.paths[2], "Permission denied")]
@@ -528,7 +526,7 @@ def test_an_epoch_of_mostly_bad_files(crowd: fa.Samples, tmp_path: Path) -> None
     loader = make_loader(fa.Samples(paths, [0] * n, ["a"]), batch_size=32, drop_last=False, max_bad_share=1.0)
     assert sorted(delivered(loader)) == good
     assert len(loader.quarantined) == n - len(good)
-    again = make_loader(loader.samples, batch_size=32, drop_last=False, on_error="raise")
+    again = make_loader(loader.samples, batch_size=32, drop_last=False, on_error="raise", max_bad_share=1.0)
     again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     assert sorted(delivered(again)) == good
     stages = again.stats().stages

@@ -246,7 +246,11 @@ def test_an_archive_that_was_written_anew_after_it_was_indexed(shard: Path) -> N
 
 def test_reasons(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    for name, reason in (("empty", "the file is empty"), ("", "Is a directory"), ("x\0y", "embedded null byte")):
+    for name, reason in (
+        ("empty", "the file is empty"),
+        ("", "a folder (directory), not a file"),
+        ("x\0y", "embedded null byte"),
+    ):
         assert read_bytes(os.path.join(tmp_path, name)) == reason
     assert read_bytes(f"{tmp_path}/none.tar//a.jpg@512+3") == "No such file or directory"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -191,3 +193,29 @@ def test_yolo_paths_that_do_not_belong_together(tmp_path: Path) -> None:
         yolo(tmp_path, classes="cat")
     with pytest.raises(TypeError, match=r"list of classes, got a dict.*values"):
         yolo(tmp_path, classes={0: "cat", 1: "dog"})
+
+
+def test_annotations_that_the_storage_does_not_give_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are tried again before; a text without a line is none."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name, text in (("1", "0 0.5 0.5 0.2 0.2\n"), ("2", "")):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(b"not looked at")
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
+    opened, left = os.open, [3]
+
+    def refusing(path: Any, *rest: Any, **options: Any) -> Any:
+        if os.fspath(path).endswith("2.txt") and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opened(path, *rest, **options)
+
+    monkeypatch.setattr("fastaug.samples.storage.WAITS_S", (0.001,) * 3)
+    monkeypatch.setattr(os, "open", refusing)
+    samples = Samples.from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
+    assert [len(objects.labels) for _, objects in samples] == [1, 0]
+    left[0] = 4
+    with pytest.raises(OSError, match=r"from_yolo: could not read '.*2\.txt': Input/output error\."):
+        Samples.from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
