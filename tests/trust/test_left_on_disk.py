@@ -83,7 +83,7 @@ def test_killed_at_any_call(tmp_path: Path, writer: str) -> None:
     calls = children.calls_of(lambda: write(tmp_path, 1), str(tmp_path))
     assert calls >= 1
     numbers = [*range(1, calls + 1)]
-    for number in numbers if len(numbers) < 10 else numbers[:: -(-len(numbers) // 10)]:
+    for number in numbers if len(numbers) < 8 else numbers[:: -(-len(numbers) // 8)]:
         assert children.calls_of(lambda: write(tmp_path, 2), str(tmp_path), number) == -1
         told = is_whole(tmp_path, writer)
         assert len(told) == len(WRITTEN[writer])

@@ -264,6 +264,32 @@ def test_the_learner_goes_on_where_files_are_missed(tmp_path: Path, storage: Sto
     assert [Path(loader.missed[0][0]).name for loader in loaders] == ["0001.jpg", "0002.jpg"]
 
 
+def test_prepare_does_not_count_them_as_bad(tmp_path: Path, storage: Storage) -> None:
+    for row in range(4):
+        write_photo(tmp_path / "photos" / "a" / f"{row}.jpg", row)
+    storage.faults[str(tmp_path / "photos" / "a" / "2.jpg")] = fails(errno.EIO)
+    command = ["prepare", tmp_path / "photos", "--cache", tmp_path / "cache", "--cache-size", "16", "--device", "cpu"]
+    result = run(*command)
+    assert "3 photos made" in result.stdout, result.output
+    assert "2.jpg" in result.output
+    assert "0 files are bad" in result.stdout
+    storage.faults.clear()
+    again = run(*command)
+    assert "1 photos made, 3 were there" in again.stdout.replace("1 photo made", "1 photos made"), again.output
+
+
+@pytest.mark.parametrize("operation", ["stat", "open"])
+def test_cached_photos_on_storage_that_stumbles(tmp_path: Path, storage: Storage, operation: str) -> None:
+    """A look at a file that fails is no file that has gone."""
+    samples = small_photos(tmp_path / "photos", 6)
+    loader = small_loader(samples, training=False, batch_size=3, cache=tmp_path / "cache", cache_size=16)
+    assert rows_of(loader) == list(range(6))
+    for path in samples.paths[1:4]:
+        storage.faults[path] = fails(errno.ESTALE, 2, (operation,))
+    assert rows_of(loader) == list(range(6))
+    assert (loader.quarantined, loader.missed) == ([], [])
+
+
 # What is not a regular file
 
 

@@ -107,7 +107,7 @@ def test_many_close_at_a_time(tmp_path: Path) -> None:
     loader, begun = small_loader(samples, batch_size=2), threading.Event()
     consumers = [In(consumed(loader, begun, 0.002))]
     assert begun.wait(10)
-    for closing in [In(loader.close) for _ in range(6)]:
+    for closing in [In(loader.close) for _ in range(3)]:
         closing.result(10)
     for consumer in consumers:
         consumer.result(5)
