@@ -226,6 +226,24 @@ def test_the_log_and_errors(hostile: Path, caplog: pytest.LogCaptureFixture) -> 
     one_line(caught.value)
 
 
+def test_paths_that_no_system_opens(tmp_path: Path) -> None:
+    """They are bad files, with a line that says why."""
+    good = str(write_photo(tmp_path / "a.jpg"))
+    paths = [
+        good,
+        f"{tmp_path}/a\0.jpg",
+        f"{tmp_path}/{'x' * 5000}.jpg",
+        f"{tmp_path}/\ud800.jpg",
+        good + "/b.jpg",
+        " ",
+    ]
+    loader = small_loader(fa.Samples(paths, [0] * len(paths), ["x"]), training=False, max_bad_share=1.0)
+    assert rows_of(loader) == [0]
+    assert [path for path, _ in loader.quarantined] == paths[1:]
+    for _, reason in loader.quarantined:
+        one_line(reason)
+
+
 def test_what_notebooks_show(hostile: Path) -> None:
     samples = fa.Samples.from_folder(hostile)
     loader = small_loader(samples)

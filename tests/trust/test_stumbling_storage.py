@@ -252,6 +252,12 @@ def test_missed_and_bad_files_together_are_too_many(tmp_path: Path, storage: Sto
         rows_of(small_loader(samples, training=False, num_threads=8, batch_size=16))
 
 
+def test_bad_files_alone_are_not_the_storages(tmp_path: Path) -> None:
+    with pytest.raises(fa.BadFileError) as caught:
+        rows_of(small_loader(small_photos(tmp_path, 8, bad=7), training=False))
+    assert not isinstance(caught.value, fa.StorageError)
+
+
 def test_the_learner_goes_on_where_files_are_missed(tmp_path: Path, storage: Storage) -> None:
     train, valid = small_photos(tmp_path / "train", 8), small_photos(tmp_path / "valid", 4)
     for path in (train.paths[1], valid.paths[2]):
