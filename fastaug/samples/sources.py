@@ -63,7 +63,7 @@ class Reader:
     def __init__(self, most_open: int = OPEN_ARCHIVES) -> None:
         self._most_open = most_open
         self._archives: OrderedDict[str, _Archive] = OrderedDict()  # the latest last
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close this while the same thread holds it
 
     def read_bytes(self, path: str) -> bytes | str:
         """The content, or the reason why there is none."""
