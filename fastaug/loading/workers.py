@@ -33,8 +33,10 @@ class Pool(ThreadPoolExecutor):
         return os.getpid() == self._process
 
     def end(self) -> None:
-        """Leave out what was not begun, and wait for the rest; in one of our threads, where the garbage collector may
-        call this, not: it would wait for itself."""
+        """Leave out what was not begun, and wait for the rest.
+
+        Not in one of our own threads, where the garbage collector may call this: it would wait for itself.
+        """
         if self.is_here:  # in a child, whoever held its lock does not exist
             ours = threading.current_thread().name.startswith(_NAME)
             self.shutdown(wait=not ours, cancel_futures=True)
