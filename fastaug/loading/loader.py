@@ -319,16 +319,16 @@ class ImageLoader(IterableDataset[Any]):
 
         After the last batch of an epoch that is the next epoch, unless `set_epoch` names the one that is over: then
         nothing is left of it.
-        A state from the start of an epoch may be loaded with another batch size or another number of ranks, and a state
-        of one rank by all of them.
+        A state from the start or the end of an epoch may be loaded with another batch size or another number of ranks,
+        and a state of one rank by all of them.
 
         Raises:
             ValueError: a state of other files, other targets or another seed, or, in the middle of an epoch, of other
                 batches. Files may have moved together: their names below their common folder count.
         """
-        check_state(state, self._identity(), len(self))
+        epoch, delivered = check_state(state, self._identity(), len(self))
         self._quarantine.restore(state["quarantined"], moved="names_crc32" in state)
-        self._position.resume(state)
+        self._position.resume(epoch, delivered)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to be continued in the middle of an epoch."""

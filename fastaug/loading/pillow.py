@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastaug.loading import libtiff
 from fastaug.loading.orientation import turn_upright
-from fastaug.memory import Memory
+from fastaug.memory import Memory, can_be_had
 
 # In the order in which they are tried. Not among them: what runs other programs (EPS), what holds no pixels (WMF), and
 # what nobody trains on. HEIF is there if the package pillow-heif has registered it.
@@ -32,6 +32,7 @@ _QUOTED = re.compile(r"""b?(['"])(?:\\.|(?!\1).)*(?:\1|$)""")
 _ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284  # tags of TIFF
 _BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_METADATA_BYTES = 1 << 26  # with less something else is wrong than that a file asks for too much
 _STRIP_PIXELS = 1 << 22  # converted at a time: Pillow takes ten bytes and more for each meanwhile
 _MODES_WITHOUT_A_RANGE = ("I", "F")
 _LOSSY = ("JPEG", "MPO")  # of formats that have one channel
@@ -209,6 +210,10 @@ def _orientation_of(image: Any) -> int:
         found = image.getexif().get(_ORIENTATION, 1)
     except Warning as error:  # a filter of the user's: he shall not get pictures that lie on their side
         raise Unreadable(f"a warning that Python's filters make an error: {_line(error)}") from error
+    except MemoryError:
+        if not can_be_had(_METADATA_BYTES):  # or it is the machine that is short of memory
+            raise
+        return 1
     except Exception:  # of any kind: what cannot be read turns nothing
         return 1
     return found if found in range(1, 9) else 1

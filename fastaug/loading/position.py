@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastaug.loaded import NUMBER, TEXT, TRUTH, check, shown, whole
+from fastaug.loading.order import batch_count
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.sources import names_crc32 as text_crc32
 
@@ -57,17 +58,17 @@ class Position:
         """In plain numbers: batches delivered, not batches prefetched."""
         return {"epoch": self.epoch, "delivered": self.delivered, **identity}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state`, which `check_state` has seen, was taken."""
-        self.epoch, self.delivered = state["epoch"], state["delivered"]
+    def resume(self, epoch: int, delivered: int) -> None:
+        """Continue there, as `check_state` has it of a state."""
+        self.epoch, self.delivered = epoch, delivered
         self.resuming, self.named = True, False
 
 
-def check_state(state: Any, identity: Mapping[str, Any], batches: int) -> None:
-    """That a loader can continue where `state` was taken.
+def check_state(state: Any, identity: Mapping[str, Any], batches: int) -> tuple[int, int]:
+    """Where a loader continues that gets this state: the epoch, and how many of its batches were delivered.
 
     Args:
-        batches: of an epoch.
+        batches: of an epoch of that loader.
     Raises:
         ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches; no state.
     """
@@ -77,7 +78,8 @@ def check_state(state: Any, identity: Mapping[str, Any], batches: int) -> None:
         raise ValueError(f"ImageLoader: expected a state that state_dict() returned, got {got}. Give the loader's own.")
     plain = {name: _PLAIN for name in identity if name in state}
     check("ImageLoader", state, {"epoch": whole(), "delivered": whole(), **plain}, None, "a state with ")
-    for name in identity if state["delivered"] else ALWAYS:
+    over = state["delivered"] >= _batches(state) > 0  # of other batches than those that come now
+    for name in identity if state["delivered"] and not over else ALWAYS:
         if (name not in state and LATER[name] is None) or state.get(name, LATER.get(name)) == identity[name]:
             continue
         if name == "names_crc32":
@@ -89,11 +91,26 @@ def check_state(state: Any, identity: Mapping[str, Any], batches: int) -> None:
             f"ImageLoader: expected a state of {name} {identity[name]}, got one of {shown(state.get(name))}. Make the "
             f"loader as it was then{'' if name in ALWAYS else ', or go on from the start of an epoch'}."
         )
+    if over:
+        return state["epoch"], batches
     if state["delivered"] > batches:
         raise ValueError(
             f"ImageLoader: expected a state with at most {batches} batches delivered, got {state['delivered']}. Give "
             "the loader's own."
         )
+    return state["epoch"], state["delivered"]
+
+
+def _batches(state: Mapping[str, Any]) -> int:
+    """Of an epoch of the loader whose state this is; 0: it does not say."""
+    samples, ranks, batch_size, repeats = (
+        state.get(name, LATER.get(name)) for name in ("samples", "ranks", "batch_size", "repeats")
+    )
+    training, drop_last = bool(state["training"]), bool(state["drop_last"])
+    photos = 0
+    if all(isinstance(number, int) and number > 0 for number in (samples, ranks, batch_size, repeats)):
+        photos = batch_size // (repeats if training else 1)
+    return batch_count(samples, ranks, photos, training, drop_last) if photos else 0
 
 
 def names_crc32(paths: Sequence[str]) -> int:

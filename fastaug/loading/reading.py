@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 STOPPED = StorageReason("the loader was stopped")
 NO_MEMORY = StorageReason("there is not enough memory for its pixels")
 MOST_HANGING = 4  # reads for each thread; with more the storage is not waited for any longer
+OUTAGE_S = 300.0  # in which no file at all could be read; then the storage is not waited for any longer either
 _GRACE_S = 1.0  # for what is being read when the threads end
 
 
@@ -41,6 +42,7 @@ class Readers:
         self._open: set[_Reading[Any, Any]] = set()  # what is waited for
         self._threads: set[threading.Thread] = set()  # without those that were given up
         self._hanging = 0  # those
+        self._silent_since: float | None = None  # from when on the storage has given nothing
         self._failed: str | None = None  # why nothing is read any more
         self.process = os.getpid()
         _all.add(self)
@@ -49,9 +51,21 @@ class Readers:
         """The content of each file, or the reason why there is none.
 
         Raises:
-            StorageError: too many reads hang.
+            StorageError: too many reads hang, or the storage has given nothing for too long.
         """
-        return self._share(self._files.read_bytes, paths)
+        began = time.monotonic()
+        contents = self._share(self._files.read_bytes, paths)
+        if self._stopped.is_set() or not contents:
+            return contents
+        last = contents[-1]
+        if not (isinstance(last, StorageReason) and all(isinstance(content, StorageReason) for content in contents)):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = began
+        elif time.monotonic() - self._silent_since > OUTAGE_S:
+            self._fail(f"no file at all within {time.monotonic() - self._silent_since:,.0f} s: {last}")
+            raise StorageError(self._failed)
+        return contents
 
     def stamps(self, paths: Sequence[str]) -> list[Stamp | None]:
         """As `sources.stamps`; None too where there is no answer in time."""
@@ -102,9 +116,12 @@ class Readers:
             reading.note(place, reason)
             self._add(reading)
             return
+        self._fail(f"{hanging} reads that hang at a time, {reason}")
+
+    def _fail(self, got: str) -> None:
         self._failed = (
-            f"ImageLoader: expected a storage that answers, got {hanging} reads that hang at a time, {reason}. See to "
-            "the disk or the network, and go on from the last state."
+            f"ImageLoader: expected a storage that answers, got {got}. See to the disk or the network, and go on from "
+            "the last state."
         )
         self.stop()
 

@@ -189,6 +189,27 @@ def test_waiting_ends_when_it_is_stopped_or_the_time_is_over(monkeypatch: pytest
     assert len(tries) == 2
 
 
+def test_an_outage_ends_the_epoch_at_last(
+    storage: Storage, photos: fa.Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after a moment of it, and not after one file that stays away; or a million files are waited for."""
+    monkeypatch.setattr("fastaug.loading.reading.OUTAGE_S", 0.0)
+    storage.fail(photos.paths[0], "EIO")
+    readers = Readers(2)
+    for _ in range(3):
+        assert isinstance(readers.read(photos.paths[:1])[0], StorageReason)
+        assert isinstance(readers.read(photos.paths[1:2])[0], bytes)
+    for path in photos.paths:
+        storage.fail(path, "EIO")
+    readers.read(photos.paths[:2])
+    with pytest.raises(fa.StorageError, match=r"a storage that answers, got no file at all within .* s: Input"):
+        readers.read(photos.paths[2:4])
+    readers.close()
+    loader = make_loader(photos, batch_size=2, max_bad_share=1.0)
+    with pytest.raises(fa.StorageError, match="no file at all"):
+        list(loader)
+
+
 @pytest.mark.parametrize("when", ["open", "pread"])
 def test_archives_are_opened_again(storage: Storage, tmp_path: Path, when: str) -> None:
     archive = write_tar(tmp_path / "a.tar", {f"c/{i}.jpg": bytes([65 + i]) * 700 for i in range(3)})
