@@ -1,0 +1,83 @@
+"""A process of the soak: one case after the other, and what each leaves behind."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import shutil
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from multiprocessing import forkserver, util
+from pathlib import Path
+
+from tests.soaking import leftovers
+from tests.soaking.runs import set_one_thread
+from tests.soaking.scenarios import SCENARIOS, Case, kind_of
+
+
+@dataclass
+class Done:
+    """Of one case.
+
+    Attributes:
+        kind: its scenario; None: it was not asked for.
+        counts: what was done.
+        wrong: as text; None: nothing.
+        resident_mb: what the process has in memory now.
+    """
+
+    kind: str | None
+    counts: Counter[str]
+    wrong: str | None
+    resident_mb: float
+
+
+class Worker:
+    """Does cases in a folder of its own, which is empty after each of them."""
+
+    def __init__(self, seed: int, only: list[str], folder: Path) -> None:
+        self.seed, self.only = seed, only
+        self.folder = folder / f"worker-{os.getpid()}"
+        unknown = set(only) - set(SCENARIOS)
+        if unknown:
+            raise ValueError(f"soak: expected scenarios of {sorted(SCENARIOS)}, got {sorted(unknown)}.")
+        set_one_thread()
+        warnings.simplefilter("error")
+        logging.getLogger("fastaug").addHandler(logging.NullHandler())  # bad files are expected: who wants to read them
+        logging.getLogger("fastaug").propagate = False
+        util.get_temp_dir()  # of the processes that will be started, and their server: they are there until the end
+        forkserver.ensure_running()
+        temporary = self.folder / "temporary"
+        temporary.mkdir(parents=True)
+        tempfile.tempdir = str(temporary)
+
+    def do(self, number: int, limit_s: float) -> Done:
+        """limit_s: after which it is printed where every thread is."""
+        kind = kind_of(self.seed, number)
+        if self.only and kind not in self.only:
+            return Done(None, Counter(), None, 0.0)
+        faulthandler.dump_traceback_later(limit_s)
+        case, wrong = Case(self.seed, number, self.folder / "case"), None
+        try:
+            self._do(kind, case)
+        except BaseException:
+            wrong = f"{kind}\n{traceback.format_exc()}"
+        faulthandler.cancel_dump_traceback_later()
+        return Done(kind, case.counts, wrong, leftovers.resident_mb())
+
+    def _do(self, kind: str, case: Case) -> None:
+        case.folder.mkdir()
+        before = leftovers.Before()
+        try:
+            SCENARIOS[kind](case)
+            before.expect_nothing_more()
+        finally:
+            shutil.rmtree(case.folder, ignore_errors=True)
+        leftovers.expect_files(self.folder, set())
+
+
+__all__ = ["Done", "Worker"]
