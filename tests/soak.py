@@ -92,9 +92,7 @@ class Result:
     grown_mb: list[float] = field(default_factory=list)
 
 
-def soak(
-    numbers: Iterator[int], seed: int, only: list[str], jobs: int, report: Callable[[int, str], None]
-) -> Result:
+def soak(numbers: Iterator[int], seed: int, only: list[str], jobs: int, report: Callable[[int, str], None]) -> Result:
     """Do the cases of these numbers, several at a time, and tell `report` at once what is wrong.
 
     only: names of scenarios; cases of others are passed over. None of them: all.
@@ -185,7 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = soak(chosen, options.seed, options.only, options.jobs, report)
     seconds, grown_mb = time.monotonic() - start, max(result.grown_mb, default=0.0)
     print(table(result.counts))
-    print(f"seed {options.seed}, {seconds:.0f} s, {options.jobs} at a time; a process grew by {grown_mb:.1f} MB at most")
+    print(
+        f"seed {options.seed}, {seconds:.0f} s, {options.jobs} at a time; a process grew by {grown_mb:.1f} MB at most"
+    )
     if grown_mb > MOST_GROWTH_MB:
         result.wrong[-1] = f"a process grew by {grown_mb:.1f} MB, expected at most {MOST_GROWTH_MB}"
         print(f"WRONG: {result.wrong[-1]}")

@@ -35,8 +35,8 @@ class Faults:
 
     def __init__(
         self,
-        passing: Mapping[str, Iterable[tuple[str, int]]] = {},  # noqa: B006 (never written to)
-        lasting: Mapping[str, int] = {},  # noqa: B006
+        passing: Mapping[str, Iterable[tuple[str, int]]] = {},
+        lasting: Mapping[str, int] = {},
         hanging: Iterable[str] = (),
         short: Iterable[str] = (),
     ) -> None:

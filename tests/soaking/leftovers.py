@@ -44,7 +44,6 @@ def children() -> list[int]:
 
 def resident_mb() -> float:
     """What this process has in memory, after what is free was given back."""
-    gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -83,4 +82,3 @@ def expect_files(folder: Path, names: set[str]) -> None:
     """Nothing but these lies in a folder, at any depth; hidden files count."""
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     assert there <= names, f"files left in {folder}: {sorted(there - names)}"
-

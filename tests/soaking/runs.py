@@ -208,8 +208,10 @@ class Reference:
             expected = Counter(order_of(loader, epoch)[0].tolist())
         for row in self._data.bad:
             expected.pop(row, None)
-        assert came == expected, f"a plain loader delivers {sorted((came - expected).elements())} too often, and " \
+        assert came == expected, (
+            f"a plain loader delivers {sorted((came - expected).elements())} too often, and "
             f"{sorted((expected - came).elements())} not at all or too seldom"
+        )
         return found
 
 
@@ -233,7 +235,7 @@ def _different(rows: list[list[int]], wanted: list[list[int]]) -> str:
     lost, more = sorted((due - came).elements()), sorted((came - due).elements())
     place = next((i for i, (a, b) in enumerate(zip(rows, wanted, strict=False)) if a != b), min(len(rows), len(wanted)))
     return (
-        f"{len(rows)} batches, {len(wanted)} expected; rows that did not come: {lost}; that came too often: {more}; the "
+        f"{len(rows)} batches, {len(wanted)} expected; not come: {lost}; too often: {more}; the "
         f"first that differs is batch {place}: {rows[place : place + 1]}, expected {wanted[place : place + 1]}"
     )
 
@@ -241,25 +243,23 @@ def _different(rows: list[list[int]], wanted: list[list[int]]) -> str:
 def expect_once(
     loaders: Sequence[fa.ImageLoader], got: Sequence[Sequence[Sequence[Image]]], epoch: int, left_out: set[int]
 ) -> None:
-    """Over all ranks each good sample came once, but for what training leaves out: at most n % world samples, an
-    incomplete batch of each rank, and single images. Of draws with replacement no rank knows this by itself.
+    """Over all ranks each good sample came once, but for what may be left out: of training n % world samples; of
+    drop_last what is in no whole batch, and in training single images. Of draws with replacement nobody knows.
     """
     first = loaders[0]
-    repeats = first.repeats if first.training else 1
     came = Counter(image[0] for batches in got for batch in batches for image in batch)
     assert not came.keys() & left_out, f"bad ones came: {sorted(came.keys() & left_out)}"
     if first.training and first.weights is not None:
         return
-    assert set(came.values()) <= {repeats}, f"twice: {[row for row, times in came.items() if times != repeats]}"
+    images = first.repeats if first.training else 1
+    assert set(came.values()) <= {images}, f"not {images} times: {[row for row, n in came.items() if n != images]}"
     lost = set(range(len(first.samples))) - left_out - set(came)
-    allowed = 0
-    if first.training:
-        allowed = len(first.samples) % first.shard[1]
-        if first.drop_last:
-            photos = first.batch_size // repeats
-            incomplete = len(first.samples) // first.shard[1] % photos
-            singles = sum(len({row for row, _ in batch} - left_out) == 1 for one in loaders for batch in parts(one, epoch))
-            allowed += len(loaders) * incomplete + singles
+    allowed = len(first.samples) % len(loaders) if first.training else 0
+    if first.drop_last:
+        allowed = len(first.samples) - len(loaders) * len(first) * first.batch_size // images
+    if first.drop_last and first.training:
+        good = [{row for row, _ in batch} - left_out for loader in loaders for batch in parts(loader, epoch)]
+        allowed += sum(len(batch) == 1 for batch in good)
     assert len(lost) <= allowed, f"{sorted(lost)} never came, of which {allowed} may be left out"
 
 
@@ -275,6 +275,21 @@ def expect_quarantined(loader: fa.ImageLoader, rows: Sequence[int]) -> None:
     listed, paths = loader.quarantined, [loader.samples.paths[row] for row in rows]
     assert [path for path, _ in listed] == paths, f"quarantined {listed}, expected {paths}"
     assert all(reason and reason.isprintable() for _, reason in listed), listed
+
+
+def expect_missed(loader: fa.ImageLoader, rows: set[int]) -> None:
+    """What the storage did not give in the latest epoch are the files of these rows, each with a reason in one line."""
+    paths = sorted(loader.samples.paths[row] for row in rows)
+    assert sorted(path for path, _ in loader.missed) == paths, f"missed {loader.missed}, expected {paths}"
+    assert all(reason and reason.isprintable() for _, reason in loader.missed), loader.missed
+
+
+def bad_shares_of(loader: fa.ImageLoader, epoch: int, bad: set[int]) -> tuple[float, float]:
+    """Of a rank's part of an epoch: of the samples of its batches, and of these and those that are in no batch."""
+    batches = [row for batch in parts(loader, epoch) for row, _ in batch]
+    whole = shard_order(order_of(loader, epoch)[0], loader.shard, loader.training).tolist()
+    shares = [sum(row in bad for row in rows) / len(rows) if rows else 0.0 for rows in (batches, whole)]
+    return min(shares), max(shares)
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:

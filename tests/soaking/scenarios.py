@@ -1,4 +1,4 @@
-"""The scenarios of the soak: each draws a data set, a loader and what befalls them, and raises where something is wrong.
+"""The scenarios of the soak: each draws data, a loader and what befalls them, and raises where something is wrong.
 
 A scenario is a function of its `Case`, and so of a seed and a number. Moments, such as when a process is killed, are
 drawn too, but where it is then is up to the machine.
@@ -6,6 +6,7 @@ drawn too, but where it is then is up to the machine.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import itertools
@@ -13,7 +14,6 @@ import json
 import os
 import pickle
 import random
-import signal
 import threading
 import time
 import weakref
@@ -24,9 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import fastaug as fa
-from tests.factories import PATIENCE_S
+
+try:
+    from fastaug.files import DiskFullError
+except ImportError:  # TEMPORARY
+    DiskFullError = OSError
+from fastaug.text import printable
+from tests.compare import differences
 from tests.soaking import children
 from tests.soaking.datasets import DataSet, draw_data
+from tests.soaking.disks import small_disk
 from tests.soaking.faults import CALLS, ERRORS, MOST, Faults
 from tests.soaking.leftovers import expect_files
 from tests.soaking.pictures import damaged
@@ -35,14 +42,17 @@ from tests.soaking.runs import (
     Reference,
     Settings,
     bad_met,
+    bad_shares_of,
     draw_batch_size,
     draw_cache,
     draw_machinery,
     draw_settings,
     expect,
+    expect_missed,
     expect_once,
     expect_quarantined,
     note,
+    parts,
     planned,
     through_json,
 )
@@ -101,6 +111,19 @@ def kind_of(seed: int, number: int) -> str:
     """Which scenario is the one of this number."""
     drawn = random.Random(f"{seed} {number} kind").choices(list(SCENARIOS), list(WEIGHTS.values()))
     return drawn[0]
+
+
+@contextlib.contextmanager
+def expected(error: type[Exception], part: str) -> Iterator[None]:
+    """Within, this is raised, with this part in its one line."""
+    try:
+        yield
+    except error as raised:
+        text = str(raised)
+    else:
+        raise AssertionError(f"expected {error.__name__} with {part!r}, got nothing")
+    assert part in text, f"expected {part!r} in {text!r}"
+    assert text.isprintable(), repr(text)
 
 
 def _worlds(rng: random.Random, data: DataSet) -> int:
@@ -210,10 +233,8 @@ def closed(case: Case) -> None:
         batches = iter(loader)
         got = case.noted(itertools.islice(batches, rng.randint(0, len(plan))))
         if way == "exception":
-            try:
+            with contextlib.suppress(KeyboardInterrupt, StopIteration):
                 batches.throw(KeyboardInterrupt)
-            except (KeyboardInterrupt, StopIteration):
-                pass
         elif way == "close":
             loader.close()
             assert list(batches) == [], "closed"
@@ -222,6 +243,7 @@ def closed(case: Case) -> None:
             closing.start()
             got += case.noted(batches)
             closing.join()
+            del closing  # it holds the loader
             if rng.random() < 0.5:  # nothing is lost of it, and nothing comes twice
                 resumed = _loader(case, data, settings)
                 resumed.load_state_dict(through_json(loader.state_dict()))
@@ -341,7 +363,7 @@ def _change_archive(rng: random.Random, data: DataSet, file: str) -> None:
 
 @scenario(8)
 def killed(case: Case) -> None:
-    """Ranks in processes that are killed at any moment, and go on from the last state that they wrote, or an older one."""
+    """Processes that are killed at any moment, and go on from the last state that they wrote, or an older one."""
     rng, data = case.rng, case.data(most=40)
     settings = draw_cache(rng, draw_settings(rng, data), case.folder)
     reference = Reference(data, settings, case.folder)
@@ -353,7 +375,9 @@ def killed(case: Case) -> None:
     left = list(range(world))
     for tries in (2, 1, 0):  # those that are killed, and the last one, that is not
         with children.processes() as begin:
-            running = {rank: begin(*_delivery(case, data, settings, (rank, world), outs[rank], epochs)) for rank in left}
+            running = {
+                rank: begin(*_delivery(case, data, settings, (rank, world), outs[rank], epochs)) for rank in left
+            }
             for child in running.values():
                 assert child.hear() == "ready"
             if tries:
@@ -389,3 +413,256 @@ def _delivery(
     pause_s = case.rng.choice([0.0, 0.003, 0.01])
     how = {**settings, **draw_machinery(case.rng), "shard": shard}
     return children.deliver, data.samples, how, str(out), epochs, pause_s
+
+
+@scenario(6)
+def stumbling(case: Case) -> None:
+    """Storage that fails for a moment, which loses nothing, or as long as an epoch, which loses its files for that."""
+    rng, data = case.rng, case.data()
+    settings = draw_cache(rng, draw_settings(rng, data), case.folder)
+    reference = Reference(data, settings, case.folder)
+    world = rng.choice([1, 1, 2])
+    settings = draw_batch_size(rng, settings, len(data), world)
+    loaders = [_loader(case, data, settings, (rank, world)) for rank in range(world)]
+    known: list[list[int]] = [[] for _ in loaders]
+    for epoch in range(rng.randint(1, 3)):
+        images = reference.images(epoch)
+        faults, lost = _draw_faults(rng, data)
+        with faults.installed():
+            got = [case.images(loader) for loader in loaders]
+        case.counts["faults"] += sum(faults.raised.values())
+        for loader, batches, bad in zip(loaders, got, known, strict=True):
+            expect(batches, planned(loader, epoch, data.bad | lost), images)
+            rows = {row for batch in parts(loader, epoch) for row, _ in batch}
+            expect_missed(loader, (rows & lost) - set(bad))
+            bad += [row for row in bad_met(loader, [epoch], data.bad - lost) if row not in bad]
+            expect_quarantined(loader, bad)
+        expect_once(loaders, got, epoch, data.bad | lost)
+
+
+def _draw_faults(rng: random.Random, data: DataSet) -> tuple[Faults, set[int]]:
+    """What befalls some files of a data set, and the rows that are not to be had therefore."""
+    rows_of = {data.file(row): data.rows_of(data.file(row)) for row in range(len(data))}
+    if data.samples.kind == "mask":  # of a bad photo nobody needs the mask
+        rows_of |= {mask: {row} for row, mask in enumerate(data.samples.targets) if row not in data.bad}
+    files = [file for file in rows_of if os.path.isfile(file)]
+    some = rng.sample(files, rng.randint(1, min(8, len(files))))
+    how = rng.choice(["passing", "passing", "lasting", "short"])
+    if how == "short":
+        return Faults(short=some), set()
+    if how == "lasting":
+        return Faults(lasting={file: rng.choice(ERRORS) for file in some}), set().union(*(rows_of[f] for f in some))
+    errors = {f: [(rng.choice(CALLS), rng.choice(ERRORS)) for _ in range(rng.randint(1, MOST))] for f in some}
+    return Faults(passing=errors), set()
+
+
+@scenario(4)
+def bad_shares(case: Case) -> None:
+    """Many bad files over many epochs and ranks: BadFileError comes where a rank's part of an epoch has too many."""
+    rng, data = case.rng, case.data(layout=_files(case.rng), most=40, bad_share=0.4)
+    settings = draw_settings(rng, data, augment=None, mode="resize", views=1, repeats=1, channels=3)
+    settings.pop("weights", None)
+    settings.pop("balance", None)
+    world, epochs = rng.choice([1, 2, 4, 8]), rng.randint(2, 12)
+    settings = draw_batch_size(rng, settings, len(data), world)
+    loaders = [_loader(case, data, settings, (rank, world)) for rank in range(world)]
+    shares = {(rank, e): bad_shares_of(loaders[rank], e, data.bad) for rank in range(world) for e in range(epochs)}
+    most = max(max(of) for of in shares.values())
+    enough = rng.random() < 0.6 or not data.bad
+    allowed = most if enough else min(rng.choice([*shares.values()])) * 0.9
+    for loader in loaders:
+        loader.max_bad_share = min(allowed, 1.0)
+        for epoch in range(epochs):
+            few, many = min(shares[loader.shard[0], epoch]), max(shares[loader.shard[0], epoch])
+            plan = planned(loader, epoch, data.bad)
+            try:
+                rows = _rows_with_a_break(case, data, loader, epoch)
+            except fa.BadFileError:
+                assert many > allowed, (
+                    f"rank {loader.shard}, epoch {epoch}: BadFileError at {many:.1%} of {allowed:.1%}"
+                )
+                case.counts["too many bad"] += 1
+                break
+            assert few <= allowed, f"rank {loader.shard}, epoch {epoch}: no BadFileError at {few:.1%} of {allowed:.1%}"
+            assert rows == [[row for row, _ in batch] for batch in plan], (rows, plan)
+
+
+def _files(rng: random.Random) -> str:
+    """Where there may be files with a class each."""
+    return rng.choice(["folder", "list", "archives"])
+
+
+def _rows_with_a_break(case: Case, data: DataSet, loader: fa.ImageLoader, epoch: int) -> list[list[int]]:
+    """The rows of an epoch's batches; now and then it goes on in another loader."""
+    loader.set_epoch(epoch)
+    if case.rng.random() < 0.7:
+        return [[image[0] for image in batch] for batch in case.images(loader)]
+    got = case.images(loader, case.rng.randint(1, max(len(loader), 1)))
+    state = through_json(loader.state_dict())
+    other = copy.copy(loader)
+    other.load_state_dict(state)
+    other.set_epoch(epoch)
+    case.counts["resumes"] += 1
+    if state["epoch"] == epoch:
+        got += case.images(other)
+    return [[image[0] for image in batch] for batch in got]
+
+
+@scenario(2)
+def raising(case: Case) -> None:
+    """on_error="raise": the batches before the first bad file come, then an error that names it."""
+    rng, data = case.rng, case.data(bad_share=0.3)
+    settings = draw_cache(rng, draw_settings(rng, data), case.folder)
+    reference = Reference(data, settings, case.folder)
+    settings = draw_batch_size(rng, settings, len(data), 1) | {"on_error": "raise"}
+    loader = _loader(case, data, settings)
+    loader.set_epoch(3)
+    got: list[list[Image]] = []
+    plan, bad = planned(loader, 3, data.bad), bad_met(loader, [3], data.bad)
+    if bad:
+        with expected(fa.BadFileError, printable(data.samples.paths[bad[0]])):
+            for batch in loader:
+                got += case.noted([batch])
+        first = next(i for i, batch in enumerate(parts(loader, 3)) if bad[0] in [row for row, _ in batch])
+        plan = plan[:first]
+    else:
+        got = case.images(loader)
+    expect(got, plan, reference.images(3))
+
+
+@scenario(3)
+def forked(case: Case) -> None:
+    """A process forks before, in the middle of, or after an iteration; both go on."""
+    rng, data = case.rng, case.data(most=40)
+    settings = draw_cache(rng, draw_settings(rng, data), case.folder)
+    settings["decoder"] = "jpeg"  # DALI's threads do not come along
+    reference = Reference(data, settings, case.folder)
+    settings = draw_batch_size(rng, settings, len(data), 1) | draw_machinery(rng)
+    loader = _loader(case, data, settings)
+    before = rng.choice([None, 0, rng.randint(0, len(loader))])
+    with children.processes() as begin:
+        parent, child = begin(children.fork, data.samples, settings, before, rng.choice([0, 5])).end()
+    case.counts["forks"] += 1
+    for epoch, images in parent + child:
+        expect(images, planned(loader, epoch, data.bad), reference.images(epoch))
+
+
+@scenario(3)
+def together(case: Case) -> None:
+    """Processes that torch.distributed has joined: their shards, and one cache in memory or a folder for all."""
+    rng, data = case.rng, case.data(most=40)
+    settings = draw_cache(rng, draw_settings(rng, data), case.folder)
+    reference = Reference(data, settings, case.folder)
+    world, epochs = rng.choice([2, 3]), 2
+    settings = draw_batch_size(rng, settings, len(data), world)
+    with children.processes() as begin:
+        ranks = [
+            begin(
+                children.join,
+                data.samples,
+                settings | draw_machinery(rng),
+                str(case.folder / "store"),
+                rank,
+                world,
+                epochs,
+            )
+            for rank in range(world)
+        ]
+        got = [child.end() for child in ranks]
+    loaders = [_loader(case, data, settings, (rank, world)) for rank in range(world)]
+    for epoch in range(epochs):
+        for loader, batches in zip(loaders, got, strict=True):
+            expect(batches[epoch], planned(loader, epoch, data.bad), reference.images(epoch))
+        expect_once(loaders, [batches[epoch] for batches in got], epoch, data.bad)
+
+
+@scenario(3)
+def trained(case: Case) -> None:
+    """A training that is killed again and again ends with the weights of one that was not."""
+    rng, data = case.rng, case.data(layout=_files(case.rng), most=40)
+    augment = fa.aug_transforms(size=12, min_scale=0.75)
+    settings = draw_settings(rng, data, augment=augment, views=1, channels=3, training=True)
+    settings.pop("decoder", None)
+    settings = draw_batch_size(rng, draw_cache(rng, settings, case.folder), len(data), 1)
+    calls = [rng.randint(1, 3) for _ in range(rng.randint(1, 2))]
+    every = rng.choice([None, 1, 2])
+    with children.processes() as begin:
+        straight = begin(children.train, data.samples, settings, str(case.folder / "a.pt"), calls, every, 0.0)
+        expected = straight.end()
+    out = case.folder / "checkpoints"
+    out.mkdir()
+    for tries in (3, 2, 1, 0):
+        with children.processes() as begin:
+            how = {**settings, **draw_machinery(rng)}
+            child = begin(children.train, data.samples, how, str(out / "b.pt"), calls, every, 0.01)
+            assert child.hear() == "ready"
+            if tries:
+                time.sleep(rng.uniform(0, 0.5))
+            if tries and not child.pipe.poll():
+                child.kill()
+                case.counts["kills"] += 1
+                case.counts["resumes"] += 1
+                continue
+            found = child.end()
+            break
+    case.counts["trainings"] += 1
+    assert found == expected, f"other {[name for name in expected if found[name] != expected[name]]}"
+    expect_files(out, {"b.pt"})
+
+
+@scenario(4)
+def full_disks(case: Case) -> None:
+    """No room for the cache, the index of archives, or a checkpoint: it is said, and nothing else is lost."""
+    kind = case.rng.choice(["cache", "cache", "index", "checkpoint"])
+    disk = case.folder / "disk"
+    disk.mkdir()
+    room = case.rng.choice([4, 64, 300]) * 1024 if kind == "cache" else 64 * 1024
+    with small_disk(disk, room) as fill:
+        case.counts["full disks"] += 1
+        {"cache": _full_cache, "index": _full_index, "checkpoint": _full_checkpoint}[kind](case, disk, fill)
+
+
+def _full_cache(case: Case, disk: Path, fill: Callable[[bool], None]) -> None:
+    rng, data = case.rng, case.data()
+    settings = draw_cache(rng, draw_settings(rng, data), disk, "folder") | {"cache_bytes": 1 << 26}
+    reference = Reference(data, settings, case.folder)
+    settings = draw_batch_size(rng, settings, len(data), 1)
+    fill(rng.random() < 0.3)
+    for epoch in range(3):
+        loader = _loader(case, data, settings)
+        loader.set_epoch(epoch)
+        expect(case.images(loader), planned(loader, epoch, data.bad), reference.images(epoch))
+
+
+def _full_index(case: Case, disk: Path, fill: Callable[[bool], None]) -> None:
+    data = case.data(layout="archives")
+    archives = str(data.folder / "part-*.tar")
+    fill(True)
+    with expected(DiskFullError, "disk full"):
+        fa.Samples.from_tar(archives, index=disk / "index.npz")
+    expect_files(disk, {"full"})
+    fill(False)
+    for _ in range(2):
+        samples = fa.Samples.from_tar(archives, index=disk / "index.npz")
+        assert list(samples.paths) == list(data.samples.paths), "another index"
+    expect_files(disk, {"index.npz"})
+
+
+def _full_checkpoint(case: Case, disk: Path, fill: Callable[[bool], None]) -> None:
+    learner = children.learner(case.rng.randrange(2**30))
+    path = disk / "model.pt"
+    learner.save(path)
+    before = path.read_bytes()
+    learner.epoch = 5
+    fill(True)
+    with expected(DiskFullError, "disk full"):
+        learner.save(path)
+    assert path.read_bytes() == before, "the checkpoint that there was"
+    expect_files(disk, {"full", "model.pt"})
+    fill(False)
+    learner.save(path)
+    other = children.learner(0)
+    other.load(path)
+    assert other.epoch == 5
+    assert not differences(other.model.state_dict(), learner.model.state_dict())
+    expect_files(disk, {"model.pt"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from multiprocessing import forkserver, util
 from pathlib import Path
 
 from tests.soaking import leftovers
+from tests.soaking.children import learner
 from tests.soaking.runs import set_one_thread
 from tests.soaking.scenarios import SCENARIOS, Case, kind_of
 
@@ -54,6 +56,10 @@ class Worker:
         temporary = self.folder / "temporary"
         temporary.mkdir(parents=True)
         tempfile.tempdir = str(temporary)
+        learner(0).save(temporary / "model.pt")  # what is imported late
+        (temporary / "model.pt").unlink()
+        gc.collect()
+        gc.freeze()  # what there is until the end need not be looked through after each case
 
     def do(self, number: int, limit_s: float) -> Done:
         """limit_s: after which it is printed where every thread is."""
