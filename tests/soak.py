@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -25,18 +24,19 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from tests.soaking.counts import MOST_GROWTH_MB, growth_mb, table
+
 LIMIT_S = 150  # of a case, which takes a second; one that takes longer hangs
-WARM_UP = 20  # cases, after which memory is looked at
-MOST_GROWTH_MB = 48  # of the memory of a process, whatever number of cases it does after the first ones
 
 _CONTEXT = multiprocessing.get_context("spawn")  # the first process imports nothing that is heavy
 
 
 def work(pipe: Connection, seed: int, only: list[str], folder: Path) -> None:
-    """A process: do the cases whose numbers it is told, and say of each what `Done` is."""
+    """A process: do the cases whose numbers it is told, and answer each with a `Done`."""
     from tests.soaking.working import Worker
 
     worker = Worker(seed, only, folder)
+    pipe.send("ready")
     while (number := pipe.recv()) is not None:
         pipe.send(worker.do(number, LIMIT_S - 20))
 
@@ -46,23 +46,25 @@ class Process:
     """One that does one case after the other.
 
     Attributes:
-        number: of the case that it is at.
+        number: of the case that it is at; None: it has nothing more to do.
         resident: MB in memory after each.
     """
 
-    number: int | None
+    does: Callable[..., None]
     arguments: tuple[int, list[str], Path]
+    number: int | None = None
     resident: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pipe, there = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=work, args=(there, *self.arguments))
+        self.process = _CONTEXT.Process(target=self.does, args=(there, *self.arguments))
         self.process.start()
         there.close()
-        self.begin(self.number)
+        self.ready = False
 
     def begin(self, number: int | None) -> None:
         """None: there is nothing more to do."""
+        self.ready = self.ready or self.pipe.recv() == "ready"
         self.number, self.since = number, time.monotonic()
         self.pipe.send(number)
 
@@ -92,10 +94,20 @@ class Result:
     grown_mb: list[float] = field(default_factory=list)
 
 
-def soak(numbers: Iterator[int], seed: int, only: list[str], jobs: int, report: Callable[[int, str], None]) -> Result:
-    """Do the cases of these numbers, several at a time, and tell `report` at once what is wrong.
+def soak(
+    numbers: Iterator[int],
+    seed: int,
+    only: list[str],
+    jobs: int,
+    report: Callable[[int, str], None],
+    does: Callable[..., None] = work,
+) -> Result:
+    """Do the cases of these numbers, several at a time.
 
-    only: names of scenarios; cases of others are passed over. None of them: all.
+    Args:
+        only: names of scenarios; cases of others are passed over. None of them: all.
+        report: told at once what is wrong with a case.
+        does: what a process does.
     """
     result, folder = Result(), Path(tempfile.mkdtemp(prefix="soak-"))
     arguments = seed, only, folder
@@ -105,8 +117,10 @@ def soak(numbers: Iterator[int], seed: int, only: list[str], jobs: int, report: 
         result.wrong[process.number] = what
         report(process.number, what)
 
-    running = [Process(next(numbers, None), arguments) for _ in range(jobs)]
+    running = [Process(does, arguments) for _ in range(jobs)]
     try:
+        for process in running:
+            process.begin(next(numbers, None))
         while busy := [process for process in running if process.number is not None]:
             ready = wait([process.pipe for process in busy], timeout=1)
             for process in busy:
@@ -130,32 +144,14 @@ def soak(numbers: Iterator[int], seed: int, only: list[str], jobs: int, report: 
                     continue
                 process.end()
                 result.grown_mb.append(growth_mb(process.resident))
-                running[running.index(process)] = Process(next(numbers, None), arguments)
+                running[running.index(process)] = another = Process(does, arguments)
+                another.begin(next(numbers, None))
     finally:
         for process in running:
             process.end()
             result.grown_mb.append(growth_mb(process.resident))
         shutil.rmtree(folder, ignore_errors=True)
     return result
-
-
-def growth_mb(resident: Sequence[float]) -> float:
-    """By a line through what a process had after each case, without those in which it was warming up."""
-    later = resident[WARM_UP:]
-    if len(later) < WARM_UP:
-        return 0.0
-    return statistics.linear_regression(range(len(later)), later).slope * len(later)
-
-
-def table(counts: dict[str, Counter[str]]) -> str:
-    """A row for each scenario and one for all, a column for each thing that was counted."""
-    total = sum(counts.values(), Counter[str]())
-    names = ["cases", *sorted(name for name in total if name != "cases")]
-    rows = [["", *names]]
-    for kind, of in [*sorted(counts.items()), ("all", total)]:
-        rows.append([kind, *(f"{of[name]:,}" for name in names)])
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,31 +11,14 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
 
 from tests.soaking import leftovers
 from tests.soaking.children import learner
+from tests.soaking.counts import Done
 from tests.soaking.runs import set_one_thread
 from tests.soaking.scenarios import SCENARIOS, Case, kind_of
-
-
-@dataclass
-class Done:
-    """Of one case.
-
-    Attributes:
-        kind: its scenario; None: it was not asked for.
-        counts: what was done.
-        wrong: as text; None: nothing.
-        resident_mb: what the process has in memory now.
-    """
-
-    kind: str | None
-    counts: Counter[str]
-    wrong: str | None
-    resident_mb: float
 
 
 class Worker:
@@ -69,21 +52,23 @@ class Worker:
         faulthandler.dump_traceback_later(limit_s)
         case, wrong = Case(self.seed, number, self.folder / "case"), None
         try:
-            self._do(kind, case)
+            do(kind, case)
         except BaseException:
             wrong = f"{kind}\n{traceback.format_exc()}"
         faulthandler.cancel_dump_traceback_later()
         return Done(kind, case.counts, wrong, leftovers.resident_mb())
 
-    def _do(self, kind: str, case: Case) -> None:
-        case.folder.mkdir()
-        before = leftovers.Before()
-        try:
-            SCENARIOS[kind](case)
-            before.expect_nothing_more()
-        finally:
-            shutil.rmtree(case.folder, ignore_errors=True)
-        leftovers.expect_files(self.folder, set())
+
+def do(kind: str, case: Case) -> None:
+    """A scenario, and whether it leaves anything behind; in the folder above the case's, no file is allowed either."""
+    case.folder.mkdir()
+    before = leftovers.Before()
+    try:
+        SCENARIOS[kind](case)
+        before.expect_nothing_more()
+    finally:
+        shutil.rmtree(case.folder, ignore_errors=True)
+    leftovers.expect_files(case.folder.parent, set())
 
 
-__all__ = ["Done", "Worker"]
+__all__ = ["Worker", "do"]
