@@ -24,6 +24,8 @@ from fastaug.samples.sources import Stamp
 from tests import soak
 from tests.factories import run_command
 from tests.soaking import leftovers
+from tests.soaking.counts import MOST_GROWTH_MB, WARM_UP, growth_mb, table
+from tests.soaking.rehearsal import rehearse
 from tests.soaking.runs import expect
 from tests.soaking.scenarios import SCENARIOS, Case
 from tests.soaking.working import do
