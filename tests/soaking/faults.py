@@ -26,11 +26,12 @@ class Faults:
 
     Args:
         passing: of each the errors (call, number) that come one after the other: the next call of that name raises it.
-        lasting: the number of the error that opening it always has.
+        lasting: the number of the error that opening it and asking for it always have.
         hanging: opening it hangs until the end.
         short: a read returns half of what was asked for, as it may.
     Attributes:
         raised: how many errors there were, by name.
+        hung: files of which opening has hung.
     """
 
     def __init__(
@@ -43,17 +44,19 @@ class Faults:
         self._passing = {path: list(errors) for path, errors in passing.items()}
         self._lasting, self._hanging, self._short = dict(lasting), set(hanging), set(short)
         self._files = {*self._passing, *self._lasting, *self._hanging, *self._short}
-        self.raised = Counter[str]()
+        self.raised, self.hung = Counter[str](), set[str]()
 
     def _meet(self, path: str, call: str, lock: threading.Lock, released: threading.Event) -> None:
         with lock:
-            number = self._lasting.get(path) if call == "open" else None
+            number = self._lasting.get(path) if call != "read" else None
             left = self._passing.get(path)
             if left and left[0][0] == call:
                 number = left.pop(0)[1]
             hangs = call == "open" and path in self._hanging
-            if number is not None or hangs:
-                self.raised["hangs" if number is None else errno.errorcode[number]] += 1
+            if number is not None:
+                self.raised[errno.errorcode[number]] += 1
+            elif hangs:
+                self.hung.add(path)
         if number is not None:
             raise OSError(number, os.strerror(number), path)
         if hangs:

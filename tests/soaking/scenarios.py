@@ -29,6 +29,7 @@ try:
     from fastaug.files import DiskFullError
 except ImportError:  # TEMPORARY
     DiskFullError = OSError
+from fastaug.samples import sources
 from fastaug.text import printable
 from tests.compare import differences
 from tests.soaking import children
@@ -429,7 +430,7 @@ def stumbling(case: Case) -> None:
     for epoch in range(rng.randint(1, 3)):
         images = reference.images(epoch)
         faults, lost = _draw_faults(rng, data)
-        with faults.installed():
+        with impatient(rng), faults.installed():
             got = [case.images(loader) for loader in loaders]
         case.counts["faults"] += sum(faults.raised.values())
         for loader, batches, bad in zip(loaders, got, known, strict=True):
@@ -439,6 +440,59 @@ def stumbling(case: Case) -> None:
             bad += [row for row in bad_met(loader, [epoch], data.bad - lost) if row not in bad]
             expect_quarantined(loader, bad)
         expect_once(loaders, got, epoch, data.bad | lost)
+
+
+@contextlib.contextmanager
+def impatient(rng: random.Random) -> Iterator[None]:
+    """Within, the storage is mostly tried again at once."""
+    waits_s = sources.WAITS_S
+    sources.WAITS_S = waits_s if rng.random() < 0.1 else (0.001,) * len(waits_s)
+    try:
+        yield
+    finally:
+        sources.WAITS_S = waits_s
+
+
+@scenario(2)
+def hanging(case: Case) -> None:
+    """Reads that never end are given up, and their files missed in that epoch."""
+    rng = case.rng
+    data = case.data(layout=rng.choice(["folder", "list", "nothing"]), most=30)
+    settings = draw_cache(rng, draw_settings(rng, data), case.folder)
+    reference = Reference(data, settings, case.folder)
+    settings = draw_batch_size(rng, settings, len(data), 1) | {"read_timeout": 2.0}
+    loader = _loader(case, data, settings)
+    known: list[int] = []
+    for epoch in range(2):
+        images = reference.images(epoch)
+        faults = Faults(hanging=rng.sample(_regular(data), rng.randint(1, 3)))
+        with faults.installed():
+            got = case.images(loader)
+        case.counts["hanging reads"] += len(faults.hung)
+        lost = {row for row in range(len(data)) if data.file(row) in faults.hung}  # the others were in the cache
+        expect(got, planned(loader, epoch, data.bad | lost), images)
+        expect_missed(loader, lost)
+        known += [row for row in bad_met(loader, [epoch], data.bad - lost) if row not in known]
+        expect_quarantined(loader, known)
+
+
+@scenario(1)
+def silent(case: Case) -> None:
+    """Storage that answers nothing any more ends the epoch."""
+    data = case.data(layout=case.rng.choice(["folder", "list"]), most=40)
+    settings = draw_settings(case.rng, data, augment=None, mode="resize", views=1, channels=3, training=False)
+    settings = draw_batch_size(case.rng, settings, len(data), 1) | {"read_timeout": 0.3, "drop_last": False}
+    loader = _loader(case, data, settings)
+    faults = Faults(hanging=_regular(data))
+    if len(_regular(data)) <= 4 * loader.num_threads:  # these may be waited for
+        return
+    with faults.installed(), expected(fa.StorageError, "storage"):
+        case.images(loader)
+    case.counts["hanging reads"] += len(faults.hung)
+
+
+def _regular(data: DataSet) -> list[str]:
+    return sorted({file for file in map(data.file, range(len(data))) if os.path.isfile(file)})
 
 
 def _draw_faults(rng: random.Random, data: DataSet) -> tuple[Faults, set[int]]:
