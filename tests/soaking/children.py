@@ -159,7 +159,10 @@ def train(
         learner.load(path, resume=True)
     for epochs in calls:
         learner.fit_one_cycle(epochs, 1e-2)
-    rows = [{name: value for name, value in row.items() if "_s" not in name} for row in learner.history.epochs]
+    rows = [
+        {name: repr(value) for name, value in row.items() if name not in ("images_per_s", "seconds")}
+        for row in learner.history.epochs
+    ]
     weights = {name: value.numpy().tobytes().hex() for name, value in learner.model.state_dict().items()}
     return {"weights": weights, "losses": learner.history.losses, "rates": learner.history.lrs, "epochs": rows}
 
