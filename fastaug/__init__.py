@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastaug.loading.loader import BadFileError as BadFileError
     from fastaug.loading.loader import BatchInfo as BatchInfo
     from fastaug.loading.loader import ImageLoader as ImageLoader
+    from fastaug.loading.loader import StorageError as StorageError
     from fastaug.loading.targets import TargetOptions as TargetOptions
     from fastaug.samples.samples import Samples as Samples
     from fastaug.training.callbacks import KeepBest as KeepBest
@@ -52,7 +53,7 @@ _NAMES = {
         *("RandomResizedCrop", "RandomRotation", "RandomVerticalFlip", "RandomZoom"),
     ),
     "augment.targets": ("inverse_matrix", "swap_pairs", "transform_boxes", "transform_points", "warp_masks"),
-    "loading.loader": ("BadFileError", "BatchInfo", "ImageLoader"),
+    "loading.loader": ("BadFileError", "BatchInfo", "ImageLoader", "StorageError"),
     "loading.targets": ("TargetOptions",),
     "samples.samples": ("Samples",),
     "training.callbacks": ("KeepBest",),

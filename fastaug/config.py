@@ -23,16 +23,16 @@ def write_config(context: typer.Context, path: Path) -> None:
 
     Options without a value are left out: they have none when the file is read either.
     """
-    lines = [f"# fastaug {__version__}. Again: fastaug {context.info_name} --config {path} --out FOLDER"]
+    again = printable(f"fastaug {context.info_name} --config {path} --out FOLDER")
+    lines = [f"# fastaug {__version__}. Again: {again}"]
     for parameter in _kept(context.command):
         key, value = _key(parameter), context.params[parameter.name]
         value = tuple(value) if isinstance(value, list) else value  # of an option that may be given several times
         if value is not None and value != ():
-            plain = isinstance(value, bool | int | float | tuple)
-            text = json.dumps(value if plain else str(value), ensure_ascii=False)
-            lines.append(f"{key} = {text}  # {getattr(parameter, 'help', None) or ''}".rstrip(" #"))
-    with whole_file(path) as unfinished:
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+            about = getattr(parameter, "help", None)
+            lines.append(f"{key} = {_as_toml(value)}" + (f"  # {about}" if about else ""))
+    with whole_file(path) as file:
+        file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
 
 
 def use_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -50,6 +50,17 @@ def use_config(context: typer.Context, path: Path | None) -> Path | None:
         typer.secho(printable(line), fg="red", err=True)
         raise typer.Exit(2) from None
     return path
+
+
+def _as_toml(value: Any) -> str:
+    """One value. Of text what would steer a terminal is escaped; bytes of names that are not UTF-8 stay what they are.
+
+    TOML's strings are JSON's, but for DEL, which must be escaped, and halves of surrogate pairs, which must not.
+    """
+    if isinstance(value, float):
+        return repr(value)  # inf and nan too
+    text = json.dumps(value if isinstance(value, bool | int | tuple) else str(value), ensure_ascii=False)
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else f"\\U{ord(c):08x}" for c in text)
 
 
 def _kept(command: Any) -> list[Any]:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # imported when it is asked: counting the cores does without
     import torch
@@ -20,6 +21,8 @@ _CANNOT = re.compile(
     re.IGNORECASE,
 )
 _SOME_MEMORY = 4 << 30  # bytes, of a machine that does not tell what it has
+_MOST_THREADS = 64  # by default, of one loader: more wait for Python's lock, and each has photos in memory
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _FALLBACK = "set PYTORCH_ENABLE_MPS_FALLBACK=1 before Python starts, or "
 
 
@@ -91,10 +94,69 @@ def limits_named(where: str, what: str, device: torch.device) -> Iterator[None]:
 
 
 def core_count() -> int:
-    """The cores that this process may use."""
+    """The cores that this process may use: of a cgroup with a quota, as a container is, that many, rounded up."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return getattr(os, "process_cpu_count", os.cpu_count)() or 1  # macOS, Windows; Python 3.13 has the first
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = getattr(os, "process_cpu_count", os.cpu_count)() or 1  # macOS, Windows; Python 3.13 has the first
+    return max(min([cores, *_quotas()]), 1)
+
+
+def thread_count() -> int:
+    """Threads for one loader: this rank's part of the cores, at least 1 and at most 64.
+
+    The ranks of a machine, which torchrun and others count in LOCAL_WORLD_SIZE, share its cores, unless this process
+    has fewer than its parent: then they were given to it alone.
+    """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
+    sharing = int(ranks) if ranks.isdecimal() and not _is_pinned() else 1
+    return min(max(core_count() // max(sharing, 1), 1), _MOST_THREADS)
+
+
+def _is_pinned() -> bool:
+    try:
+        return os.sched_getaffinity(0) < os.sched_getaffinity(os.getppid())
+    except (AttributeError, OSError):
+        return False
+
+
+def _quotas(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> list[int]:
+    """Cores that the cgroups of this process may keep busy, of those that limit it."""
+    found = []
+    for group, newer in _cgroups("cpu", root, own):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            if newer:
+                quota, period = map(int, (group / "cpu.max").read_bytes().split())
+            else:
+                quota, period = (int((group / f"cpu.cfs_{name}_us").read_bytes()) for name in ("quota", "period"))
+            if quota > 0:  # -1: no limit
+                found.append(-(-quota // period))
+    return found
+
+
+class Forked(Protocol):
+    """What a forked child has of its parent, with locks that a thread may hold which the child does not have."""
+
+    def renew(self) -> None:
+        """Called in the child, before anything else is done there."""
+        ...
+
+
+_in_forks: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def renew_in_forks(thing: Forked) -> None:
+    """Have it renewed in every forked child, as long as it lives."""
+    _in_forks.add(thing)
+
+
+def _renew_all() -> None:
+    for thing in list(_in_forks):
+        thing.renew()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_renew_all)
 
 
 def memory_left() -> int:
@@ -114,31 +176,37 @@ def _free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+def _left_in_cgroups(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> list[int]:
     """Of each that has a limit, that this process is in; files in the page cache, which give way, count as left."""
     left = [sys.maxsize]
+    for group, newer in _cgroups("memory", root, own):
+        names = ("memory.max", "memory.current", "inactive_file")
+        if not newer:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            limit, used = (int((group / name).read_text("ascii")) for name in names[:2])
+            stat = (group / "memory.stat").read_text("ascii")
+            idle = int(re.findall(rf"^{names[2]} (\d+)$", stat, re.MULTILINE)[0])
+            left.append(max(limit - used + idle, 0))
+    return left
+
+
+def _cgroups(controller: str, root: Path, own: Path) -> Iterator[tuple[Path, bool]]:
+    """The cgroups that this process is in, from the innermost on, and whether each is one of version 2."""
     try:
         lines = own.read_text("utf-8").splitlines()
     except OSError:
-        return left
+        return
     for line in lines:
         _, kinds, path = line.split(":", 2)
-        if kinds == "":
-            base, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in kinds.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
+        if kinds and controller not in kinds.split(","):
             continue
+        base = root / controller if kinds else root
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):  # in a container the outermost may be where its own is shown
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                limit, used = (int((folder / name).read_text("ascii")) for name in names[:2])
-                stat = (folder / "memory.stat").read_text("ascii")
-                idle = int(re.findall(rf"^{names[2]} (\d+)$", stat, re.MULTILINE)[0])
-                left.append(max(limit - used + idle, 0))
+            yield folder, not kinds
             if folder == base:
                 break
-    return left
 
 
 def rank() -> int:

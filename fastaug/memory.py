@@ -63,6 +63,15 @@ class Memory:
         return block
 
 
+def can_be_had(size: int) -> bool:
+    """Whether there are so many bytes more, as far as the system says: it may promise more than it has."""
+    try:
+        np.empty(size, np.uint8)
+    except MemoryError:
+        return False
+    return True
+
+
 def keep_freed_memory() -> bool:
     """For a program that trains on a CPU: malloc keeps what is freed, which the next step needs again at once.
 
@@ -83,4 +92,4 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
-__all__ = ["Memory", "keep_freed_memory"]
+__all__ = ["Memory", "can_be_had", "keep_freed_memory"]

@@ -21,6 +21,18 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def short(name: str, letters: int = 60) -> str:
+    """`printable`, of a long name its beginning: for tables and lists of names."""
+    shown = printable(name)
+    return shown if len(shown) <= letters else f"{shown[: letters - 1]}…"
+
+
+def cut(value: object, letters: int = 100) -> str:
+    """`repr` of a value out of a file, for errors: of a long one its beginning."""
+    shown = repr(value)
+    return shown if len(shown) <= letters else f"{shown[:letters]}…"
+
+
 def kind_of(value: object) -> str:
     """For errors: a path or string with its text, the type of everything else."""
     if not isinstance(value, str | os.PathLike):
@@ -45,4 +57,4 @@ def html_table(heading: str, rows: Iterable[Sequence[object]], header: Sequence[
     return f"<table>{caption}{''.join(lines)}</table>"
 
 
-__all__ = ["described", "html_table", "kind_of", "printable"]
+__all__ = ["cut", "described", "html_table", "kind_of", "printable", "short"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -11,10 +12,12 @@ import tarfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import skimage.data
 import torch
 from PIL import Image
@@ -113,6 +116,25 @@ def squares(top_left_xy: Any, side: Any, size: int) -> Resizing:
 def presize(decoder: Decoder, photos: list[Photo], top_left_xy: Any, side: Any, size: int) -> Tensor:
     """uint8 [N, size, size, 3]: a square of each photo, resized."""
     return torch.stack(pixels_of(decoder.resize(photos, squares(top_left_xy, side, size))))
+
+
+@contextmanager
+def full_disk(folder: Path, room: int = 0, number: int = errno.ENOSPC) -> Iterator[None]:
+    """Within, `folder` has room for so many bytes: what does not fit is written in part first, as by Linux."""
+    left, plain = [room], os.pwrite
+
+    def pwrite(file: int, content: Any, offset: int) -> int:
+        if not Path(os.readlink(f"/proc/self/fd/{file}")).is_relative_to(folder):
+            return plain(file, content, offset)
+        if not left[0]:
+            raise OSError(number, os.strerror(number))
+        written = plain(file, content[: left[0]], offset)
+        left[0] -= written
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        yield
 
 
 def write_photos(folder: Path, photos: dict[str, np.ndarray]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,81 @@ def test_core_count_without_affinity(newer: bool, monkeypatch: pytest.MonkeyPatc
     assert machine.core_count() == (3 if newer else 5)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert machine.core_count() == (3 if newer else 1)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [({}, 8), ({"": "max 100000", "/a": "200000 100000"}, 2), ({"/a": "150000 100000", "/a/b": "max 100000"}, 2),
+     ({"/a/b": "10000 100000"}, 1), ({"/a": "3200000 100000"}, 8), ({"/other": "100000 100000"}, 8),
+     ({"/a": "nonsense"}, 8)],
+)  # fmt: skip
+def test_a_quota_counts_as_so_many_cores(
+    quotas: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a container, whose affinity is the machine's; rounded up, the least of the groups that it is in."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(8)})
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    monkeypatch.setattr(machine, "_quotas", partial(machine._quotas, root, own))
+    own.write_text("0::/a/b\n")
+    for group, quota in quotas.items():
+        Path(f"{root}{group}").mkdir(parents=True, exist_ok=True)
+        Path(f"{root}{group}/cpu.max").write_text(f"{quota}\n")
+    assert machine.core_count() == expected
+
+
+def test_a_quota_of_the_first_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(8)})
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    monkeypatch.setattr(machine, "_quotas", partial(machine._quotas, root, own))
+    (root / "cpu" / "c").mkdir(parents=True)
+    own.write_text("4:cpu,cpuacct:/c\n")
+    for folder, quota in (("c", "250000"), ("", "-1")):
+        (root / "cpu" / folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (root / "cpu" / folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.core_count() == 3
+    (root / "cpu" / "c" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert machine.core_count() == 8
+
+
+@pytest.mark.parametrize(
+    ("cores", "parents", "ranks", "expected"),
+    [(1, 1, None, 1), (2, 2, None, 2), (64, 64, None, 64), (128, 128, None, 64), (224, 224, None, 64),
+     (1, 1, "8", 1), (2, 2, "8", 1), (64, 64, "8", 8), (128, 128, "8", 16), (224, 224, "8", 28), (224, 224, "1", 64),
+     (16, 128, "8", 16), (8, 64, "many", 8), (8, 8, "0", 8), (8, 8, "-2", 8), (8, 8, "", 8), (4, None, "2", 2)],
+)  # fmt: skip
+def test_threads_of_a_rank(
+    cores: int, parents: int | None, ranks: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks share the cores, unless each was given its own: fewer than the process that started it."""
+
+    def affinity(process: int) -> set[int]:
+        if process != 0 and parents is None:
+            raise PermissionError
+        return {*range(cores if process == 0 else parents or 0)}
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
+    monkeypatch.setattr(machine, "_quotas", list)
+    if ranks is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert machine.thread_count() == expected
+
+
+def test_a_rank_that_was_pinned_has_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Really; as by taskset or numactl."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("there is one core here")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(len(allowed)))
+    assert machine.thread_count() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert machine.thread_count() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert machine.thread_count() == min(len(allowed), 64)
 
 
 def test_a_gpu_is_asked_for_without_waking_it(monkeypatch: pytest.MonkeyPatch) -> None:

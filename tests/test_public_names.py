@@ -9,7 +9,7 @@ NAMES = [
     *("Params", "RandomDihedral", "RandomHorizontalFlip", "RandomPerspective", "RandomResizedCrop", "RandomRotation"),
     *("RandomVerticalFlip", "RandomZoom", "Samples", "aug_transforms", "classifier", "slice_rates", "warp"),
     *("RandomErasing", "inverse_matrix", "transform_boxes", "transform_points", "warp_masks"),
-    *("CenterCrop", "TargetOptions", "swap_pairs"),
+    *("CenterCrop", "StorageError", "TargetOptions", "swap_pairs"),
     *("BinaryCrossEntropy", "Interpretation", "KeepBest", "Operator", "Predictor", "load_classifier"),
 ]
 

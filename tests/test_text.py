@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from fastaug.text import printable
+from fastaug.text import cut, printable, short
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,12 @@ def test_no_control_and_no_half_of_a_pair_is_left() -> None:
         "PDI",
     }
     shown.encode()
+
+
+def test_long_names_and_values_are_cut() -> None:
+    assert short("a\nb") == r"a\nb"
+    assert short("n" * 60) == "n" * 60
+    assert short("n" * 61) == "n" * 59 + "…"
+    assert cut("x" * 98) == repr("x" * 98)
+    assert cut(["x" * 500], 50) == repr(["x" * 500])[:50] + "…"
+    assert cut(7) == "7"

@@ -7,6 +7,7 @@ size and the time of its change, has that very name, and the checksum that it wa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -23,6 +24,7 @@ import numpy as np
 from fastaug.caching.index import DAMAGED, GOOD, UNKNOWN, Entry, Header, Index
 from fastaug.caching.pixels import Memory, Pixels, place_for
 from fastaug.files import close_all, is_at, locked
+from fastaug.machine import renew_in_forks
 from fastaug.text import printable
 
 log = logging.getLogger("fastaug")
@@ -91,6 +93,7 @@ class Store:
         self._process, self._told_stale = os.getpid(), False
         self.files = files
         weakref.finalize(self, close_all, self.files)
+        renew_in_forks(self)
         self._pixels.shrunk()
         self._index.refresh()
 
@@ -253,15 +256,24 @@ class Store:
     def _filling(self) -> Iterator[None]:
         """Within, no other thread and no other process gives out bytes or adds records."""
         with self._lock:
-            if os.getpid() != self._process:  # a fork shares the open file, and so its lock, with its parent
+            if os.getpid() != self._process:
                 self._open_again()
             with locked(self._index.file):
                 yield
 
     def _open_again(self) -> None:
+        """A fork shares the open file, and so its lock, with its parent, which could end without giving it back."""
         own = os.open(f"/proc/self/fd/{self._index.file}", os.O_RDWR)
-        self.files.append(own)
-        self._index.file, self._process = own, os.getpid()
+        os.dup2(own, self._index.file, inheritable=False)
+        os.close(own)
+        self._process = os.getpid()
+
+    def renew(self) -> None:
+        """See `machine.Forked`: another thread may have been in the middle of a change."""
+        self._lock, self._index = threading.RLock(), Index(self._index.file)
+        if not self._is_anothers():
+            with contextlib.suppress(OSError):  # it is tried again when something is kept
+                self._open_again()
 
 
 def _checksum(pixels: np.ndarray, name: bytes) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastaug.cli.options import Beside, Debug, Device, Json, Mode, Presize, Size, Source
-from fastaug.cli.printing import importing_torch, print_figures
+from fastaug.cli.printing import importing_torch, print_figures, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +40,10 @@ def bench(
     from fastaug.samples.samples import Samples
 
     if not source.is_list and source.place.is_dir() and source.pattern is None and source.level is None:
-        paths = find_images(source.place, "bench").paths
-        samples = Samples(paths, [0] * len(paths), ["all"])
+        images = find_images(source.place, "bench")
+        for line in images.left_out.unread("bench"):
+            say(line, err=True)
+        samples = Samples(images.paths, [0] * len(images.paths), ["all"])
     else:
         samples = find_samples(source)
     with importing_torch():
@@ -69,7 +71,7 @@ def bench(
     figures = {name: getattr(total, name) for name in names} | {"quarantined": len(set(loader.quarantined))}
     speed = after_first_batches / (total.model_s + total.waited_s + total.warp_s)
     first = f"{speed:,.0f} images/s: {total.images:,} images, mode {mode}, {f'model {model}' if model else 'no model'}"
-    print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, str(total)])
+    print_figures(as_json, {"speed_images_per_s": speed, **figures}, [first, *str(total).split("\n")])
 
 
 def _training_step(model: str | None, loader: ImageLoader) -> Callable[[Tensor, Tensor], None]:

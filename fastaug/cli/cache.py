@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,7 @@ def cache(
     for folder in caches_in(path):
         upkeep = Upkeep(folder)
         with progress_bar(len(upkeep), "photos", speed=True) as done:
-            survey = upkeep.survey(stamps, quick, done)
+            survey = upkeep.survey(partial(stamps, strict=True), quick, done)
         lines += _lines(survey, quick)
         found.append(asdict(survey) | {"folder": str(folder), "cleaned": clean and survey.useless})
         if clean and survey.useless:

@@ -32,6 +32,7 @@ def make_learner(
     weights: str,
     device: str | None,
     cache: str | None,
+    read_timeout: float | None,
     settings: Mapping[str, Any],
 ) -> tuple[Learner, list[ImageLoader]]:
     """The learner, with `settings` of it, and its loaders, to train and to validate."""
@@ -58,7 +59,7 @@ def make_learner(
         named = f": {shortened(classes)}" if classes else ""
         say(f"{counted}, {outputs:,} {what[:-1] if outputs == 1 else what}{named}")
     train_loader, valid_loader = (
-        ImageLoader(part, batch_size, presize, augment, device, training, seed, cache=cache)
+        ImageLoader(part, batch_size, presize, augment, device, training, seed, cache=cache, read_timeout=read_timeout)
         for part, training in zip(parts, (True, False), strict=True)
     )
     learn = Learner(train_loader, valid_loader, network, device=device, **settings)

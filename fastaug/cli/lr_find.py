@@ -51,7 +51,7 @@ def lr_find(
 
     keep_freed_memory()
     plots.check_installed()
-    learn, _ = make_learner(source, 0.2, seed, batch_size, size, presize, model, weights, device, cache, {})
+    learn, _ = make_learner(source, 0.2, seed, batch_size, size, presize, model, weights, device, cache, None, {})
     if frozen:
         learn.freeze()
     found = learn.lr_find(num_it=batches)

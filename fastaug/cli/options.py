@@ -91,6 +91,9 @@ Root = Annotated[
         show_default="the working directory or the list's folder, where the files are",
     ),
 ]
+Outside = Annotated[
+    bool | None, typer.Option("--outside", help="Of a list: its paths may leave --root.", show_default="an error")
+]
 Encoding = Annotated[str | None, typer.Option(help="Of a list, such as latin-1.", show_default="utf-8")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Of each process.", show_default="8 to 64, so that an epoch has 12 batches")
@@ -121,6 +124,12 @@ CacheBytes = Annotated[
         parser=_bytes, metavar="BYTES", help="That the cache may take, as 20GB.", show_default="half of what is free"
     ),
 ]
+ReadTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Seconds after which a read that hangs is given up.", show_default="as long as it takes"
+    ),
+]
 Mode = Annotated[ModeName, typer.Option(help="resize or direct.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")]
@@ -149,6 +158,7 @@ class Source(NamedTuple):
     label_sep: LabelSep = None
     kind: Kind = None
     root: Root = None
+    outside: Outside = None
     encoding: Encoding = None
 
     @property
@@ -192,6 +202,7 @@ _GOES_WITH = {
     "label_sep": "a list (.csv)",
     "kind": "a list (.csv)",
     "root": "a list (.csv)",
+    "outside": "a list (.csv)",
     "encoding": "a list (.csv)",
 }
 

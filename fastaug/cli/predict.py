@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from fastaug.cli.errors import refuse_to_overwrite
 from fastaug.cli.options import Debug, Device, Json, Overwrite
-from fastaug.cli.printing import importing_torch, print_json, say_row
+from fastaug.cli.printing import as_json_text, importing_torch, print_json, say, say_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,12 +42,14 @@ def predict(
     read is a line on standard error, the others go on, and the exit code is 1.
     """
     refuse_to_overwrite("--page", [page] if page else [], overwrite)
-    paths = list(_photos(files))
+    paths, left_out = _photos(files)
+    for line in left_out:
+        say(line, err=True)
     with importing_torch():
         from fastaug.training.inference import load_classifier
         from fastaug.training.page import Page
 
-    predictor, bad, written = load_classifier(model, device), False, 0
+    predictor, bad, written = load_classifier(model, device), bool(left_out), 0
     pictures = Page(predictor) if page else None
     for path, found in _predictions(predictor, paths, batch_size, pictures):
         described: dict[str, Any] = {"file": path}
@@ -60,7 +61,7 @@ def predict(
         else:
             described |= _as_json(predictor, found)
         if as_json:  # one array, an element a line, so that it can be read while it is written
-            print_json(f"{',' if written else '['}{json.dumps(described)}")
+            print_json(f"{',' if written else '['}{as_json_text(described)}")
             written += 1
         elif not isinstance(found, str):
             say_row(path, *_cells(predictor, found))
@@ -90,14 +91,19 @@ def _as_json(predictor: Predictor, found: Tensor) -> dict[str, Any]:
     return {"class": name, "probability": probability}
 
 
-def _photos(files: list[Path]) -> Iterator[str]:
+def _photos(files: list[Path]) -> tuple[list[str], list[str]]:
+    """The paths, and what is to be said about what is left out of folders."""
     from fastaug.samples.folders import find_images
 
+    paths, said = list[str](), list[str]()
     for file in files:
         if file.is_dir():
-            yield from find_images(file, "predict").paths
+            images = find_images(file, "predict")
+            paths += images.paths
+            said += images.left_out.unread("predict")
         else:
-            yield str(file)
+            paths.append(str(file))
+    return paths, said
 
 
 def _predictions(
@@ -107,7 +113,7 @@ def _predictions(
     loader, row = predictor.loader(paths, batch_size, return_info=True, max_bad_share=1), 0
 
     def bad_until(end: int) -> Iterator[tuple[str, str]]:
-        reasons = dict(loader.quarantined)
+        reasons = dict(loader.quarantined + loader.missed)
         yield from ((path, reasons[path]) for path in paths[row:end])
 
     with loader:

@@ -11,7 +11,6 @@ import typer
 from fastaug.cli.options import CacheBytes, Debug, Device, Json, Source
 from fastaug.cli.printing import importing_torch, in_bytes, print_figures, say
 from fastaug.cli.progress import progress_bar
-from fastaug.text import printable
 
 _NAMED = 3  # bad files
 
@@ -48,12 +47,17 @@ def prepare(
         raise
     speed = came.made / (time.perf_counter() - start)
     listed = [{"path": samples.paths[row], "reason": reason} for row, reason in came.bad.items()]
-    lines = [f"bad: {printable(one['path'])}: {printable(one['reason'])}" for one in listed[:_NAMED]]
+    lines = [f"bad: {one['path']}: {one['reason']}" for one in listed[:_NAMED]]
     if len(listed) > _NAMED:
         lines.append(f"bad: {len(listed) - _NAMED:,} more; `fastaug check` lists them all")
+    missed = [{"path": samples.paths[row], "reason": reason} for row, reason in came.missed.items()]
+    if missed:
+        first = f"{missed[0]['path']}: {missed[0]['reason']}"
+        lines.append(f"{len(missed):,} files could not be read because of the storage, the first {first}. Do it again")
     lines.append(f"{came.made:,} photos made, {came.there:,} were there, {len(listed):,} files are bad")
     if came.without_room:
         lines.append(f"{came.without_room:,} did not fit and are decoded each time; more --cache-bytes keep them too")
     lines.append(f"{came.folder}: {in_bytes(came.bytes)}" + (f", {speed:,.0f} images/s" if came.made else ""))
     figures = {"folder": came.folder, "made": came.made, "there": came.there, "without_room": came.without_room}
-    print_figures(as_json, {**figures, "bad": listed, "bytes": came.bytes, "images_per_s": speed}, lines)
+    figures |= {"bad": listed, **({"missed": missed} if missed else {})}
+    print_figures(as_json, {**figures, "bytes": came.bytes, "images_per_s": speed}, lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,9 +19,9 @@ _UNITS = ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB"))
 _figures_to: list[IO[str]] = []  # where JSON goes while everything else is for people
 
 
-def say(text: str, err: bool = False) -> None:
-    """Lines for people, on standard output, or standard error."""
-    typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
+def say(line: str, err: bool = False) -> None:
+    """A line for people, whatever names are in it, on standard output, or standard error."""
+    typer.echo(printable(line), err=err)
 
 
 def say_row(*cells: str) -> None:
@@ -43,9 +44,23 @@ def in_bytes(count: int) -> str:
 def print_figures(as_json: bool, figures: Any, lines: Iterable[str]) -> None:
     """What came of a command, as JSON or as lines."""
     if as_json:
-        print_json(json.dumps(figures, indent=2))
+        print_json(as_json_text(figures, indent=2))
     else:
-        say("\n".join(lines))
+        for line in lines:
+            say(line)
+
+
+def as_json_text(figures: Any, indent: int | None = None) -> str:
+    """For any parser: ASCII, names with escapes for everything else, and null for numbers that are not finite."""
+    return json.dumps(_finite(figures), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_json(text: str) -> None:

@@ -21,7 +21,7 @@ def find_samples(source: Source, every: bool = False) -> Samples:
     """
     folder, name = source.place, source.place.name.lower()
     if source.is_list:
-        options = source.given("path", "target", "label_sep", "kind", "root", "encoding")
+        options = source.given("path", "target", "label_sep", "kind", "root", "outside", "encoding")
         return Samples.from_csv(folder, **options | source.target_given(several=True))
     if not folder.is_dir():
         if name.endswith(".tar") or glob.has_magic(folder.name) or "{" in name:

@@ -42,6 +42,7 @@ def summary(
     walk = (
         Learner(loader, None, network, device=device, progress=False).summary(row) if network else loader.summary(row)
     )
-    say(str(walk))
+    for line in str(walk).split("\n"):
+        say(line)
     if walk.failed:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from fastaug.cli.options import (
     ModelName,
     Overwrite,
     Presize,
+    ReadTimeout,
     Seed,
     Size,
     Source,
@@ -63,6 +64,7 @@ def train(
     presize: Presize = 460,
     device: Device = None,
     cache: Cache = None,
+    read_timeout: ReadTimeout = None,
     train_bn: Annotated[
         bool | None,
         typer.Option(
@@ -115,7 +117,7 @@ def train(
             "after_epoch": [RunLog(out)],
         }
         parts = source, valid_fraction, seed, batch_size, size, presize
-        learn, loaders = make_learner(*parts, model, weights, device, cache, settings)
+        learn, loaders = make_learner(*parts, model, weights, device, cache, read_timeout, settings)
         if not rank():
             write_config(context, out / "config.toml")
         if resume:

@@ -91,8 +91,8 @@ def run_demo(
     say(f"    one warp is {report['speed']['ratio']['median']:.1f} times as fast")
     report["seconds"] = {**seconds, "total": time.perf_counter() - start}
     write_json(out / "report.json", report)
-    with whole_file(out / "report.md") as unfinished:
-        unfinished.write_text(markdown(report), encoding="utf-8")
+    with whole_file(out / "report.md") as file:
+        file.write(markdown(report).encode())
     say(f"done in {report['seconds']['total']:.0f} s: open {out / 'report.md'}")
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -136,6 +137,12 @@ def check_targets(targets: object) -> None:
 def check_share(name: str, share: float) -> None:
     if not 0 <= as_number(share) <= 1:
         raise ValueError(f"ImageLoader: expected {name} between 0 and 1, got {share}.")
+
+
+def checked_timeout(seconds: float | None) -> float | None:
+    if seconds is not None and (isinstance(seconds, bool) or not 0 < as_number(seconds) < math.inf):
+        raise ValueError(f"ImageLoader: expected read_timeout in seconds, more than 0, or None, got {seconds!r}.")
+    return seconds
 
 
 def checked_shard(shard: tuple[int, int]) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from fastaug.loading.jpeg import orientation_of
 from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Need, Photo, Resizing, Size, places_of
 from fastaug.loading.pillow import Unreadable
+from fastaug.loading.reading import NO_MEMORY
 from fastaug.loading.stats import Observer
 from fastaug.loading.targets import BatchTargets, View, pin, to_device
 from fastaug.loading.workers import Workers
@@ -169,7 +170,7 @@ class BatchMaker:
         if not presized and contents is None and all(one.content is None for one in found):
             ready = [load(range(photos))]  # from the cache, to be warped as they are
         else:
-            size = decoder.chunk_size
+            size = min(decoder.chunk_size, max(photos // decoder.threads, 1))  # every thread has some
             chunks = [range(first, min(first + size, photos)) for first in range(0, photos, size)]
             ready = self.workers.decode(load, chunks)
         batch = self._gather(work, indices)
@@ -243,22 +244,28 @@ class BatchMaker:
             return reason
         content = work.target_files[number]
         if isinstance(content, str):
-            return f"its mask {printable(self.targets.files[row])}: {content}"
+            kind = type(content)  # whose fault it is
+            return kind(f"its mask {printable(self.targets.files[row])}: {content}")
         with self.observer.stage("decode", 0):
+            orientation = self._orientation(work, number, row)
+            if isinstance(orientation, str):
+                return orientation
             try:
-                orientation = self._orientation(work, number, row)
                 work.targets[number] = self.targets.decode(row, content, photo.size, orientation)
             except Unreadable as error:
                 return str(error)
+            except MemoryError:  # it is as large as its photo, which is there
+                return NO_MEMORY
         return None
 
-    def _orientation(self, work: _Work, number: int, row: int) -> int:
-        """EXIF's, of a photo that is upright already. Of one from the cache it is known, or its file is read once."""
+    def _orientation(self, work: _Work, number: int, row: int) -> int | str:
+        """EXIF's, of a photo that is upright already, or why it is not known. Of one from the cache it is known, or its
+        file is read once."""
         found = work.found[number]
         if found.content is not None or row not in self.orientations:
-            content = self.workers.read_now(found.path) if found.content is None else found.content
+            content = self.workers.read([found.path])[0] if found.content is None else found.content
             if isinstance(content, str):
-                raise Unreadable(f"the photo's orientation is not known: {content}")
+                return type(content)(f"the photo's orientation is not known: {content}")
             self.orientations[row] = orientation_of(content)
         return self.orientations[row]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,10 @@ from fastaug.caching.shared_memory import open_memory
 from fastaug.caching.store import Picture, Slot, Source, Store
 from fastaug.loading.options import ScaleName
 from fastaug.loading.photo import Need, Photo, Resizing, Size
-from fastaug.machine import board, memory_left
-from fastaug.samples.sources import stamps
+from fastaug.machine import board, memory_left, renew_in_forks
+from fastaug.samples.sources import Stamp, stamps
+
+Stamps = Callable[[Sequence[str]], list[Stamp | None]]
 
 MEMORY, DEVICE = "memory", "device"
 _PIXELS = 1  # to be counted up whenever the same file and settings give other pixels
@@ -64,8 +66,8 @@ class Cache(Protocol):
         """Whether it is what its name stands for: a folder may have been cleaned, or removed, since it was opened."""
         ...
 
-    def find(self, paths: Sequence[str]) -> list[Place]:
-        """Where these samples are kept, if they are."""
+    def find(self, paths: Sequence[str], stamps: Stamps = stamps) -> list[Place]:
+        """Where these samples are kept, if they are. stamps: what looks at their files."""
         ...
 
     def photo(self, place: Place) -> Photo | None:
@@ -115,9 +117,9 @@ class HostCache:
         """See Cache."""
         return self.name == MEMORY or self.store.is_at(Path(self.name, INDEX))
 
-    def find(self, paths: Sequence[str]) -> list[Place]:
+    def find(self, paths: Sequence[str], stamps: Stamps = stamps) -> list[Place]:
         """See Cache."""
-        sources = sources_of(paths)
+        sources = sources_of(paths, stamps)
         known = [source for source in sources if source is not None]
         slots = dict(zip(known, self.store.find(known), strict=True))
         places = []
@@ -157,7 +159,7 @@ class NoCache:
         """See Cache."""
         return True
 
-    def find(self, paths: Sequence[str]) -> list[Place]:
+    def find(self, paths: Sequence[str], stamps: Stamps = stamps) -> list[Place]:
         """See Cache."""
         return [Place(None)] * len(paths)
 
@@ -184,15 +186,20 @@ class DeviceCache:
         self._arena, self._used = torch.empty(0, dtype=torch.uint8, device=device), 0
         self._taken = self._stale = 0  # bytes
         self._filled: dict[torch.cuda.Stream, torch.cuda.Event] = {}  # the latest copy into it, by stream
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        """See `machine.Forked`."""
+        self._lock = threading.Lock()
 
     def is_current(self) -> bool:
         """See Cache."""
         return True
 
-    def find(self, paths: Sequence[str]) -> list[Place]:
+    def find(self, paths: Sequence[str], stamps: Stamps = stamps) -> list[Place]:
         """See Cache."""
         places = []
-        for source in sources_of(paths):
+        for source in sources_of(paths, stamps):
             kept = None if source is None else self._kept.get(source.name)
             there = kept is not None and kept[0] == source
             places.append(Place(source, kept[1], kept[1].size) if kept and there else Place(source))
@@ -242,7 +249,7 @@ class DeviceCache:
             return self._arena[self._used - size : self._used]
 
 
-def sources_of(paths: Sequence[str]) -> list[Source | None]:
+def sources_of(paths: Sequence[str], stamps: Stamps = stamps) -> list[Source | None]:
     """The files of some samples as they are now; None: it cannot be reached. Names do not depend on where one is."""
     found: list[Source | None] = []
     for path, stamp in zip(paths, stamps(paths), strict=True):

@@ -48,6 +48,7 @@ from fastaug.loading.photo import Need, Photo, Resizing
 
 # nvimgcodecStatus_t (nvimgcodec.h, 0.9): codes that speak about a file. Others speak about memory or the device.
 _A_FILES_STATUS = {2, 3, 4, 8, 9, 13, 14, 17, 18, 19}
+_MOST_FILES = 64  # of a chunk: each is a photo at full size, however many threads there are
 _STATUS = re.compile(r"nvImageCodec failure: '#(\d+)'")
 _A_FILES_ERROR = re.compile(r"Failed to decode sample #|Invalid sample_type|std::bad_alloc")
 
@@ -79,7 +80,7 @@ class DaliDecoder:
             raise ValueError(f"DaliDecoder: expected device 'cpu' or 'cuda', got '{self.device}'.")
         self._dali, self.max_pixels = _import_dali(), max_pixels
         self._cpu = CpuDecoder(1, "exact", max_pixels)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close it while this thread decodes
         self.stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             if not torch.cuda.is_available():
@@ -96,7 +97,7 @@ class DaliDecoder:
         else:
             with self._dali.ndd.Device("cpu"):  # or the context takes the first GPU, where there is one
                 self._context = self._dali.ndd.EvalContext(num_threads=num_threads)
-        self.chunk_size = 4 * (int(self._context.num_threads) + 1)  # see above
+        self.chunk_size = min(4 * (int(self._context.num_threads) + 1), _MOST_FILES)  # see above
 
     def decode(
         self, encoded: Sequence[bytes | np.ndarray], needs: Sequence[Need | None] | None = None

@@ -11,6 +11,9 @@ import torch
 
 from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ScaleName
 from fastaug.loading.photo import Need, Photo, Resizing
+from fastaug.machine import thread_count
+
+_MOST_DALI_THREADS = 16
 
 
 class Decoder(Protocol):
@@ -21,7 +24,7 @@ class Decoder(Protocol):
         stream: on a GPU the stream that it works on, None on a CPU. To take results in one thread and use them in
             another, call under `torch.cuda.stream(decoder.stream)` and let the user's stream wait for an event.
         threads: how many may call it at a time to some use.
-        chunk_size: files that are best handed over at once.
+        chunk_size: files that are best handed over at once, if there are enough for all threads.
         max_pixels: larger images are refused.
     """
 
@@ -107,6 +110,11 @@ def has_dali() -> bool:
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
+def default_threads(name: Literal["jpeg", "dali"]) -> int:
+    """Of a decoder. DALI has 4 whole photos for each in memory, and a GPU does most of its work."""
+    return thread_count() if name == "jpeg" else min(thread_count(), _MOST_DALI_THREADS)
+
+
 def make_decoder(
     name: Literal["jpeg", "dali"],
     device: torch.device | str = "cpu",
@@ -124,4 +132,4 @@ def make_decoder(
     return CpuDecoder(num_threads, scale, max_pixels)
 
 
-__all__ = ["Choice", "Decoder", "choose_decoder", "has_dali", "make_decoder"]
+__all__ = ["Choice", "Decoder", "choose_decoder", "default_threads", "has_dali", "make_decoder"]

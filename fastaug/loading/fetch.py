@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fastaug.loading.cache import Cache, Place, needed, resizing
 from fastaug.loading.header import likely_size
 from fastaug.loading.photo import Need, Photo, Size
+from fastaug.loading.reading import STOPPED
 from fastaug.loading.stats import Observer
 from fastaug.loading.workers import Workers
 
@@ -40,7 +41,7 @@ class Fetcher:
         places: list[Place | None] = [None] * len(paths)
         if self._cache is not None:
             with self._observer.stage("cache", 0):
-                places = [self._allowed(place) for place in self._cache.find(paths)]
+                places = [self._allowed(place) for place in self._cache.find(paths, self._workers.stamps)]
         missing = [row for row, place in enumerate(places) if place is None or place.kept is None]
         contents: dict[int, bytes | str] = {}
         if missing:
@@ -67,13 +68,13 @@ class Fetcher:
         for row, one in enumerate(found):
             if row in outcomes:
                 continue
-            content = self._workers.read_now(one.path) if one.content is None else one.content  # it was damaged
+            content = self._workers.read([one.path])[0] if one.content is None else one.content  # it was damaged
             if isinstance(content, str):
                 outcomes[row] = content
             else:
                 encoded[row] = content
         if self._workers.stopped:  # nobody will look at them
-            outcomes |= dict.fromkeys(encoded, "the loader was stopped")
+            outcomes |= dict.fromkeys(encoded, STOPPED)
         elif encoded:
             outcomes |= self._decoded(found, needs, encoded)
         return [outcomes[row] for row in range(len(found))]

@@ -23,19 +23,21 @@ from fastaug.augment.rng import SampleUniforms
 from fastaug.loading import arguments
 from fastaug.loading.batch import Batch, BatchInfo, BatchMaker, warp_batch
 from fastaug.loading.cache import DEVICE, Cache, open_cache
-from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
+from fastaug.loading.decode import choose_decoder, default_threads, has_dali, make_decoder
 from fastaug.loading.draws import Ahead, Draws, draw
+from fastaug.loading.iteration import Iteration, Stop
 from fastaug.loading.modes import MODES
 from fastaug.loading.options import INSTALL_DALI, MAX_PIXELS, DecoderName, ModeName, ResizeMethod, ScaleName
 from fastaug.loading.order import batch_bounds, batch_count, copies_of, epoch_order, shard_order, weighted_order
-from fastaug.loading.position import Position, names_crc32
-from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine
+from fastaug.loading.position import Position, check_state, names_crc32
+from fastaug.loading.quarantine import MAX_BAD_SHARE, BadFileError, OnError, Quarantine, StorageError, Tally
 from fastaug.loading.stats import Clock, LoaderStats, Observer
 from fastaug.loading.summary import Summary, summarize
 from fastaug.loading.targets import TargetOptions, targets_of
-from fastaug.loading.workers import Workers, prefetch
-from fastaug.machine import core_count, rank, usable_device, world
+from fastaug.loading.workers import Workers, beside_forks, prefetch
+from fastaug.machine import rank, usable_device, world
 from fastaug.samples.samples import Samples
+from fastaug.samples.sources import MAX_FILE_BYTES
 from fastaug.text import described, html_table
 
 # Batches that are loaded or being loaded, beside the one that the consumer has; 64 images of 460 × 460 are 41 MB.
@@ -71,13 +73,14 @@ class ImageLoader(IterableDataset[Any]):
             may be shorter, or empty.
         drop_last: leave out an incomplete last batch, and in training one that bad files left a single image, on which
             batch-norm may fail. None: as `training`.
-        on_error: "skip" yields the batch without the bad file and notes it in `quarantined`; "raise" raises
-            BadFileError.
+        on_error: "skip" yields the batch without the bad file and notes it in `quarantined`, or, where the storage did
+            not give it, in `missed`; "raise" raises BadFileError, or StorageError.
         return_info: yield (x, y, BatchInfo) instead of (x, y).
-        num_threads: that decode, and as many that read; None: the cores that this process may use.
+        num_threads: that decode, and as many that read; None: the cores that this process may use, shared with the
+            ranks of its machine (LOCAL_WORLD_SIZE), at most 64, with DALI at most 16.
         prefetch_batches: batches loaded or being loaded, beside the one that the consumer has. Changes no pixel.
-        max_bad_share: of this rank's samples of an epoch; with more files that turn out to be bad in it BadFileError is
-            raised after all.
+        max_bad_share: of this rank's samples of an epoch; with more bad ones among them BadFileError is raised after
+            all, in each such epoch; with missed ones, StorageError.
         schedule: for progressive resizing, a function of the epoch that returns (size, presize), for which each epoch's
             batches are drawn, whatever `augment.size` and `presize` are. A resumed run has the right ones by itself.
         resize_method: how photos come into the presize: "crop", the largest box of its shape; "squish", the whole
@@ -97,6 +100,10 @@ class ImageLoader(IterableDataset[Any]):
         balance: "classes": weights with which each class comes equally often; -1, none of them, is one of them here.
         repeats: images of each sample that follow each other in an epoch of the training, read and decoded once, each
             with draws of its own; batch_size counts images.
+        read_timeout: seconds that a file may take to be read, all tries together; a read that hangs for longer is given
+            up, and the file missed. More than 4 × num_threads that hang at a time raise StorageError. None: as long as
+            it takes.
+        max_file_bytes: larger files are bad, and are not read.
         decoder: "auto"; "jpeg", libjpeg-turbo and Pillow, on the CPU; "dali". See `decoder_choice`.
         scale: "auto": on a CPU, JPEGs that are far larger than needed are decoded at 1/2, 1/4 or 1/8, which leaves
             twice the pixels that are needed; "exact": every pixel is decoded.
@@ -123,6 +130,8 @@ class ImageLoader(IterableDataset[Any]):
         cache_size: the short side of what is kept; None without a cache.
         quarantined: [(path, reason)] of the bad files met so far, in the order of delivery. They are not tried again by
             this loader, nor by one that its `state_dict` is loaded into.
+        missed: [(path, reason)] of the files that the storage did not give in the latest epoch, each tried 4 times.
+            They are left out of their batches, and tried again in the next epoch.
 
     Iterating again starts the next epoch; `set_epoch` names one.
 
@@ -130,10 +139,11 @@ class ImageLoader(IterableDataset[Any]):
     without workers, since the loader has threads of its own.
 
     While it is iterated there are num_threads threads that decode, as many that read, and LOAD_THREADS; DALI has
-    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and 4 photos
-    for each thread that decodes (DALI: 4 × (num_threads + 1)). With mode="direct" a batch is its photos, those far too
-    large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a GPU only the targets
-    are pinned, 8 bytes for a class, a byte or more for each pixel of a mask, besides what DALI pins for its decoder.
+    num_threads of its own, and as many of its codecs. In memory are at most prefetch_batches batches, and up to 4
+    photos for each thread that decodes (DALI: 4 × (num_threads + 1), at most 64). With mode="direct" a batch is its
+    photos, those far too large decoded or shrunk to about (SHRINK_BEYOND × size)² pixels and their surroundings. On a
+    GPU only the targets are pinned, 8 bytes for a class, a byte or more for each pixel of a mask, besides what DALI
+    pins for its decoder.
     Leaving the loop, `close`, the end of a `with` block, an exception or Ctrl-C give all of it back.
     """
 
@@ -168,6 +178,8 @@ class ImageLoader(IterableDataset[Any]):
         weights: Sequence[float] | np.ndarray | Tensor | None = None,
         balance: Literal["classes"] | None = None,
         repeats: int = 1,
+        read_timeout: float | None = None,
+        max_file_bytes: int = MAX_FILE_BYTES,
     ):
         arguments.check_samples(samples)
         arguments.check_choices(mode, on_error, decoder, scale, resize_method)
@@ -198,7 +210,8 @@ class ImageLoader(IterableDataset[Any]):
         self.drop_last = training if drop_last is None else drop_last
         self.prefetch_batches = arguments.whole("prefetch_batches", prefetch_batches)
         self.return_info, self.max_bad_share = return_info, max_bad_share
-        self.num_threads = core_count() if num_threads is None else arguments.whole("num_threads", num_threads)
+        threads = default_threads(self.decoder_choice.name) if num_threads is None else num_threads
+        self.num_threads = arguments.whole("num_threads", threads)
         arguments.check_cache(cache)
         if cache == DEVICE and self.device.type == "cuda" and self.decoder_choice.name != "dali":
             raise ValueError(
@@ -219,10 +232,12 @@ class ImageLoader(IterableDataset[Any]):
                 f"ImageLoader: expected a batch_size that is a multiple of repeats, {self.repeats}, got "
                 f"{self.batch_size}. A sample's images come in one batch: take {self.repeats} × as many as photos."
             )
+        self.read_timeout = arguments.checked_timeout(read_timeout)
+        self.max_file_bytes = arguments.whole("max_file_bytes", max_file_bytes)
         self._position = Position()
         self._quarantine = Quarantine(samples)
         self._clock = Clock()
-        self._iterations: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+        self._iterations: set[weakref.ref[Iteration]] = set()  # a WeakSet must not change while another thread looks
         share = len(samples) // self.shard[1] * self.repeats  # of each rank in training
         if training and not share:
             raise ValueError(
@@ -277,6 +292,10 @@ class ImageLoader(IterableDataset[Any]):
     def quarantined(self) -> list[tuple[str, str]]:
         return self._quarantine.listed()
 
+    @property
+    def missed(self) -> list[tuple[str, str]]:
+        return self._quarantine.missed()
+
     def __len__(self) -> int:
         """Batches per epoch, the same for every rank."""
         photos = self.batch_size // self._images
@@ -307,8 +326,9 @@ class ImageLoader(IterableDataset[Any]):
             ValueError: a state of other files, other targets or another seed, or, in the middle of an epoch, of other
                 batches. Files may have moved together: their names below their common folder count.
         """
-        self._position.resume(state, self._identity())
-        self._quarantine.restore(state["quarantined"])
+        check_state(state, self._identity(), len(self))
+        self._quarantine.restore(state["quarantined"], moved="names_crc32" in state)
+        self._position.resume(state)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to be continued in the middle of an epoch."""
@@ -365,11 +385,16 @@ class ImageLoader(IterableDataset[Any]):
         return summarize(self.samples, row, position.epoch, self._mode, self.augment, make, warp)
 
     def close(self) -> None:
-        """End every iteration: the threads, and what was prefetched. Iterating again is possible."""
-        for iteration in list(self._iterations):
-            iteration.close()
-        # DALI's results refer to each other in circles, which keep its threads until the garbage collector comes by
-        gc.collect()
+        """End every iteration: the threads, and what was prefetched. Iterating again is possible.
+
+        Any thread may call it, also while another one waits for a batch, whose loop ends then; and a signal handler.
+        """
+        for known in tuple(self._iterations):
+            iteration = known()
+            if iteration is not None:
+                iteration.close()
+        if self.decoder_choice.name == "dali":  # its results refer to each other in circles, which keep its threads
+            gc.collect()
 
     def _settings(self) -> dict[str, object]:
         """What is shown of it."""
@@ -383,7 +408,8 @@ class ImageLoader(IterableDataset[Any]):
         if self.cache is not None:
             settings |= {"cache": os.fspath(self.cache), "cache_size": self.cache_size}
         settings |= {"shard": self.shard} if self.shard[1] > 1 else {}
-        return settings | {"epoch": self._position.epoch, "quarantined": len(self.quarantined)}
+        settings |= {"epoch": self._position.epoch, "quarantined": len(self.quarantined)}
+        return settings | ({"missed": len(self.missed)} if self.missed else {})
 
     def __repr__(self) -> str:
         return described("ImageLoader", self._settings())
@@ -404,10 +430,10 @@ class ImageLoader(IterableDataset[Any]):
         return {**self.__dict__, **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _clock=Clock(), _iterations=weakref.WeakSet())
+        self.__dict__.update(state, _clock=Clock(), _iterations=set())
         self._opened_cache = self._open_cache()
 
-    def __iter__(self) -> Generator[Any, None, None]:
+    def __iter__(self) -> Iteration:
         worker = get_worker_info()
         if worker is not None:
             raise RuntimeError(
@@ -415,21 +441,24 @@ class ImageLoader(IterableDataset[Any]):
                 f"{worker.num_workers} worker(s), each of which would load everything. Use DataLoader(loader, "
                 "batch_size=None, num_workers=0), or the loader itself."
             )
-        iteration = self._iterate()
-        self._iterations.add(iteration)
+        iteration = Iteration(self._iterate)
+        self._iterations.add(weakref.ref(iteration, self._iterations.discard))
         return iteration
 
-    def _iterate(self) -> Generator[Any, None, None]:
+    def _iterate(self, stop: Stop) -> Generator[Any, None, None]:
         position = self._position
         position.begin(len(self))
         if self._opened_cache is not None and not self._opened_cache.is_current():
             self._opened_cache = self._open_cache()
         epoch, first = position.epoch, position.delivered
         indices, copies = self._epoch_indices(epoch)
-        share = -(-len(self.samples) // self.shard[1])  # of the samples that are this rank's
-        known = len(self._quarantine)
-        bounds = batch_bounds(len(indices), self.batch_size // self._images, len(self))[first:]
+        bounds = batch_bounds(len(indices), self.batch_size // self._images, len(self))
+        done = bounds[first - 1][1] if first else 0
+        self._quarantine.begin()
+        tally = Tally(self._quarantine, indices, done, self.on_error, self.max_bad_share)
+        bounds = bounds[first:]
         with self._workers(self.num_threads) as workers:
+            stop.then(workers.stop)
             loading = dict.fromkeys(("read", "draw"), LOAD_THREADS)
             decoding = dict.fromkeys(("decode", "keep", "cache", "presize"), workers.decoder.threads)
             self._clock = clock = Clock({**loading, **decoding})
@@ -441,9 +470,11 @@ class ImageLoader(IterableDataset[Any]):
             batches = prefetch(make, range(len(rows)), self.prefetch_batches, LOAD_THREADS)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
+                    if stop.asked:  # it may have been made in part only
+                        return
                     loaded = time.perf_counter()
+                    tally.add(rows[delivered - first - 1], batch.bad)
                     position.delivered = delivered
-                    self._quarantine.add(batch.bad, self.on_error, self.max_bad_share, share, known)
                     if len(batch) or self.shard[1] > 1:
                         with clock.stage("warp", len(batch)):
                             result, images = self._warp_batch(batch), len(batch)
@@ -454,13 +485,13 @@ class ImageLoader(IterableDataset[Any]):
                         clock.asked(since)
                 position.end(epoch)
             finally:
-                workers.stop()
+                stop.ask()
                 batches.close()
 
     def _workers(self, num_threads: int) -> Workers:
         device = self.device if self.device.type == "cuda" else "cpu"
         decoder = make_decoder(self.decoder_choice.name, device, num_threads, self.scale, self.max_pixels)
-        return Workers(decoder, num_threads)
+        return Workers(decoder, num_threads, self.read_timeout, self.max_file_bytes)
 
     def _epoch_indices(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """This rank's rows of the samples, and how often each came before in the epoch, on whatever rank."""
@@ -513,7 +544,7 @@ class ImageLoader(IterableDataset[Any]):
         return BatchMaker(*parts, pinned, self._opened_cache, self._images, self.channels, least)
 
     def _warped(self, batch: Batch) -> tuple[list[Tensor], Any]:
-        return warp_batch(batch, self.augments, self.device, self.channels)
+        return beside_forks(partial(warp_batch, batch, self.augments, self.device, self.channels))
 
     def _warp_batch(self, batch: Batch) -> Any:
         x, y = self._warped(batch)
@@ -524,4 +555,4 @@ class ImageLoader(IterableDataset[Any]):
         return (x[0], y, info[0]) if self.return_info else (x[0], y)
 
 
-__all__ = ["BadFileError", "BatchInfo", "ImageLoader"]
+__all__ = ["BadFileError", "BatchInfo", "ImageLoader", "StorageError"]

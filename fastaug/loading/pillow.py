@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -23,6 +24,11 @@ _PLUGINS = {
     "TGA": "Tga",
 }  # fmt: skip
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OTHERS = {  # what a file begins with -> what it is
+    b"%PDF": "a PDF", b"<": "HTML or XML", b"PK": "a ZIP archive", b"\x1f\x8b": "gzip", b"{": "JSON",
+    b"\0\0\0\0": "zeros", b"version https://git-lfs": "a pointer of Git LFS",
+}  # fmt: skip
+_QUOTED = re.compile(r"""b?(['"])(?:\\.|(?!\1).)*(?:\1|$)""")
 _ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284  # tags of TIFF
 _BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -94,6 +100,12 @@ def decode_mask(content: bytes, max_pixels: int, size: tuple[int, int] | None = 
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 
+def size_of(content: bytes) -> tuple[int, int]:
+    """(height, width) as stored. Raises Unreadable."""
+    width, height = _open(content).size
+    return height, width
+
+
 def orientation(content: bytes) -> int:
     """EXIF's orientation, 1 to 8, from wherever Pillow's `exif_transpose` takes it: EXIF, XMP …"""
     return _orientation_of(_open(content))
@@ -131,7 +143,8 @@ def _open(content: bytes) -> Any:
         raise Unreadable(
             "a HEIC file: pip install pillow-heif, and call pillow_heif.register_heif_opener() before loading"
         )
-    raise Unreadable(f"not an image format that is read; the file starts with {content[:8]!r}")
+    looks = next((f"; it looks like {kind}" for start, kind in _OTHERS.items() if content.startswith(start)), "")
+    raise Unreadable(f"not an image format that is read{looks}")
 
 
 @contextmanager
@@ -145,7 +158,7 @@ def _loaded(image: Any) -> Iterator[None]:
         if said:  # as of a fax with a bad code, of which the rest is shown as if it were right
             raise Unreadable(f"damaged or truncated image data ({image.format}: {said[0][:120]})")
         yield
-    except Unreadable:
+    except (Unreadable, MemoryError):  # of which it is not known yet whose fault it is
         raise
     except Exception as error:  # of any kind: damaged files raise what comes
         reason = said[0][:120] if said else _line(error)
@@ -202,7 +215,9 @@ def _orientation_of(image: Any) -> int:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    """What Pillow says, without what it quotes of the file."""
+    said = "" if isinstance(error, UnicodeError) else _QUOTED.sub("…", str(error)).strip(" …")
+    return (said.splitlines() or [type(error).__name__])[0][:120]
 
 
 __all__ = ["Unreadable", "check_size", "decode", "decode_mask", "orientation"]

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fastaug.loaded import NUMBER, TEXT, TRUTH, check, shown, whole
 from fastaug.samples.sources import MemberPaths
 from fastaug.samples.sources import names_crc32 as text_crc32
 
+_PLAIN = NUMBER | TRUTH | TEXT
 # What must be the same for a state to be used at all; the rest of a loader's identity only in the middle of an epoch.
 ALWAYS = ("seed", "samples", "targets_crc32", "names_crc32")
 # What states of earlier versions lack, and what it was then; None: not known, and looked at without.
@@ -55,33 +57,43 @@ class Position:
         """In plain numbers: batches delivered, not batches prefetched."""
         return {"epoch": self.epoch, "delivered": self.delivered, **identity}
 
-    def resume(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken.
-
-        Raises:
-            ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches; no
-                state.
-        """
-        needed = {"epoch", "delivered", "quarantined", *identity} - {*LATER}
-        if not isinstance(state, Mapping) or not needed <= set(state):
-            raise ValueError(
-                f"ImageLoader: expected a state that state_dict() returned, got {type(state).__name__} "
-                f"{list(state) if isinstance(state, Mapping) else state!r:.60}. Give the loader's own."
-            )
-        for name in identity if state["delivered"] else ALWAYS:
-            if (name not in state and LATER[name] is None) or state.get(name, LATER.get(name)) == identity[name]:
-                continue
-            if name == "names_crc32":
-                raise ValueError(
-                    "ImageLoader: expected a state of these files in this order, got one of others: their names below "
-                    "the folder that holds them all differ. Make the loader of the same files, wherever they lie."
-                )
-            raise ValueError(
-                f"ImageLoader: expected a state of {name} {identity[name]}, got one of {state.get(name)}. Make the "
-                f"loader as it was then{'' if name in ALWAYS else ', or go on from the start of an epoch'}."
-            )
-        self.epoch, self.delivered = int(state["epoch"]), int(state["delivered"])
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state`, which `check_state` has seen, was taken."""
+        self.epoch, self.delivered = state["epoch"], state["delivered"]
         self.resuming, self.named = True, False
+
+
+def check_state(state: Any, identity: Mapping[str, Any], batches: int) -> None:
+    """That a loader can continue where `state` was taken.
+
+    Args:
+        batches: of an epoch.
+    Raises:
+        ValueError: a state of other samples, another seed, or, in the middle of an epoch, of other batches; no state.
+    """
+    needed = {"epoch", "delivered", "quarantined", *identity} - {*LATER}
+    if not isinstance(state, Mapping) or not needed <= set(state):
+        got = shown(state) if not isinstance(state, Mapping) else f"one without {', '.join(sorted(needed - {*state}))}"
+        raise ValueError(f"ImageLoader: expected a state that state_dict() returned, got {got}. Give the loader's own.")
+    plain = {name: _PLAIN for name in identity if name in state}
+    check("ImageLoader", state, {"epoch": whole(), "delivered": whole(), **plain}, None, "a state with ")
+    for name in identity if state["delivered"] else ALWAYS:
+        if (name not in state and LATER[name] is None) or state.get(name, LATER.get(name)) == identity[name]:
+            continue
+        if name == "names_crc32":
+            raise ValueError(
+                "ImageLoader: expected a state of these files in this order, got one of others: their names below "
+                "the folder that holds them all differ. Make the loader of the same files, wherever they lie."
+            )
+        raise ValueError(
+            f"ImageLoader: expected a state of {name} {identity[name]}, got one of {shown(state.get(name))}. Make the "
+            f"loader as it was then{'' if name in ALWAYS else ', or go on from the start of an epoch'}."
+        )
+    if state["delivered"] > batches:
+        raise ValueError(
+            f"ImageLoader: expected a state with at most {batches} batches delivered, got {state['delivered']}. Give "
+            "the loader's own."
+        )
 
 
 def names_crc32(paths: Sequence[str]) -> int:

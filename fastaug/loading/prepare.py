@@ -13,14 +13,15 @@ import torch
 
 from fastaug.caching.folder import INDEX
 from fastaug.loading.cache import DEVICE, MEMORY, HostCache, open_cache
-from fastaug.loading.decode import choose_decoder, has_dali, make_decoder
+from fastaug.loading.decode import choose_decoder, default_threads, has_dali, make_decoder
 from fastaug.loading.fetch import Fetcher, Found
 from fastaug.loading.options import MAX_PIXELS, ScaleName
 from fastaug.loading.photo import Photo
 from fastaug.loading.stats import Clock
 from fastaug.loading.workers import Workers, prefetch
-from fastaug.machine import core_count, usable_device
+from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
+from fastaug.samples.storage import StorageReason
 from fastaug.text import printable
 
 _CHUNKS = 4  # of a group, for each thread that decodes
@@ -37,6 +38,7 @@ class Prepared:
         there: files of which there were.
         without_room: files whose photos did not fit.
         bad: row of the samples -> reason, in the order of the rows; of a file in several rows, the first one.
+        missed: the same of files that the storage did not give, which may be good.
         bytes: that the cache has given out, for other samples too.
     """
 
@@ -45,6 +47,7 @@ class Prepared:
     there: int
     without_room: int
     bad: dict[int, str]
+    missed: dict[int, str]
     bytes: int
 
 
@@ -69,7 +72,7 @@ def prepare(
         cache: a folder.
         cache_size: the short side of what is kept, pixels; the `presize` of a loader that is not told.
         cache_bytes, device, scale, max_pixels: as of the ImageLoader.
-        num_threads: None: the cores that this process may use.
+        num_threads: None: the cores that this process may use, at most 64, with DALI at most 16.
         done: called with how many more rows have been looked at, for a progress bar.
     Raises:
         ValueError: the cache is no folder, or another file is there. OSError: it cannot be made, or filled.
@@ -77,7 +80,8 @@ def prepare(
     if os.fspath(cache) in (MEMORY, DEVICE):
         raise ValueError(f"prepare: expected a folder for the cache, got '{cache}', which ends with its process.")
     device = usable_device("prepare", device)
-    name, threads = choose_decoder("auto", device, has_dali()).name, num_threads or core_count()
+    name = choose_decoder("auto", device, has_dali()).name
+    threads = num_threads or default_threads(name)
     place = device if device.type == "cuda" else torch.device("cpu")
     opened = open_cache(cache, cache_size, cache_bytes, name, scale, place)
     if not isinstance(opened, HostCache):
@@ -104,7 +108,10 @@ def prepare(
             finally:
                 workers.stop()
     made, there, without_room = counts
-    return Prepared(opened.name, made, there, without_room, dict(sorted(bad.items())), opened.store.given_out())
+    ordered = sorted(bad.items())
+    missed: dict[int, str] = {row: reason for row, reason in ordered if isinstance(reason, StorageReason)}
+    bad = {row: reason for row, reason in ordered if row not in missed}
+    return Prepared(opened.name, made, there, without_room, bad, missed, opened.store.given_out())
 
 
 class _Filling:

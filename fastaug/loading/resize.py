@@ -26,7 +26,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastaug.loading.options import FilterName
-from fastaug.warping.compiled import F, broadcast, njit, row_loop
+from fastaug.warping.compiled import F, broadcast, kept_njit, row_loop
 
 LOBES: dict[FilterName, int] = {"lanczos": 3, "bilinear": 1}  # of a filter, to each side
 _GROUP = 6  # taps that are summed at a time along a row; a filter that enlarges has so many
@@ -115,7 +115,7 @@ def _ideal(extent: float, count: int, lobes: int) -> np.ndarray:
 
 
 # Memory comes from Python: to compile what allocates it takes as long as one of the loops does.
-_kernel = njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
+_kernel = kept_njit(error_model="numpy")
 
 
 @_kernel

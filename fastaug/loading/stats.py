@@ -162,12 +162,14 @@ class Clock:
         return now
 
     def stats(self) -> LoaderStats:
-        with self._lock:
-            stages = {
-                name: (images, seconds / self._workers.get(name, 1))
-                for name, (images, seconds) in self._stages.items()
-                if images
-            }
+        stages = {
+            name: (images, seconds / self._workers.get(name, 1))
+            for name, (
+                images,
+                seconds,
+            ) in self._stages.items()  # without the lock, which a fork may have from its parent
+            if images
+        }
         return LoaderStats(self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s, stages)
 
 

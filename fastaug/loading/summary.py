@@ -18,6 +18,7 @@ from fastaug.loading.modes import Mode
 from fastaug.loading.photo import Photo
 from fastaug.loading.stats import Observer
 from fastaug.samples.samples import Samples
+from fastaug.samples.storage import StorageReason
 from fastaug.text import printable
 
 
@@ -129,7 +130,8 @@ def summarize(
         return summary, None
     summary.steps += _told(walk, mode, augment)
     if batch.bad:  # its photo is not, or `make` had raised
-        summary.fail("target", ValueError(batch.bad[row]))
+        reason = batch.bad[row]
+        summary.fail("target", OSError(reason) if isinstance(reason, StorageReason) else ValueError(reason))
         return summary, None
     summary.step("matrix", lambda: (_matrices(batch), None))
     result = summary.step("warp" if augment else "output", lambda: _warped(warp(batch), augment))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastaug.samples.targets import Objects
+from fastaug.text import printable
 
 Pairs = Iterable[tuple[int | str, int | str]]
 
@@ -65,7 +66,7 @@ def pair_numbers(pairs: Pairs, number: int, names: Sequence[str], caller: str) -
     for pair in pairs:
         found = [names.index(one) if isinstance(one, str) and one in names else one for one in pair]
         if len(found) != 2 or not all(isinstance(one, int) and 0 <= one < number for one in found):
-            there = f"they are {', '.join(names)}" if names else f"there are {number}, counted from 0"
+            there = f"they are {printable(', '.join(names))}" if names else f"there are {number}, counted from 0"
             raise ValueError(f"{caller}: expected pairs= of two keypoints, got {pair!r}; {there}.")
         made.append((int(found[0]), int(found[1])))
     return made

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import posixpath
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +19,13 @@ import numpy as np
 from fastaug.files import whole_file
 from fastaug.samples.folders import IMAGES_NOT_READ, NO_DATA, LeftOut
 from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
+from fastaug.text import cut, kind_of
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MOST_ARCHIVES = 1_000_000  # that a pattern may name
+MAX_LABEL_BYTES = 1 << 24  # of what lies beside an image
+
+_EMPTY = "the file is empty"  # the reason of a member without content
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}", re.ASCII)
 _HIDDEN = re.compile(r"(?:^|/)\.(?!/|\./)")
 _NO_DATA = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, sorted(NO_DATA)))})/", re.IGNORECASE)
 _FOLDER = r"([^/]*)/+[^/]*\Z"  # that a member lies in
@@ -35,29 +43,42 @@ def find_archives(archives: str | os.PathLike[str] | Iterable[str | os.PathLike[
     """The files of a path, of a pattern ("train-*.tar", "train-{000..146}.tar"), or of a list of such.
 
     Raises:
-        FileNotFoundError: nothing there. ValueError: an empty list.
+        FileNotFoundError: nothing there. ValueError: an empty list, a range of too many, what is no file.
     """
     given = [archives] if isinstance(archives, str | os.PathLike) else list(archives)
     found: list[str] = []
     for name in (name for pattern in given for name in _without_ranges(os.fspath(pattern))):
         matching = [name] if os.path.exists(name) else sorted(glob.glob(name))
         if not matching:
-            raise FileNotFoundError(f"from_tar: expected archives, got none for {name!r}. Check the path or pattern.")
+            raise FileNotFoundError(
+                f"from_tar: expected archives, got none for {cut(name, 1000)}. Check the path or pattern."
+            )
+        other = next((path for path in matching if not os.path.isfile(path)), None)
+        if other is not None:
+            raise ValueError(f"from_tar: expected archives, got {other!r}, which is no file. Name the files in it.")
         found += matching
     if not found:
         raise ValueError("from_tar: expected archives, got an empty list.")
     return found
 
 
-def _without_ranges(pattern: str) -> list[str]:
+def _without_ranges(pattern: str) -> Iterable[str]:
     """ "a{08..10}" -> a08, a09, a10."""
-    found = _RANGE.search(pattern)
-    if found is None or os.path.exists(pattern):
+    texts = _RANGE.split(pattern)  # between them the first and last number of each range
+    if len(texts) == 1 or os.path.exists(pattern):
         return [pattern]
-    first, last = found.groups()
-    numbers = (f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1))
-    parts = (pattern[: found.start()] + number + pattern[found.end() :] for number in numbers)
-    return [path for part in parts for path in _without_ranges(part)]
+    ranges = [range(int(first), int(last) + 1) for first, last in zip(texts[1::3], texts[2::3], strict=True)]
+    number = math.prod(len(numbers) for numbers in ranges)
+    if number > MOST_ARCHIVES:
+        got = f"{number:,}" if number < 10**18 else "10^18 or more"
+        raise ValueError(
+            f"from_tar: expected a pattern of at most {MOST_ARCHIVES:,} archives, got {got} by {cut(pattern)}. Correct "
+            "its numbers."
+        )
+    digits = [f"0{len(first)}" for first in texts[1::3]]
+    return (
+        "".join(chain(*zip(texts[::3], [*map(format, chosen, digits), ""], strict=True))) for chosen in product(*ranges)
+    )
 
 
 def index_archives(archives: list[str], layout: Layout, index: str | None) -> tuple[MemberPaths, list[str], LeftOut]:
@@ -67,7 +88,7 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
         index: a file to keep this in, and to read it from as long as archives and layout are the same.
     """
     facts = [(archive, os.stat(archive).st_size, os.stat(archive).st_mtime_ns) for archive in archives]
-    signature = json.dumps([2, facts, layout])
+    signature = json.dumps([3, facts, layout])
     left_out = LeftOut(archives[0] + (f" … {archives[-1]}" if len(archives) > 1 else ""))
     kept = _read_index(index, signature, left_out) if index is not None else None
     if kept is not None:
@@ -83,17 +104,21 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
 
     paths = MemberPaths.of(images())
     if index is not None:
-        distinct, codes = np.unique(np.array(labels, dtype=np.str_), return_inverse=True)
-        columns: dict[str, Any] = {"labels": distinct, "codes": narrow(codes), **paths.columns()}
-        with whole_file(index, shared=True) as unfinished, open(unfinished, "wb") as file:
-            np.savez(
-                file,
-                signature=signature,
-                archives=np.array(paths.archives, dtype=np.str_),
-                left_out=json.dumps(left_out.kinds),
-                **columns,
-            )
+        distinct = dict(zip(dict.fromkeys(labels), count(), strict=False))
+        codes = np.array([distinct[label] for label in labels], np.int64)
+        texts = json.dumps([paths.archives, [*distinct], left_out.kinds]).encode()
+        columns = {"texts": np.frombuffer(texts, np.uint8), "codes": narrow(codes), **paths.columns()}
+        with whole_file(index) as file:
+            np.savez(file, signature=signature, crc32=_crc32(columns), **columns)  # type: ignore[arg-type]
     return paths, labels, left_out
+
+
+def _crc32(columns: Mapping[str, np.ndarray]) -> int:
+    """Of everything in an index: what was changed in it would be other pictures, or other classes of them."""
+    crc = 0
+    for column in columns.values():
+        crc = zlib.crc32(np.ascontiguousarray(column).data, zlib.crc32(column.dtype.str.encode(), crc))
+    return crc
 
 
 def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -> Iterator[tuple[Member, str]]:
@@ -139,8 +164,8 @@ def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -
             label = _label_beside(image, labels.get(stem), field, reader)
         if not label:
             raise ValueError(
-                f"from_tar: expected a class for every image, got none for {image.name!r} in {image.archive!r}. Say "
-                'where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
+                f"from_tar: expected a class for every image, got none for {cut(image.name, 300)} in "
+                f'{image.archive!r}. Say where it is with target="cls", "json:FIELD" or "folder", or with pattern=.'
             )
         yield image, label
 
@@ -148,10 +173,11 @@ def _labelled(archive: str, layout: Layout, reader: Reader, left_out: LeftOut) -
 def _several_images(archive: str, taken: str | None, image: str, sample: list[str], extension: str) -> ValueError:
     """taken: the image that has the label which this one would have; None: there is no label for each of the sample."""
     first, second = (taken, image) if taken else sample[:2]
-    own = "" if taken else f", or write the class of each beside it, {f'{_stem(second)}.{extension}'!r}"
+    own = "" if taken else f", or write the class of each beside it, {cut(f'{_stem(second)}.{extension}', 300)}"
+    ending = posixpath.basename(first).partition(".")[2]
     return ValueError(
-        f"from_tar: expected one image per sample, got {first!r} and {second!r} in {archive!r}. Name the ending of the "
-        f"one to load, image={posixpath.basename(first).partition('.')[2]!r}{own}."
+        f"from_tar: expected one image per sample, got {cut(first, 300)} and {cut(second, 300)} in {archive!r}. Name "
+        f"the ending of the one to load, image={cut(ending)}{own}."
     )
 
 
@@ -163,19 +189,26 @@ def _stem(name: str) -> str:
 
 def _label_beside(image: Member, label: Member | None, field: str, reader: Reader) -> str:
     """The class in the member beside an image; "" where there is none."""
-    content = reader.read_bytes(label.path) if label is not None else ""
-    if isinstance(content, str):
+    if label is None:
         return ""
     try:
+        if label.size > MAX_LABEL_BYTES:
+            raise ValueError(f"{label.size:,} bytes, more than {MAX_LABEL_BYTES:,}")
+        content = reader.read_bytes(label.path)
+        if isinstance(content, str):
+            if content == _EMPTY:
+                return ""
+            raise OSError(f"from_tar: could not read {cut(label.path, 300)}: {content}. See to it, and try again.")
         value: Any = content.decode().strip()
         if field:
             value = json.loads(value).get(field, "")
         if not isinstance(value, str | int):
-            raise ValueError(f"{value!r}")
-    except (ValueError, AttributeError) as error:
+            raise ValueError(kind_of(value))
+    except (ValueError, AttributeError, RecursionError) as error:
+        got = "something else" if isinstance(error, UnicodeDecodeError) else f"something else: {error}"
         raise ValueError(
-            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {image.name!r} in "
-            f"{image.archive!r}, got something else: {error}. Correct it, or name another target."
+            f"from_tar: expected {'JSON with ' + repr(field) if field else 'text'} beside {cut(image.name, 300)} in "
+            f"{image.archive!r}, got {got}. Correct it, or name another target."
         ) from None
     return str(value)
 
@@ -185,13 +218,16 @@ def _read_index(index: str, signature: str, left_out: LeftOut) -> tuple[MemberPa
     if not os.path.exists(index):
         return None
     try:
-        with np.load(index, allow_pickle=False) as kept:
+        with open(index, "rb") as file, np.load(file, allow_pickle=False) as kept:
             if str(kept["signature"]) != signature:
                 return None
-            left_out.kinds = {kind: (count, name) for kind, (count, name) in json.loads(str(kept["left_out"])).items()}
-            columns = (kept[name] for name in MemberPaths.COLUMNS)
-            paths, distinct = MemberPaths(kept["archives"].tolist(), *columns), kept["labels"].tolist()
-            return paths, [distinct[code] for code in kept["codes"].tolist()]
+            columns = {name: kept[name] for name in ("texts", "codes", *MemberPaths.COLUMNS)}
+            if int(kept["crc32"]) != _crc32(columns):
+                raise ValueError("its checksum is another one")
+        archives, labels, kinds = json.loads(columns["texts"].tobytes())
+        left_out.kinds = {kind: (number, name) for kind, (number, name) in kinds.items()}
+        paths = MemberPaths(archives, *(columns[name] for name in MemberPaths.COLUMNS))
+        return paths, [labels[code] for code in columns["codes"].tolist()]
     except Exception as error:  # zipfile, zlib and numpy have many
         raise ValueError(
             f"from_tar: expected index={index!r} to be a file that from_tar wrote, or none yet, got something else "

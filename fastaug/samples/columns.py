@@ -9,6 +9,7 @@ import numpy as np
 
 from fastaug.samples.kinds import NONE, Chosen
 from fastaug.samples.tables import TextTable
+from fastaug.text import cut
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WORDS = {"true": 1.0, "false": 0.0}
@@ -90,8 +91,8 @@ def _are_fractions(table: TextTable) -> bool:
         name = next(value for value in values if value not in numbers)
         raise ValueError(
             f"from_csv: expected numbers or names of classes in column {table.columns[0]!r} of {table.name!r}, got "
-            f"both, {fraction!r} in line {table.line_of(0, fraction)} and {name!r} in line {table.line_of(0, name)}. "
-            'Correct the line, or say kind="class".'
+            f"both, {cut(fraction)} in line {table.line_of(0, fraction)} and {cut(name)} in line "
+            f'{table.line_of(0, name)}. Correct the line, or say kind="class".'
         )
     return True
 
@@ -163,8 +164,8 @@ def _check_files(table: TextTable, chosen: Chosen) -> None:
             several = "; several labels belong into one of them, see label_sep=" if chosen.kind == "class" else ""
             raise ValueError(
                 f"from_csv: expected one {'class' if chosen.kind == 'class' else 'target'} for each file in "
-                f"{table.name!r}, got {path!r} as {one!r} and as {other!r} (lines {table.lines[before]} and "
-                f"{table.lines[row]}). Keep one of the lines{several}."
+                f"{table.name!r}, got {cut(path, 300)} as {cut(one)} and as {cut(other)} (lines "
+                f"{table.lines[before]} and {table.lines[row]}). Keep one of the lines{several}."
             )
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from fastaug.samples.sources import IMAGE_EXTENSIONS
-from fastaug.text import printable
+from fastaug.samples.storage import is_the_storages, retried
+from fastaug.text import cut, printable
 
 # Folders of copies, of thumbnails and of what was deleted, which Synology, QNAP, macOS and Windows make.
 NO_DATA = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin"}
@@ -33,6 +36,7 @@ _SPLITS = {
 }
 _USUAL_NAMES = {"training": "train, training", "validation": "val, valid, validation, dev", "test": "test, testing"}
 _MOST_KINDS = 5  # that are named
+_NOT_READABLE, _NO_FILES = "not readable", "not files"  # kinds that are left out: of folders; FIFOs and the like
 
 Parts = tuple[str, ...]  # the names of the folders from the root down
 
@@ -65,11 +69,26 @@ class LeftOut:
     def __str__(self) -> str:
         kinds = sorted(self.kinds.items(), key=lambda item: (-item[1][0], item[0]))
         named = [
-            f"{count:,} {printable(kind)} ({example[len(self.below) :] or os.curdir!r})"
+            f"{count:,} {printable(kind)} ({cut(example[len(self.below) :] or os.curdir, 300)})"
             for kind, (count, example) in kinds[:_MOST_KINDS]
         ]
         rest = [count for _, (count, _) in kinds[_MOST_KINDS:]]
         return ", ".join([*named, *([f"{sum(rest):,} of {len(rest)} other kinds"] if rest else [])])
+
+    def check_folders(self, caller: str) -> None:
+        """That all of them may be read. Raises PermissionError."""
+        if _NOT_READABLE in self.kinds:
+            count, example = self.kinds[_NOT_READABLE]
+            raise PermissionError(
+                f"{caller}: expected folders that may be read in {self.where!r}, got {count:,} that may not, the first "
+                f"{example!r}. Let this user read it."
+            )
+
+    def unread(self, caller: str) -> list[str]:
+        """The line to say where endings do not matter: of folders that may not be read, and of what is no file."""
+        only = LeftOut(self.where, self.below)
+        only.kinds = {kind: self.kinds[kind] for kind in (_NOT_READABLE, _NO_FILES) if kind in self.kinds}
+        return only.warning(caller)
 
     def warning(self, caller: str) -> list[str]:
         """The line to say, or none."""
@@ -111,7 +130,8 @@ def find_images(root: str | os.PathLike[str], caller: str) -> Images:
     """All images under `root`; linked folders are followed, each folder once.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: no such folder. ValueError: no image in it.
+        FileNotFoundError, NotADirectoryError: no such folder. PermissionError: it may not be read. ValueError: no image
+            in it. OSError: the storage did not list one of the folders in it.
     """
     return find_files(root, caller, IMAGE_EXTENSIONS, "images", WHAT_IS_TAKEN)
 
@@ -121,35 +141,45 @@ def find_files(
 ) -> Images:
     """`find_images` for files of other endings. what, advice: for the error where there is none."""
     root = os.fspath(root)
-    if not os.path.isdir(root):
-        if os.path.exists(root):
-            raise NotADirectoryError(
-                f"{caller}: expected a folder, got the file {root!r}. Give the folder that it lies in; a list to "
-                "from_csv, a tar archive to from_tar; unpack any other archive first."
-            )
-        raise FileNotFoundError(f"{caller}: expected a folder, got {root!r}, which does not exist. Check the path.")
+    try:
+        is_folder = stat.S_ISDIR(retried(lambda: os.stat(root)).st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise FileNotFoundError(
+            f"{caller}: expected a folder, got {root!r}, which does not exist. Check the path."
+        ) from None
+    except OSError as error:
+        raise _not_readable(root, error, caller) from None
+    if not is_folder:
+        raise NotADirectoryError(
+            f"{caller}: expected a folder, got the file {root!r}. Give the folder that it lies in; a list to "
+            "from_csv, a tar archive to from_tar; unpack any other archive first."
+        )
     paths: list[str] = []
     links: list[str] = []
     left_out, seen, waiting = LeftOut(root, os.path.join(root, "")), {os.path.realpath(root)}, [root]
     while waiting:
         folder = waiting.pop()
         try:
-            with os.scandir(folder) as listing:
-                entries = list(listing)
-        except OSError:
-            left_out.add("not readable", folder)
+            entries = retried(partial(_entries, folder))
+        except OSError as error:
+            if folder == root or is_the_storages(error):
+                raise _not_readable(folder, error, caller) from None
+            left_out.add(_NOT_READABLE, folder)
             continue
         inner = []
         for entry in entries:
             name = entry.name
             if name.startswith("."):
                 continue
-            if _is_folder(entry):
+            if _is_folder(entry, caller):
                 if name.lower() in NO_DATA:
                     left_out.add(f"{name}/", entry.path)
                 else:
                     inner.append(entry.path)
             elif name.lower().endswith(endings):
+                if not _may_be_read(entry):
+                    left_out.add(_NO_FILES, entry.path)
+                    continue
                 paths.append(entry.path)
                 if entry.is_symlink():
                     links.append(entry.path)
@@ -287,8 +317,8 @@ def split_names(names: Iterable[str]) -> dict[str, list[str]]:
 
 def subfolders(root: str | os.PathLike[str]) -> list[str]:
     """The names of the folders in it, sorted; hidden ones are left out."""
-    with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    entries = retried(lambda: _entries(root))
+    return sorted(entry.name for entry in entries if not entry.name.startswith(".") and retried(entry.is_dir))
 
 
 def the_one(kind: str, found: Mapping[str, list[str]], there: list[str], root: str, caller: str) -> str:
@@ -305,11 +335,41 @@ def the_one(kind: str, found: Mapping[str, list[str]], there: list[str], root: s
     )
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as listing:
+        return list(listing)
+
+
+def _is_folder(entry: os.DirEntry[str], caller: str) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    except OSError as error:  # a link to itself
+        if not is_the_storages(error):
+            return False
+    try:
+        return retried(entry.is_dir)
+    except OSError as error:
+        raise _not_readable(entry.path, error, caller, "look at") from None
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """No FIFO, device or socket; what is not there, as behind a broken link, is found to be bad by its name."""
+    try:
+        return entry.is_file() or not os.path.exists(entry.path)
+    except OSError:
+        return True
+
+
+def _not_readable(folder: str, error: OSError, caller: str, to: str = "list") -> OSError:
+    """What to raise instead: a data set without some of its images would be another one."""
+    if is_the_storages(error):
+        return OSError(
+            f"{caller}: could not {to} {folder!r}: {error.strerror}. See to the disk or the network, and try again."
+        )
+    return type(error)(
+        f"{caller}: expected a folder that may be read, got {folder!r}: {error.strerror or error}. Let this user read "
+        "it."
+    )
 
 
 def _at(parts: Parts, level: int) -> str:

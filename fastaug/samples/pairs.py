@@ -26,6 +26,8 @@ def photos_and_masks(
             "folders, or the suffix= that the names of masks have."
         )
     of_masks = of_photos if one_folder else find_images(masks, caller)
+    for found in (of_photos, of_masks):
+        found.left_out.check_folders(caller)
     said = of_photos.left_out.warning(caller) + ([] if one_folder else of_masks.left_out.warning(caller))
     photos, files = of_photos.paths, of_masks.paths
     if suffix:
@@ -40,11 +42,14 @@ def photos_and_masks(
 
 def photos_and_texts(
     images: str | os.PathLike[str], texts: str | os.PathLike[str], ending: str, caller: str
-) -> tuple[Images, dict[str, str], dict[str, str]]:
-    """The photos; these by name; and the files with that ending by name."""
+) -> tuple[Images, dict[str, str], dict[str, str], list[str]]:
+    """The photos; these by name; the files with that ending by name; and what is to be said."""
     photos = find_images(images, caller)
     found = find_files(texts, caller, (ending,), f"{ending} files")
-    return photos, by_name(photos.root, photos.paths, caller), by_name(found.root, found.paths, caller)
+    for some in (photos, found):  # a photo without its text would be one without objects
+        some.left_out.check_folders(caller)
+    there, files = (by_name(some.root, some.paths, caller) for some in (photos, found))
+    return photos, there, files, photos.left_out.warning(caller) + found.left_out.unread(caller)
 
 
 def by_name(root: str, paths: Iterable[str], caller: str) -> dict[str, str]:

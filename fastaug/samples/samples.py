@@ -41,9 +41,10 @@ from fastaug.samples.tables import located, read_table, write_table
 from fastaug.samples.targets import MaskFiles
 from fastaug.samples.voc import read_voc
 from fastaug.samples.yolo import read_yolo
-from fastaug.text import html_table, printable
+from fastaug.text import cut, html_table, printable, short
 
 MAX_CLASSES = 1_000_000  # a larger number in an archive is no class
+_MOST_DIGITS = 18  # that are read as a number: of more than 4,300 Python makes none
 _MOST_ROWS = 20  # of a table in a notebook
 
 
@@ -224,6 +225,7 @@ class Samples:
         encoding: str | None = None,
         label_sep: str | None = None,
         kind: Literal["class", "labels", "numbers"] | None = None,
+        outside: bool = False,
     ) -> Samples:
         """The rows of a CSV file with a header line, in the file's order. Spaces around values count for nothing.
 
@@ -244,18 +246,19 @@ class Samples:
                 otherwise classes. Say "numbers" where whole numbers are to be regressed on, "labels" or "class" where
                 an empty value, and -1, is none of the classes. Classes are sorted, as numbers if all of them are
                 numbers.
+            outside: paths may leave `root`, absolute or by "..".
         Raises:
             FileNotFoundError: no such file.
             ValueError: a column that is missing, a row with an empty or missing value, or one that is not of its
-                kind, no rows at all, a file in two rows with different targets, an address instead of a file, another
-                encoding.
+                kind, no rows at all, a file in two rows with different targets, an address instead of a file, a path
+                that leaves `root`, another encoding.
         """
         one = isinstance(target, str)
         columns = columns_named(target, kind, label_sep)
         hint = ', or say kind="class" if it means none of the classes' if one and kind is None else ""
         table = read_table(csv, path, columns, sep, encoding, one and may_be_empty(kind, label_sep), hint)
         chosen = read_targets(table, one, kind, label_sep)
-        return cls._of(located(table, root), chosen)
+        return cls._of(located(table, root, outside), chosen)
 
     @classmethod
     def from_tar(
@@ -299,7 +302,7 @@ class Samples:
         paths, labels, left_out = index_archives(found, layout, None if index is None else os.fspath(index))
         if not len(paths):
             got = str(left_out) or "none"
-            raise ValueError(f"from_tar: expected images in {archives!r}, got {got}. {WHAT_IS_TAKEN}")
+            raise ValueError(f"from_tar: expected images in {cut(archives, 300)}, got {got}. {WHAT_IS_TAKEN}")
         _warn(left_out.warning("from_tar"))
         if pattern is None and target == "folder":
             folders = {posixpath.dirname(paths.name(row)) for row in range(len(paths))}
@@ -308,10 +311,10 @@ class Samples:
             distinct = set(labels)
             if pattern is not None or target == "folder" or not all(map(_is_number, distinct)):
                 return cls._from_names(paths, labels)
-            largest = max(map(int, distinct))
-            if largest >= MAX_CLASSES:
-                raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {largest}.")
-            classes = list(map(str, range(largest + 1)))
+            largest = max(distinct, key=_as_number)
+            if _as_number(largest) >= MAX_CLASSES:
+                raise ValueError(f"from_tar: expected indices of classes below {MAX_CLASSES:,}, got {cut(largest)}.")
+            classes = list(map(str, range(_as_number(largest) + 1)))
         return cls(paths, _numbered(labels, list(classes)), classes)
 
     @classmethod
@@ -349,6 +352,7 @@ class Samples:
         root: str | os.PathLike[str],
         classes: Iterable[str] | None = None,
         pairs: Iterable[tuple[int | str, int | str]] = (),
+        outside: bool = False,
     ) -> Samples:
         """The images of a COCO file, in its order, with their boxes, labels, crowds and keypoints.
 
@@ -361,13 +365,14 @@ class Samples:
             classes: names of categories to take, in this order; objects of others are left out. None: all, sorted by
                 their id; where several have one name, it is "name (id)".
             pairs: keypoints that a mirror exchanges, by name or by number: [("left_eye", "right_eye"), …].
+            outside: names may leave `root`, absolute or by "..".
         Raises:
             FileNotFoundError: no such file.
             ValueError: not COCO's JSON; an annotation of an unknown image or category, without a box, or with another
-                number of keypoints, which the error names by its id.
+                number of keypoints, which the error names by its id; a name that leaves `root`.
         Source: COCO's data format (cocodataset.org/#format-data).
         """
-        return cls._of_objects(read_coco(json, root, classes, pairs))
+        return cls._of_objects(read_coco(json, root, classes, pairs, outside))
 
     @classmethod
     def from_voc(
@@ -564,9 +569,7 @@ class Samples:
 
     def describe(self) -> str:
         """A line with the totals and a line per class: how many images it has; per column of numbers their range."""
-        rows = [
-            (printable(name), *figures) for name, *figures in KINDS[self.kind].table(self.targets, self.classes).rows
-        ]
+        rows = [(short(name), *figures) for name, *figures in KINDS[self.kind].table(self.targets, self.classes).rows]
         width = max((len(row[0]) for row in rows), default=0)
         lines = (f"{name:<{width}}  " + "  ".join(f"{figure:>7}" for figure in figures) for name, *figures in rows)
         return "\n".join([repr(self), *lines])
@@ -603,17 +606,21 @@ def _numbered(labels: list[str], classes: list[str]) -> list[int]:
     for label in dict.fromkeys(labels):  # in their order, so that an error always names the same one
         if label in number:
             continue
-        if not _is_number(label) or int(label) >= len(classes):
+        if not _is_number(label) or _as_number(label) >= len(classes):
             raise ValueError(
-                f"from_tar: expected indices into classes, got {label!r}, which is also none of the {len(classes)} "
+                f"from_tar: expected indices into classes, got {cut(label)}, which is also none of the {len(classes)} "
                 f"names ({shortened(classes)}). Give all classes, or leave out classes=."
             )
-        number[label] = int(label)
+        number[label] = _as_number(label)
     return [number[label] for label in labels]
 
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
+
+
+def _as_number(name: str) -> int:
+    return int(name) if len(name) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def _regex(pattern: str, caller: str, flags: int = 0) -> re.Pattern[str]:
@@ -637,4 +644,4 @@ def _warn(said: Iterable[str]) -> None:
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
     """The first names, as can be printed."""
-    return printable(", ".join(names[:most])) + (", …" if len(names) > most else "")
+    return ", ".join(map(short, names[:most])) + (", …" if len(names) > most else "")

@@ -6,45 +6,47 @@ process, and is a string like any other path.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import re
-import tarfile
+import stat
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, Self, overload
+from functools import partial
+from typing import NamedTuple, Self, overload
 
 import numpy as np
 
 from fastaug.files import read_at
+from fastaug.samples.storage import StorageReason, is_the_storages, retried
+from fastaug.samples.tar import Member, entries, is_member
+from fastaug.text import cut
 
 IMAGE_EXTENSIONS = (  # of what is decoded
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff",
     ".webp", ".jp2", ".j2k", ".jpx", ".gif", ".avif", ".qoi", ".tga", ".ico", ".sgi", ".pcx",
 )  # fmt: skip
 OPEN_ARCHIVES = 32  # that a Reader keeps open
+MAX_FILE_BYTES = 2 << 30  # larger files are not read
+EMPTY = "the file is empty"
 
-_BLOCK = tarfile.BLOCKSIZE
 MEMBER = re.compile(r"(?P<archive>.+?)//(?P<name>.+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
-_ZEROS_AT_ONCE = 1 << 20
+_READ_AT_ONCE = 1 << 20
 _NAMES_AT_ONCE = 1 << 16
 _SLASHES = re.compile(r"(?<=.)//+")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-
-class Member(NamedTuple):
-    """One file in an archive: its name, where its content begins, and how long it is, in bytes."""
-
-    archive: str
-    name: str
-    offset: int
-    size: int
-
-    @property
-    def path(self) -> str:
-        return f"{self.archive}//{self.name}@{self.offset}+{self.size}"
+_KINDS = {
+    stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder (directory)",
+}  # fmt: skip
+# A FIFO that nobody writes to is opened at once, and a terminal does not become the process's own.
+_READING = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
+    _READING |= getattr(os, _flag, 0)
 
 
 def read_bytes(path: str) -> bytes | str:
@@ -53,29 +55,61 @@ def read_bytes(path: str) -> bytes | str:
         return reader.read_bytes(path)
 
 
+def content_of(path: str, caller: str) -> bytes:
+    """The content of a file that nothing works without; it may be empty.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = read_bytes(path)
+    if isinstance(content, bytes) or content == EMPTY:
+        return content if isinstance(content, bytes) else b""
+    raise OSError(f"{caller}: could not read {path!r}: {content}. See to it, and try again.")
+
+
 class Reader:
     """`read_bytes` for many paths, from many threads: it keeps the archives open that were read last.
 
     Args:
         most_open: archives kept open, beside those that are being read.
+        max_bytes: larger files are not read.
+        timeout_s: after so long the storage is not tried again.
+        stopped: nor once this is set.
     """
 
-    def __init__(self, most_open: int = OPEN_ARCHIVES) -> None:
-        self._most_open = most_open
+    def __init__(
+        self,
+        most_open: int = OPEN_ARCHIVES,
+        max_bytes: int = MAX_FILE_BYTES,
+        timeout_s: float | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        self._most_open, self._max_bytes = most_open, max_bytes
+        self._timeout_s, self._stopped = math.inf if timeout_s is None else timeout_s, stopped
         self._archives: OrderedDict[str, _Archive] = OrderedDict()  # the latest last
         self._lock = threading.Lock()
 
     def read_bytes(self, path: str) -> bytes | str:
-        """The content, or the reason why there is none."""
-        member = MEMBER.fullmatch(path)
+        """The content, or the reason why there is none: a StorageReason where it is not the file's fault."""
+        began = time.monotonic()
         try:
-            if member is None or os.path.exists(path):
-                with open(path, "rb", buffering=0) as file:
-                    return file.read() or "the file is empty"
-            with self._opened(member["archive"]) as archive:
-                return _read_member(archive, int(member["offset"]), int(member["size"]))
-        except (OSError, ValueError) as error:
-            return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            try:
+                return self._read(path)
+            except (OSError, MemoryError) as error:
+                return retried(partial(self._read, path), self._stopped, began + self._timeout_s, error)
+        except (OSError, ValueError, MemoryError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            return StorageReason(reason) if is_the_storages(error) else reason
+
+    def _read(self, path: str) -> bytes | str:
+        member = MEMBER.fullmatch(path)
+        if member is None or _exists(path):
+            return _read_file(path, self._max_bytes)
+        offset, size = int(member["offset"]), int(member["size"])
+        if size > self._max_bytes:
+            return _too_large(f"{size:,} bytes", self._max_bytes)
+        with self._opened(member["archive"]) as archive:
+            return _read_member(archive, offset, size)
 
     def close(self) -> None:
         """Close every archive; one that is being read, after that."""
@@ -90,16 +124,32 @@ class Reader:
         self.close()
 
     @contextmanager
-    def _opened(self, archive: str) -> Iterator[_Archive]:
+    def _opened(self, name: str) -> Iterator[_Archive]:
+        """An archive. Where reading it fails it is opened anew the next time: what is open may be stale."""
         with self._lock:
-            entry = self._archives.pop(archive, None) or _Archive(archive)
-            self._archives[archive] = entry
-            entry.users += 1
+            archive = self._archives.get(name)
+            if archive is not None:
+                archive.users += 1
+                self._archives.move_to_end(name)
+        if archive is None:
+            opened = _Archive(name)  # without the lock: it may take its time
+            with self._lock:
+                archive = self._archives.setdefault(name, opened)
+                archive.users += 1
+            if archive is not opened:  # another thread was faster
+                opened.file.close()
         try:
-            yield entry
+            yield archive
+        except OSError:
+            with self._lock:
+                if self._archives.get(name) is archive:
+                    del self._archives[name]
+            raise
         finally:
             with self._lock:
-                entry.users -= 1
+                archive.users -= 1
+                if not archive.users and self._archives.get(name) is not archive:
+                    archive.file.close()
                 self._close_unused()
 
     def _close_unused(self) -> None:
@@ -108,17 +158,78 @@ class Reader:
             self._archives.pop(archive).file.close()
 
 
+def _open_file(path: str) -> tuple[int, int]:
+    """A descriptor of a regular file, and its bytes. Of nothing else is the opening waited for."""
+    try:
+        file = os.open(path, _READING)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            _check_regular(os.stat(path))
+        raise
+    try:
+        status = os.fstat(file)
+        _check_regular(status)
+    except BaseException:
+        os.close(file)
+        raise
+    return file, status.st_size
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
+
+
+def _read_file(path: str, max_bytes: int) -> bytes | str:
+    file, size = _open_file(path)
+    try:
+        if size > max_bytes:
+            return _too_large(f"{size:,} bytes", max_bytes)
+        content = os.read(file, size + 1)
+        if len(content) != size:  # cut off by a signal or above 2 GB; or the file says another size than it has
+            content = _read_on(file, content, max_bytes)
+    finally:
+        os.close(file)
+    if len(content) > max_bytes:
+        return _too_large(f"more than {max_bytes:,} bytes", max_bytes)
+    return content or EMPTY
+
+
+def _read_on(file: int, content: bytes, max_bytes: int) -> bytes:
+    """The content of a file that begins so and is read up to there; a little more than `max_bytes` at most."""
+    parts, read = [content], len(content)
+    while read <= max_bytes and (part := os.read(file, _READ_AT_ONCE)):
+        parts.append(part)
+        read += len(part)
+    return b"".join(parts)
+
+
+def _too_large(what: str, max_bytes: int) -> str:
+    return f"{what}, and files of more than {max_bytes:,} are not read (max_file_bytes)"
+
+
+def _exists(path: str) -> bool:
+    """os.path.exists, but that it does not say no where the storage stumbles."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        if is_the_storages(error):
+            raise
+        return False
+    return True
+
+
 class _Archive:
     """An open archive. users: threads that are reading it."""
 
     def __init__(self, path: str) -> None:
-        self.file, self.users = open(path, "rb", buffering=0), 0  # noqa: SIM115 (the Reader closes it)
+        self.file, self.users = os.fdopen(_open_file(path)[0], "rb", buffering=0), 0
 
     def size(self) -> int:
         return os.fstat(self.file.fileno()).st_size
 
     def read(self, size: int, offset: int) -> bytes:
-        """The bytes there; several threads may read at a time."""
+        """The bytes there, up to the archive's end; several threads may read at a time."""
         return read_at(self.file.fileno(), size, offset)
 
 
@@ -132,25 +243,33 @@ class Stamp(NamedTuple):
     time_ns: int
 
 
-def stamps(paths: Iterable[str]) -> list[Stamp | None]:
-    """Of each file, or of the archive that a member lies in; None: it cannot be reached."""
+def stamps(paths: Iterable[str], strict: bool = False) -> list[Stamp | None]:
+    """Of each file, or of the archive that a member lies in; None: it cannot be reached.
+
+    Args:
+        strict: None is only what is not there.
+    Raises:
+        OSError: strict, and the storage does not say.
+    """
     archives: dict[str, Stamp | None] = {}
     found = []
     for path in paths:
-        stamp = _stamp(path)
+        stamp = _stamp(path, strict)
         if stamp is None and (member := MEMBER.fullmatch(path)) is not None:
             archive = member["archive"]
             if archive not in archives:
-                archives[archive] = _stamp(archive)
+                archives[archive] = _stamp(archive, strict)
             stamp = archives[archive]
         found.append(stamp)
     return found
 
 
-def _stamp(path: str) -> Stamp | None:
+def _stamp(path: str, strict: bool) -> Stamp | None:
     try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+        status = retried(lambda: os.stat(path)) if strict else os.stat(path)
+    except (OSError, ValueError) as error:
+        if strict and is_the_storages(error):
+            raise
         return None
     # Of archives that were unpacked all files have one time, of some formats also one size: ctime notices an exchange
     return Stamp(status.st_size, max(status.st_mtime_ns, status.st_ctime_ns) % 2**64)
@@ -161,16 +280,12 @@ def _read_member(archive: _Archive, offset: int, size: int) -> bytes | str:
     length = archive.size()
     if length < offset + size:
         return f"the archive ends after {max(length - offset, 0):,} of {size:,} bytes"
-    field = offset - _BLOCK + 124  # where its header has its size
-    try:
-        fits = field >= 124 and tarfile.nti(archive.read(12, field)) == size  # type: ignore[attr-defined]
-    except tarfile.HeaderError:
-        fits = False
-    if not fits:
+    if not is_member(archive.read, offset, size):
         return f"the archive has no member of {size:,} bytes at byte {offset}: it was changed after it was indexed"
     content = archive.read(size, offset)
-    assert len(content) == size, "photos are far below the 2 GB that one call reads"
-    return content or "the file is empty"
+    if len(content) < size:
+        return f"the archive ends after {len(content):,} of {size:,} bytes"
+    return content or EMPTY
 
 
 class MemberPaths(Sequence[str]):
@@ -267,48 +382,39 @@ def members(archive: str | os.PathLike[str]) -> Iterator[Member]:
             damaged; an image in it that is a link.
     """
     name = _SLASHES.sub("/", os.fspath(archive))  # the first "//" of a member's path is where its name begins
-    expected = f"from_tar: expected a whole tar archive that is not compressed, got {name!r}"
-    with open(name, "rb") as file:
-        start = file.read(8)
-        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
-        if kind:
-            raise ValueError(
-                f"{expected}, compressed with {kind}: nothing within it can be read by itself. Unpack it once; photos "
-                "are hardly larger without it."
-            )
-        begin: int | None = 0
-        while begin is not None:  # archives one after the other, as `cat` leaves them
-            file.seek(begin)
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    while (info := tar.next()) is not None:
-                        tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header
-                        if info.isreg() and not info.issparse():
-                            yield Member(name, info.name, info.offset_data, info.size)
-                        elif not info.isdir() and info.name.lower().endswith(IMAGE_EXTENSIONS):
-                            raise ValueError(
-                                f"from_tar: expected plain files in {name!r}, got {info.name!r}, a link or a sparse "
-                                "file. Write the archive with `tar --dereference --hard-dereference`."
-                            )
-                    end = tar.offset
-            except tarfile.TarError as error:
-                raise ValueError(f"{expected}: {error}. Copy it again.") from None
-            file.seek(end)  # where tarfile found no header, it stops in silence
-            if file.read(_BLOCK) != bytes(_BLOCK):
-                if begin and end == begin:
-                    raise ValueError(
-                        f"{expected}, with something after its end at byte {end} that is no archive. Cut it off there."
-                    )
-                raise ValueError(f"{expected}, with neither a header nor its end at byte {end}. Copy it again.")
-            begin = _end_of_zeros(file)
+    try:
+        opened = retried(partial(_Archive, name))
+    except ValueError as error:
+        raise ValueError(f"from_tar: expected a tar archive, got {name!r}, which is {error}. Check the path.") from None
+
+    def read(size: int, offset: int) -> bytes:
+        return retried(partial(opened.read, size, offset))
+
+    with opened.file:
+        for member, plain in entries(name, read, opened.size()):
+            if plain:
+                yield member
+            elif member.name.lower().endswith(IMAGE_EXTENSIONS):
+                raise ValueError(
+                    f"from_tar: expected plain files in {name!r}, got {cut(member.name, 300)}, a link or a sparse "
+                    "file. Write the archive with `tar --dereference --hard-dereference`."
+                )
 
 
-def _end_of_zeros(file: BinaryIO) -> int | None:
-    """The block in which there is something again; None: zeros up to the end."""
-    while chunk := file.read(_ZEROS_AT_ONCE):
-        rest = chunk.lstrip(b"\0")
-        if rest:
-            return (file.tell() - len(rest)) // _BLOCK * _BLOCK
+def file_of(path: str) -> str:
+    """The file, or the archive that a member lies in."""
+    member = MEMBER.fullmatch(path)
+    return member["archive"] if member and not os.path.exists(path) else path
+
+
+def first_outside(root: str | os.PathLike[str], paths: Iterable[str]) -> int | None:
+    """The row of the first path, with `root` before it or absolute, that is not within it as names go; links are not
+    followed."""
+    start, within = os.path.join(root, ""), os.path.join(os.path.abspath(root), "")
+    for row, path in enumerate(paths):
+        plain = start and path.startswith(start) and path.find("..", len(start)) < 0
+        if not plain and not os.path.abspath(file_of(path)).startswith(within):
+            return row
     return None
 
 
@@ -326,12 +432,17 @@ def names_crc32(paths: Sequence[str]) -> int:
 
 
 __all__ = [
+    "EMPTY",
     "IMAGE_EXTENSIONS",
+    "MAX_FILE_BYTES",
     "MEMBER",
     "Member",
     "MemberPaths",
     "Reader",
     "Stamp",
+    "content_of",
+    "file_of",
+    "first_outside",
     "members",
     "names_crc32",
     "narrow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv as csv_module
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,8 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from fastaug.files import whole_file
-from fastaug.samples.sources import IMAGE_EXTENSIONS, MEMBER
+from fastaug.samples.sources import IMAGE_EXTENSIONS, file_of, first_outside
+from fastaug.text import cut
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -19,6 +21,7 @@ SEPARATORS = ",;\t|"  # that are looked for
 _LOOKED_AT = 32  # files, to find out where all of them are
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_COLUMN = re.compile(r"[\w .()#/-]{1,60}")  # a name of one; other files' lines are nobody's to print
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes, as `surrogateescape` reads them
 _BYTE_ORDERS = (b"\xff\xfe", b"\xfe\xff")  # that UTF-16 begins with
 
@@ -47,7 +50,7 @@ class TextTable(NamedTuple):
         """The error that names the place of a value."""
         return ValueError(
             f"from_csv: expected {expected} in line {self.lines[row]} of {self.name!r}, column "
-            f"{self.columns[column]!r}, got {self.values[column][row]!r}. Correct the line, or name other columns."
+            f"{self.columns[column]!r}, got {cut(self.values[column][row])}. Correct the line, or name other columns."
         )
 
 
@@ -80,7 +83,7 @@ def read_table(
             where = f"line {reader.line_num} of {name!r}"
             if len(row) != len(header):
                 raise ValueError(
-                    f"from_csv: expected {len(header)} values in {where}, got {len(row)}: {row}. "
+                    f"from_csv: expected {len(header)} values in {where}, got {len(row)}: {cut(row)}. "
                     "Correct the line; quote values that hold a comma."
                 )
             file_path = row[path_column].strip()
@@ -88,7 +91,7 @@ def read_table(
                 raise _missing(path, where, row)
             if "://" in file_path and _ADDRESS.match(file_path):
                 raise ValueError(
-                    f"from_csv: expected a file in {where}, got the address {file_path!r}. Download it first."
+                    f"from_csv: expected a file in {where}, got the address {cut(file_path)}. Download it first."
                 )
             paths.append(file_path)
             lines.append(reader.line_num)
@@ -105,25 +108,34 @@ def read_table(
 
 
 def _missing(column: str, where: str, row: list[str], more: str = "") -> ValueError:
-    return ValueError(f"from_csv: expected a {column!r} in {where}, got {row}. Fill in or delete the line{more}.")
+    return ValueError(f"from_csv: expected a {column!r} in {where}, got {cut(row)}. Fill in or delete the line{more}.")
 
 
-def located(table: TextTable, root: str | os.PathLike[str] | None) -> list[str]:
-    """The paths below `root`; None: as they are written, or beside the list, wherever the first of them are."""
+def located(table: TextTable, root: str | os.PathLike[str] | None, outside: bool) -> list[str]:
+    """The paths below `root`; None: as they are written, or beside the list, wherever the first of them are.
+
+    Args:
+        outside: they may leave `root`.
+    """
     found = _located(table.paths, table.name, root)
+    if root is not None and not outside:
+        row = first_outside(root, found)
+        if row is not None:
+            raise ValueError(
+                f"from_csv: expected a path within root={os.fspath(root)!r} in line {table.lines[row]} of "
+                f"{table.name!r}, got {cut(table.paths[row], 300)}, which leaves it. Correct the line, or say "
+                "outside=True."
+            )
     not_utf8 = next((i for i, path in enumerate(table.paths) if not path.isascii() and _NOT_UTF8.search(path)), None)
-    if not_utf8 is not None and not os.path.exists(_file_of(found[not_utf8])):
+    if not_utf8 is not None and not os.path.exists(file_of(found[not_utf8])):
         raise _NotUTF8(table.lines[not_utf8], table.name, table.paths[not_utf8])
     return found
 
 
 def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
     """A file that `read_table` reads. Names that are not UTF-8 are written as the bytes that they are."""
-    with (
-        whole_file(csv) as unfinished,
-        open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv_module.writer(file)
+    with whole_file(csv) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
+        writer = csv_module.writer(text)
         writer.writerow(header)
         writer.writerows(rows)
 
@@ -131,7 +143,7 @@ def write_table(csv: str | os.PathLike[str], header: Sequence[str], rows: Iterat
 class _NotUTF8(ValueError):
     def __init__(self, line: int, name: str, value: str) -> None:
         super().__init__(
-            f"from_csv: expected UTF-8 in line {line} of {name!r}, got {value!r}. Save it as UTF-8, or say "
+            f"from_csv: expected UTF-8 in line {line} of {name!r}, got {cut(value)}. Save it as UTF-8, or say "
             "encoding='latin-1' if a spreadsheet wrote it."
         )
 
@@ -139,6 +151,8 @@ class _NotUTF8(ValueError):
 @contextmanager
 def _opened(name: str, encoding: str | None) -> Iterator[IO[str]]:
     """The file as text. encoding: None: UTF-8, with bytes that are none kept apart, or UTF-16 if it begins as such."""
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise ValueError(f"from_csv: expected a list, got {name!r}, which is no file. Check the path.")
     try:
         with open(name, "rb") as start:
             wide = start.read(2) in _BYTE_ORDERS
@@ -153,7 +167,7 @@ def _opened(name: str, encoding: str | None) -> Iterator[IO[str]]:
     with opened:
         try:
             yield opened
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise ValueError(
                 f"from_csv: expected {encoding or 'UTF-8'} in {name!r}, got something else ({error}). Name another "
                 "encoding=."
@@ -176,18 +190,23 @@ def _reader(file: IO[str], name: str, columns: list[str], sep: str | None) -> tu
             twice = next((column for column in columns if header.count(column) > 1), None)
             if twice is not None:
                 raise ValueError(
-                    f"from_csv: expected one column {twice!r} in {name!r}, got {header}. Rename the other."
+                    f"from_csv: expected one column {twice!r} in {name!r}, got it {header.count(twice)} times. Rename "
+                    "the others."
                 )
             return reader, header
         most = max(most, header, key=len)
     missing = next(column for column in columns if column not in most)
+    expected = f"from_csv: expected a column {missing!r} in {name!r}, got"
+    named = any(column in most for column in columns) or all(column in "".join(most) for column in columns)
+    if most and not named and (len(most) < 2 or not all(map(_COLUMN.fullmatch, most))):
+        raise ValueError(f"{expected} a first line that names no columns. Give a list, or name another file.")
     if not most or most[0].lower().endswith(IMAGE_EXTENSIONS):
         advice = f"Write the names of the columns, {' and '.join(map(repr, columns))}, into the first line"
     else:
-        advice = f"Name them, as path={most[0]!r}, target={most[-1]!r}"
+        advice = f"Name them, as path={cut(most[0])}, target={cut(most[-1])}"
         if len(most) == 1:
             advice += ", and say sep= if what separates them is none of , ; | and tab"
-    raise ValueError(f"from_csv: expected a column {missing!r} in {name!r}, got {most}. {advice}.")
+    raise ValueError(f"{expected} {cut(most, 300)}. {advice}.")
 
 
 def _rows(reader: Reader, name: str) -> Iterator[list[str]]:
@@ -234,13 +253,7 @@ def _located(paths: list[str], name: str, root: str | os.PathLike[str] | None) -
 
 
 def _first_there(base: str, paths: Iterator[str]) -> str | None:
-    return next((path for path in paths if os.path.exists(_file_of(os.path.join(base, path)))), None)
-
-
-def _file_of(path: str) -> str:
-    """The file, or the archive that a member lies in."""
-    member = MEMBER.fullmatch(path)
-    return member["archive"] if member and not os.path.exists(path) else path
+    return next((path for path in paths if os.path.exists(file_of(os.path.join(base, path)))), None)
 
 
 def _with_slashes(path: str) -> str:

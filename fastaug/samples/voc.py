@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,8 +13,11 @@ import numpy as np
 
 from fastaug.samples.annotations import Found, boxes_with_area, class_names
 from fastaug.samples.pairs import check_pairs, photos_and_texts
+from fastaug.samples.sources import content_of
 from fastaug.samples.targets import Objects
+from fastaug.text import cut, printable
 
+_SIDE = re.compile(r"\d{1,9}")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -29,7 +33,7 @@ def read_voc(
     images: str | os.PathLike[str], annotations: str | os.PathLike[str], classes: Iterable[str] | None
 ) -> Found:
     """See `Samples.from_voc`."""
-    photos, there, files = photos_and_texts(images, annotations, ".xml", "from_voc")
+    photos, there, files, left_out = photos_and_texts(images, annotations, ".xml", "from_voc")
     check_pairs(there, files, photos.root, os.fspath(annotations), "annotation", "from_voc")
     read = [_read(files[name]) for name in there]
     number = Counter(name for file in read for name in file.names)
@@ -45,26 +49,27 @@ def read_voc(
     if other:
         said.append(
             f"from_voc: left out {sum(other.values()):,} objects of {len(other):,} classes that are not in classes=: "
-            f"{', '.join(sorted(other)[:5])}."
+            f"{printable(', '.join(sorted(other)[:5]))}."
         )
     sizes = np.array([file.size for file in read], np.int64)
     objects = Objects.gathered(len(read), photo[kept], corners[kept], labels[kept], sizes=sizes)
-    return Found(photos.paths, objects, chosen, photos.left_out.warning("from_voc") + said)
+    return Found(photos.paths, objects, chosen, left_out + said)
 
 
 def _read(path: str) -> _File:
     try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"from_voc: expected XML in {path!r}, got something else: {error}.") from None
+        root = ElementTree.fromstring(content_of(path, "from_voc"))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also of encodings
+        raise ValueError(f"from_voc: expected XML in {path!r}, got something else: {error!s:.100}.") from None
     if root.tag != "annotation":
         raise ValueError(
-            f"from_voc: expected <annotation> in {path!r}, got <{root.tag}>. Give the folder of Pascal VOC's files."
+            f"from_voc: expected <annotation> in {path!r}, got <{printable(root.tag[:60])}>. Give the folder of Pascal "
+            "VOC's files."
         )
     height, width = (root.findtext(f"size/{side}", "0").strip() for side in ("height", "width"))
-    if not (height.isdecimal() and width.isdecimal()):
+    if not (_SIDE.fullmatch(height) and _SIDE.fullmatch(width)):
         raise ValueError(
-            f"from_voc: expected whole numbers as width and height in {path!r}, got {width!r} and {height!r}."
+            f"from_voc: expected whole numbers as width and height in {path!r}, got {cut(width)} and {cut(height)}."
         )
     names, corners = [], []
     for i, one in enumerate(root.findall("object")):
@@ -77,7 +82,7 @@ def _read(path: str) -> _File:
         if not name or not corners[-1] or not np.isfinite(corners[-1]).all():
             raise ValueError(
                 f"from_voc: expected a name and a bndbox of four numbers ({', '.join(_CORNERS)}) in object {i + 1} of "
-                f"{path!r}, got {name!r} and {written}. Correct it or take the object out."
+                f"{path!r}, got {cut(name)} and {cut(written)}. Correct it or take the object out."
             )
         names.append(name)
     return _File((int(height), int(width)), names, corners)

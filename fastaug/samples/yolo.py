@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from fastaug.samples.annotations import Found, Pairs, boxes_with_area, class_names, pair_numbers
 from fastaug.samples.pairs import photos_and_texts
+from fastaug.samples.sources import content_of
 from fastaug.samples.targets import Objects
+from fastaug.text import cut
 
 _BESIDE = "classes.txt"  # the names of the classes, which labelling programs leave there
 _ROUNDING = 0.01  # by which a share may lie outside of the photo
@@ -20,7 +23,7 @@ def read_yolo(
 ) -> Found:
     """See `Samples.from_yolo`."""
     names = class_names(classes, "from_yolo")
-    photos, there, files = photos_and_texts(images, labels, ".txt", "from_yolo")
+    photos, there, files, left_out = photos_and_texts(images, labels, ".txt", "from_yolo")
     files = {name: path for name, path in files.items() if os.path.basename(path) != _BESIDE}
     rows: list[int] = []
     values: list[list[float]] = []
@@ -64,16 +67,21 @@ def read_yolo(
         pairs=pair_numbers(pairs, 0 if points is None else points.shape[1], [], "from_yolo"),
         relative=True,
     )
-    return Found(photos.paths, objects, names, photos.left_out.warning("from_yolo") + said)
+    return Found(photos.paths, objects, names, left_out + said)
 
 
 def _lines(path: str) -> list[list[float]]:
     """The numbers in each line."""
+    content, found = content_of(path, "from_yolo"), list[list[float]]()
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return [list(map(float, line.split())) for line in file]
-    except ValueError as error:
-        raise ValueError(f"from_yolo: expected lines of numbers in {path!r}, got something else: {error}.") from None
+        for line in io.StringIO(content.decode("utf-8-sig"), newline=None):
+            found.append(list(map(float, line.split())))
+    except ValueError:  # whose words would be the file's
+        raise ValueError(
+            f"from_yolo: expected lines of numbers in {path!r}, got something else in line {len(found) + 1}. Correct "
+            "the line, or move the file away."
+        ) from None
+    return found
 
 
 def _check(numbers: list[float], names: list[str], where: str) -> None:
@@ -97,7 +105,7 @@ def _check(numbers: list[float], names: list[str], where: str) -> None:
             "Divide pixels by width and height."
         )
     if not all(share in (0, 1, 2) for share in shares[6::3]):
-        raise ValueError(f"from_yolo: expected visibility 0, 1 or 2 in {where}, got {shares[6::3]}.")
+        raise ValueError(f"from_yolo: expected visibility 0, 1 or 2 in {where}, got {cut(shares[6::3])}.")
 
 
 __all__ = ["read_yolo"]

@@ -22,10 +22,11 @@ from torch.optim import Optimizer
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MulticlassAccuracy, MultilabelF1Score
 
+from fastaug.loaded import ANY, Kind, check, listed, named
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
-from fastaug.training.checkpoint import random_state, set_random_state
+from fastaug.training.checkpoint import check_optimizer, random_state, set_random_state
 from fastaug.training.history import History
 from fastaug.training.inference import AMP, Activation, Amp, mixed_precision
 from fastaug.training.loaders import Loader, LoaderAdapter, check_statistics, checked_classes, checked_kind
@@ -42,6 +43,7 @@ from fastaug.training.losses import (
 from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
+_GROUP = Kind("settings of parameters", lambda value: isinstance(value, dict) and isinstance(value.get("params"), list))
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 
 
@@ -425,9 +427,12 @@ class Engine:
     def _validate(self, loader: Loader) -> dict[str, float]:
         for metric in self.metrics.values():
             metric.reset()
-        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed
+        sums = torch.zeros(4, device=self.device)  # losses, what they count, images, ranks that failed in the middle
         failures: list[ValueError] = []
-        for activations, y, _ in _until_failure(self.evaluate(loader), failures):
+        judged: tuple[Tensor, Tensor] | None = None
+        seen = 0
+        for activations, y, _ in until_failure(self.evaluate(loader), failures):
+            seen += len(y)
             loss, weight = self.loss_of(activations, y)
             part = loss if self.summed else loss * weight
             sums[0] += part.where(weight > 0, 0) if isinstance(weight, Tensor) else part  # the mean of nothing is nan
@@ -436,14 +441,38 @@ class Engine:
             judged = self._judged(activations, y)
             for metric in self.metrics.values():
                 metric.update(*judged)
-        sums[3] = sum(isinstance(failure, BadFileError) for failure in failures)
+        bad = [failure for failure in failures if isinstance(failure, BadFileError)]
+        sums[3] = bool(bad and seen)
         loss, total, images, failed = ranks.total(sums).tolist()
         if failed or not images:  # all ranks know it now, and none waits for another
             raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
+        if bad:
+            warnings.warn(f"Learner: this rank has no part in the validation: {bad[0]}", stacklevel=5)
+        if self.metrics and not all(ranks.gather(seen > 0)):
+            self._match_metrics(judged)
         found = {"loss": loss / total if total else math.nan}
-        for name, metric in self.metrics.items():
-            found |= self._figures(name, metric.compute())
+        with warnings.catch_warnings():  # a rank without images knows that it has nothing to compute of
+            warnings.filterwarnings("default" if seen else "ignore", "The ``compute`` method of metric")
+            for name, metric in self.metrics.items():
+                found |= self._figures(name, metric.compute())
         return found
+
+    def _match_metrics(self, judged: tuple[Tensor, Tensor] | None) -> None:
+        """Bring those of ranks without images into the form of the others, which compute them together: torchmetrics
+        gathers lists of tensors, which must have the same dimensions.
+
+        judged: what this rank's metrics compared last; None: nothing.
+        """
+        examples = ranks.gather(judged and [part[:1].cpu() for part in judged])
+        example = next(each for each in examples if each is not None)
+        for metric in self.metrics.values() if judged is None else ():
+            metric.update(*(part.to(self.device) for part in example))
+            parts = [part for part in metric.modules() if isinstance(part, Metric)]
+            lists = [(part, name, value) for part in parts for name, value in part.metric_state.items()]
+            lists = [(part, name, [row[:0] for row in value]) for part, name, value in lists if isinstance(value, list)]
+            metric.reset()
+            for part, name, empty in lists:
+                setattr(part, name, empty)
 
     def _judged(self, activations: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What metrics compare."""
@@ -515,6 +544,7 @@ class Engine:
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
         """That its state is of an optimizer of this kind. (Another version of torch may know a setting more.)"""
+        check("load", saved, {"param_groups": listed(_GROUP), "state": named(named(ANY), int)}, None, "optimizer.")
         groups, own = saved["param_groups"], self.opt.state_dict()["param_groups"]
         settings, known = (set(some[0]) - {"initial_lr", "max_lr", "min_lr"} for some in (groups, own))
         sizes, wanted = ([len(group["params"]) for group in some] for some in (groups, own))
@@ -529,6 +559,7 @@ class Engine:
                 "Give the learner the opt_func and splitter of the run that was saved; for its weights alone give the "
                 "file to classifier(weights=path)."
             )
+        check_optimizer(saved, self.opt)
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -552,7 +583,7 @@ class Engine:
                 module.training = training
 
 
-def _until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
+def until_failure(batches: Iterator[Batch], failures: list[ValueError]) -> Iterator[Batch]:
     """The batches until the files are too bad to go on, or all there are; why there are no more is noted."""
     try:
         yield from batches

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +22,28 @@ from torch import Tensor, nn
 from fastaug.augment import operators
 from fastaug.augment.augment import Augment, Operator
 from fastaug.files import whole_file
+from fastaug.loaded import (
+    ANY,
+    FINITE,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    TRUTH,
+    check,
+    listed,
+    named,
+    one_of,
+    reading,
+    shown,
+    whole,
+)
+from fastaug.loading.arguments import sides
 from fastaug.loading.loader import ImageLoader
-from fastaug.loading.options import ModeName, ResizeMethod
+from fastaug.loading.options import MAX_PIXELS, ModeName, ResizeMethod
 from fastaug.machine import limits_named, usable_device
 from fastaug.samples.samples import Samples
-from fastaug.training.models import classifier
+from fastaug.training.models import Head, classifier
+from fastaug.warping.warp import DTYPES, INTERPOLATIONS, PADDINGS
 
 NONE = "none of these"
 Amp = Literal["bf16", "fp16"]
@@ -41,7 +60,33 @@ _NEWER: dict[str, Any] = {
 _NOT_RANDOM: dict[str, type[Operator]] = {
     name: kind for name, kind in vars(operators).items() if getattr(kind, "uniforms", None) == 0
 }
-_SEEN_AS = ("size", "interpolation", "padding", "normalize", "keep_inside")  # of an Augment that draws nothing
+# What a file holds: of an Augment that draws nothing, of the loader, and of the model
+_SIZE = whole(1) | listed(whole(1), 2)
+_SEEN_AS = {
+    "size": _SIZE,
+    "interpolation": one_of(*INTERPOLATIONS),
+    "padding": one_of(*PADDINGS),
+    "normalize": NOTHING | listed(listed(NUMBER, 1, 3), 2),
+    "keep_inside": TRUTH,
+}
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+_ARCHITECTURE = {"name": TEXT, "num_classes": whole(1), "head": one_of(*get_args(Head))}
+_FILE = {
+    "architecture": named(ANY),
+    "classes": listed(TEXT),
+    "seen_as": named(ANY),
+    "dtype": one_of(*_DTYPES),
+    "presize": _SIZE,
+    "mode": one_of(*get_args(ModeName)),
+    "threshold": NOTHING | FINITE | listed(FINITE),
+    "amp": one_of(*AMP),
+}
+_LATER = {
+    "activation": one_of(None, *get_args(Activation)),
+    "says": one_of(*get_args(Says)),
+    "resize_method": one_of(*get_args(ResizeMethod)),
+    "channels": one_of(1, 3),
+}
 
 
 @dataclass
@@ -174,7 +219,7 @@ class Predictor:
         Raises:
             ValueError: a model that cannot be made again by its name, or that computes something else then.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         built = getattr(self.model, "built_as", None)
         if architecture is not None:
@@ -196,8 +241,10 @@ class Predictor:
         }
         plain = torch.contiguous_format  # safetensors knows no other
         state = {name: t.detach().cpu().clone(memory_format=plain) for name, t in self.model.state_dict().items()}
-        with whole_file(path) as unfinished:
-            save_file(state, unfinished, {"format": "pt", "fastaug": json.dumps(described)})
+        with whole_file(path) as file:
+            told = json.dumps(described)
+            metadata = {"format": "pt", "fastaug": told, "crc32": str(_crc32(state, told))}
+            file.write(save(state, metadata))
 
     def _check(self, built: dict[str, Any] | None) -> None:
         """That the model can be made again, and then says the same."""
@@ -230,32 +277,51 @@ class Predictor:
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device | None = None) -> Self:
         """See `load_classifier`."""
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
+        path, device = Path(path), usable_device("load_classifier", device)
         if not path.is_file():
             raise FileNotFoundError(f"load_classifier: expected a file, got '{path}', which is none. Check the path.")
-        try:
-            with safe_open(path, "pt") as file:
-                described = json.loads((file.metadata() or {}).get("fastaug", "null"))
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        except SafetensorError as error:
-            raise ValueError(f"load_classifier: expected a safetensors file, got '{path}': {error}.") from None
-        version = described["format"] if described else 0
-        if not 0 < version <= _FORMAT:
-            found = f"format {version}, this version reads {_FORMAT}" if version else "one without classes"
-            raise ValueError(
-                f"load_classifier: expected a file that learn.export wrote, got '{path}', {found}. "
-                "Bare weights go into fa.classifier(weights=path)."
-            )
-        kept = [_operator(name, settings) for name, settings in described.get("operators", ())]
-        augment = Augment(kept, dtype=getattr(torch, described["dtype"]), **described["seen_as"])
-        model = _build(described["architecture"], state)
-        settings = {name: described.get(name) for name in ("presize", "mode", "threshold", "amp", "activation")}
-        settings |= {name: described.get(name, before) for name, before in _NEWER.items()}
-        if isinstance(settings["presize"], list):
-            settings["presize"] = tuple(settings["presize"])
-        return cls(model, described["classes"], augment, device=device, **settings)
+        with reading("load_classifier", path, "a safetensors file"):
+            arguments = _read(path)
+        return cls(**arguments, device=device)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The arguments of a Predictor, from its file."""
+    from safetensors import safe_open
+
+    open(path, "rb").close()  # safetensors has other errors than the system
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        described = json.loads(metadata.get("fastaug", "null"))
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    if metadata.get("crc32") not in (None, str(_crc32(state, metadata.get("fastaug", "")))):
+        raise ValueError("load_classifier: expected a whole file, got one with another checksum than it had.")
+    version = described.get("format", 0) if isinstance(described, dict) else 0
+    if not whole(1, _FORMAT).fits(version):
+        found = f"format {shown(version)}, this version reads {_FORMAT}" if version else "one without classes"
+        raise ValueError(
+            f"load_classifier: expected a file that learn.export wrote, got '{path}', {found}. "
+            "Bare weights go into fa.classifier(weights=path)."
+        )
+    check("load_classifier", described, _FILE, {**_LATER, "operators": listed(ANY)})
+    check("load_classifier", described["seen_as"], _SEEN_AS, None, "seen_as.")
+    built = described["architecture"]
+    most = max((len(tensor) for tensor in state.values() if tensor.ndim), default=0)  # the last layer's, or more
+    check("load_classifier", built, {**_ARCHITECTURE, "num_classes": whole(1, most)}, None, "architecture.")
+    if isinstance(described["threshold"], list):
+        outputs = {"threshold": listed(FINITE, built["num_classes"])}
+        check("load_classifier", described, outputs)
+    kept = [_operator(*one) for one in described.get("operators", ())]
+    augment = Augment(kept, dtype=_DTYPES[described["dtype"]], **described["seen_as"])
+    for what, size in (("size", augment.size), ("presize", described["presize"])):
+        if math.prod(sides(size)) > MAX_PIXELS:
+            raise ValueError(f"load_classifier: expected a {what} of at most {MAX_PIXELS:,} pixels, got {size}.")
+    model = _build(built, state)
+    settings = {name: described.get(name) for name in ("classes", "presize", "mode", "threshold", "amp", "activation")}
+    settings |= {name: described.get(name, before) for name, before in _NEWER.items()}
+    if isinstance(settings["presize"], list):
+        settings["presize"] = tuple(settings["presize"])
+    return {"model": model, "augment": augment, **settings}
 
 
 def load_classifier(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Predictor:
@@ -265,7 +331,8 @@ def load_classifier(path: str | os.PathLike[str], device: str | torch.device | N
     `.get_preds(files)` float32 [N, classes].
 
     Raises:
-        FileNotFoundError: no such file. ValueError: not a file of `export`. ImportError: a model of timm without timm.
+        FileNotFoundError: no such file. ValueError: not a whole file of `export`. ImportError: a model of timm without
+            timm. RuntimeError: no such device.
     """
     return Predictor.load(path, device)
 
@@ -298,6 +365,15 @@ def seen_labels(probabilities: Tensor, threshold: float | list[float] | Tensor |
     """bool [B, classes]: which labels are seen: from their threshold on; where there is none, or it is 0, from .5."""
     least = torch.as_tensor(0.0 if threshold is None else threshold, device=probabilities.device)
     return probabilities >= least.where(least > 0, 0.5)
+
+
+def _crc32(state: Mapping[str, Tensor], told: str) -> int:
+    """Of everything that a file holds; safetensors itself has no checksum."""
+    crc = zlib.crc32(told.encode())
+    for name in sorted(state):
+        content: Any = state[name].reshape(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(content, zlib.crc32(name.encode(), crc))
+    return crc
 
 
 def _operator(name: str, settings: dict[str, Any]) -> Operator:

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fastaug.files import whole_file
+from fastaug.loaded import read_torch, reading, shown, whole
 from fastaug.machine import rank, world
 from fastaug.text import described, html_table
 from fastaug.training import gallery, lr_finder, prediction, preview, ranks, transfer
+from fastaug.training.checkpoint import alike, check_file
 from fastaug.training.display import Display
 from fastaug.training.engine import Engine
 from fastaug.training.history import History
@@ -276,10 +278,11 @@ class Learner(Engine):
             return  # finished before the run ended
         else:
             state, self._resuming = self._resuming, None
-            if state["epochs"] != epochs:
+            if (state["epochs"], state["scheduler"] is None) != (epochs, scheduler is None):
+                was, now = (" of a cycle" * (not plain) for plain in (state["scheduler"] is None, scheduler is None))
                 raise ValueError(
                     f"load: expected the calls of fit of the run that is resumed, in which call {number + 1} was for "
-                    f"{state['epochs']} epochs, got one for {epochs}. Make the same calls again."
+                    f"{state['epochs']} epochs{was}, got one for {epochs}{now}. Make the same calls again."
                 )
             self._restore(state)  # again, because a new cycle has set the optimizer's rates
             if scheduler is not None:
@@ -296,11 +299,14 @@ class Learner(Engine):
                 self.done += 1
                 self._note_place(scheduler, LoaderAdapter(self.train_loader).position())
                 display.epoch(self.history.epochs[-1])
-                ends = [call(self) for call in self.after_epoch]  # all are called, whatever one says
-                if any(ends):
-                    self.done = self._place["done"] = epochs
-                if self.checkpoint is not None:
-                    self.save(self.checkpoint)
+                ends: list[bool | None] = []
+                try:
+                    ends.extend(call(self) for call in self.after_epoch)  # all are called, whatever one says
+                finally:  # an error of one, such as a full disk, does not cost the epoch
+                    if any(ends):
+                        self.done = self._place["done"] = epochs
+                    if self.checkpoint is not None:
+                        self.save(self.checkpoint)
 
     def _note_place(self, scheduler: OneCycleLR | None, position: dict[str, Any] | None) -> None:
         """Remember for `save` where the training stands, and the loader in it."""
@@ -377,10 +383,16 @@ class Learner(Engine):
         """Write model, optimizer, scheduler, history, random states and the loader's position: whole or not at all."""
         state = {**self._state(), "epoch": self.epoch, "history": asdict(self.history), "seen": self._seen}
         state |= {"weights": self._weights, "still": sorted(self._still), "chosen": self.chosen}
-        state |= {"random": ranks.gather(state["random"]), **self._place}
+        state |= self._place
+        bad = (state["loader"] or {}).get("quarantined", ())
+        told = ranks.gather((state["random"], bad))  # of each rank: the rest is the same on all of them
+        state["random"] = [random for random, _ in told]
+        if bad or any(others for _, others in told):
+            every = {row: [row, *what] for _, some in told for row, *what in some}
+            state["loader"] = {**state["loader"], "quarantined": [*every.values()]}
         if not rank():
-            with whole_file(path) as unfinished:
-                torch.save(state, unfinished)
+            with whole_file(path) as file:
+                torch.save(state, file)
 
     def load(self, path: str | os.PathLike[str], resume: bool = False) -> None:
         """Read what `save` wrote, for the same model and optimizer; never runs code from the file.
@@ -392,29 +404,50 @@ class Learner(Engine):
             resume: for a run that was ended from outside. Make the same calls of fit again: those that the run had
                 finished are passed over, and the one that it was in goes on where the file was written.
         Raises:
-            FileNotFoundError: no such file. ValueError: not a file of `save`, or of another optimizer.
-            RuntimeError: another model's.
+            OSError: no such file, or it cannot be read. ValueError: not a whole file of `save`, or one of another
+                model, optimizer or loader; nothing of the learner is changed then.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not {"model", "optimizer", "scaler", "seen", "random", "fit"} <= set(state):
-            raise ValueError(
-                f"load: expected a file that Learner.save wrote, got another, '{os.fspath(path)}'. "
-                "A bare state dict goes into classifier(weights=path)."
-            )
-        if state["model"].keys() == self.model.state_dict().keys():  # else torch says it of the model
-            self._check_optimizer(state["optimizer"])
-        self._restore(state)
+        loader = LoaderAdapter(self.train_loader)
+        with reading("load", path, "a file of Learner.save"):
+            state = read_torch(path)
+            check_file(state)
+            if state["model"].keys() == self.model.state_dict().keys():  # else torch says it of the model
+                self._check_optimizer(state["optimizer"])
+            self._check_scheduler(state["scheduler"])
+            before, place = copy.deepcopy(self._state()), copy.deepcopy(loader.position())
+            try:
+                self._restore(state)
+            except BaseException:
+                self._set_state(before)
+                if loader.position() != place:
+                    loader.go_to(place)
+                raise
         self._resuming, self._fits = state if resume and state["fit"] >= 0 else None, 0
 
     def _restore(self, state: dict[str, Any]) -> None:
         state = copy.deepcopy(state)
+        history = History(**state["history"])
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
+        LoaderAdapter(self.train_loader).go_to(state["loader"])
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
         self._weights = state.get("weights", [float(images) for images in self._seen])
         self._still.update(state.get("still", ()))
         self.chosen = state.get("chosen", {})
-        self.history, self._place = History(**state["history"]), {name: state[name] for name in self._place}
-        LoaderAdapter(self.train_loader).go_to(state["loader"])
+        self.history, self._place = history, {name: state[name] for name in self._place}
+
+    def _check_scheduler(self, saved: Mapping[str, Any] | None) -> None:
+        """That its state is of a cycle of this optimizer."""
+        if saved is None:
+            return
+        opt = copy.copy(self.opt)  # a schedule sets the rates
+        opt.param_groups = [{**group} for group in opt.param_groups]
+        own = one_cycle(opt, [1.0] * len(opt.param_groups), 2).state_dict()
+        wrong = [name for name in own if name in saved and not alike(saved[name], own[name])]
+        if wrong or not whole(0, saved.get("total_steps", 0)).fits(saved.get("last_epoch")):
+            name = wrong[0] if wrong else "last_epoch"
+            raise ValueError(
+                f"load: expected scheduler.{name} of a cycle of this learner, got {shown(saved.get(name))}."
+            )
 
 
 def _whole(epochs: int) -> int:

@@ -18,7 +18,7 @@ from fastaug.augment.augment import Augment
 from fastaug.augment.color import Statistics, model_statistics
 from fastaug.loading.loader import ImageLoader
 from fastaug.samples.samples import Samples
-from fastaug.text import kind_of
+from fastaug.text import kind_of, printable
 
 UNKNOWN_PIXEL = 255  # in masks: outside of the photo, and what nobody has labelled
 SAME_STATISTICS = 5e-3  # mean and std that are closer are the same: the model sees no difference
@@ -144,7 +144,7 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
     if few:
         warnings.warn(
             f"Learner: expected two images or more of each class to train, got fewer of {len(few)}: "
-            f"{', '.join(few[:5] + ['…'] * (len(few) > 5))}. Add images or leave the classes out.",
+            f"{printable(', '.join(few[:5] + ['…'] * (len(few) > 5)))}. Add images or leave the classes out.",
             stacklevel=3,
         )
     if isinstance(valid_loader, ImageLoader) and valid_loader.training:
@@ -156,8 +156,9 @@ def checked_classes(train_loader: Loader, valid_loader: Loader | None) -> list[s
     known, other = (LoaderAdapter(loader or []).classes for loader in (train_loader, valid_loader))
     if known and other and known != other:
         raise ValueError(
-            f"Learner: expected the same classes in both loaders, got {len(known)} ({', '.join(known[:3])}, …) and "
-            f"{len(other)} ({', '.join(other[:3])}, …). A target would mean two things: split one Samples."
+            f"Learner: expected the same classes in both loaders, got {len(known)} ({printable(', '.join(known[:3]))}, "
+            f"…) and {len(other)} ({printable(', '.join(other[:3]))}, …). A target would mean two things: split one "
+            "Samples."
         )
     return known or other
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +19,11 @@ import torchvision
 from torch import Tensor, nn
 
 from fastaug.augment.color import model_statistics as model_statistics
+from fastaug.loaded import Kind, named, read_torch, reading
+from fastaug.text import printable
 
 Head = Literal["linear", "fastai"]
+_PLAIN = re.compile(r"[\w.]+")  # names of models; others are addresses, from which timm would download
 _PREFIXES = ("module.", "_orig_mod.")
 _HEADS = ("fc", "classifier", "heads", "head")  # what torchvision's models call the module that ends in the last layer
 
@@ -50,8 +54,8 @@ def classifier(
         The model on the CPU, in training mode. `model_statistics(model)` says how to normalise its images;
         `model.built_as` remembers name, num_classes, head, and whether it is pretrained.
     Raises:
-        ValueError: an unknown name, num_classes < 1, weights that do not fit, a head that the model cannot have.
-        FileNotFoundError: no file at the path. RuntimeError: no download. ImportError: no timm.
+        ValueError: an unknown name, num_classes < 1, a broken file, weights that do not fit, a head that the model
+            cannot have. FileNotFoundError: no file at the path. RuntimeError: no download. ImportError: no timm.
     Source: torchvision 0.29 `get_model`, timm 1.0 `create_model`, fastai 2.8 `create_head`.
     """
     if num_classes < 1:
@@ -59,9 +63,10 @@ def classifier(
     if head not in ("linear", "fastai"):
         raise ValueError(f"classifier: expected head 'linear' or 'fastai', got {head!r}.")
     model = _build(name, num_classes)
-    state, problem = None, ""
+    state, problem, of_file = None, "", ""
     if weights is not None:
         if not isinstance(weights, Mapping):
+            of_file = f" The file is '{printable(os.fspath(weights))}'." if weights != "DEFAULT" else ""
             weights = _downloaded(name) if weights == "DEFAULT" else _read(weights)
         state = _plain_names(weights)
         problem = _load_body(model, state)
@@ -72,7 +77,7 @@ def classifier(
         model.load_state_dict(state, strict=False)  # num_batches_tracked may be missing
     elif problem:
         raise ValueError(
-            f"classifier: expected weights that fit {name!r}, got {problem}. Give this model's state dict."
+            f"classifier: expected weights that fit {name!r}, got {problem}. Give this model's state dict.{of_file}"
         )
     built = {"name": name, "num_classes": num_classes, "head": head, "pretrained": weights is not None}
     cast(Any, model).built_as = built
@@ -133,7 +138,7 @@ def _build(name: str, num_classes: int) -> nn.Module:
     timm = _timm(name)
     known = timm.list_models() if timm else torchvision.models.list_models(module=torchvision.models)
     short = name.removeprefix("timm:")
-    if short.partition(".")[0] not in known:
+    if short.partition(".")[0] not in known or not _PLAIN.fullmatch(short):
         where = "timm" if timm else "torchvision (timm's begin with 'timm:')"
         similar = ", ".join(difflib.get_close_matches(short, known, n=5)) or "nothing"
         raise ValueError(f"classifier: expected a classification model of {where}, got {name!r}. Similar: {similar}.")
@@ -167,20 +172,27 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         raise FileNotFoundError(
             f"classifier: expected weights 'DEFAULT', None or a file, got '{path}'. Check the path."
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    with reading("classifier", path, "a file of weights"):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return cast(Mapping[str, Tensor], load_file(path))
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("model", "state_dict"):  # Learner.save's and others' checkpoints
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"classifier: expected a state dict (names -> tensors) in '{path}', got something else. "
-            "Save model.state_dict() alone."
-        )
-    return state
+            return cast(Mapping[str, Tensor], load_file(path))
+        state = read_torch(path)
+        for key in ("model", "state_dict"):  # Learner.save's and others' checkpoints
+            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+                state = state[key]
+        if not named(Kind("a tensor", _is_plain)).fits(state):
+            raise ValueError(
+                f"classifier: expected a state dict (names -> tensors) in '{path}', got something else. "
+                "Save model.state_dict() alone."
+            )
+        return cast(Mapping[str, Tensor], state)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor of numbers, all of them there."""
+    known = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return known and not (cast(Tensor, value).is_quantized or cast(Tensor, value).is_complex())
 
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -203,7 +215,8 @@ def _load_body(model: nn.Module, state: Mapping[str, Tensor]) -> str:
         "of another shape": [f"{key} {list(found)} for {list(wanted)}" for key, found, wanted in shapes],
     }
     if any(wrong.values()):
-        lists = {what: ", ".join(keys[:5] + ["…"] * (len(keys) > 5)) for what, keys in wrong.items() if keys}
+        some = {what: [printable(key[:100]) for key in keys[:5]] for what, keys in wrong.items() if keys}
+        lists = {what: ", ".join(keys + ["…"] * (len(wrong[what]) > 5)) for what, keys in some.items()}
         return "; ".join(f"{len(wrong[what])} {what}: {keys}" for what, keys in lists.items())
     model.load_state_dict(given, strict=False)
     return ""

@@ -82,9 +82,8 @@ class Page:
             parts.append(f"<h2>Not read ({len(self.bad)})</h2><ul>{lines}</ul>")
         head = f'<meta charset="utf-8"><title>{self.count} photos</title><style>{_STYLE}</style>'
         body = f"<h1>{self.count} photos</h1><nav>{' '.join(links)}</nav>{''.join(parts)}"
-        with whole_file(path) as unfinished:
-            text = f"<!DOCTYPE html><html><head>{head}</head><body>{body}</body></html>\n"
-            Path(unfinished).write_text(text, encoding="utf-8")
+        with whole_file(path) as file:
+            file.write(f"<!DOCTYPE html><html><head>{head}</head><body>{body}</body></html>\n".encode())
 
 
 def _figure(photo: Photo) -> str:

@@ -264,8 +264,8 @@ def plot_bars(
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write the figure, as PNG or as the path's suffix says; the folder is made."""
     path = Path(path)
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix[1:] or "png")
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png")
     return path
 
 

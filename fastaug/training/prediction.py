@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fastaug.loading.loader import ImageLoader
+from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import rank
 from fastaug.samples.samples import Samples
 from fastaug.training import ranks
-from fastaug.training.engine import Engine
+from fastaug.training.engine import Engine, until_failure
 from fastaug.training.inference import Predictor, Says, to_probabilities
 from fastaug.training.loaders import Loader, LoaderAdapter
 
@@ -26,12 +27,18 @@ def activations_of(learn: Engine, loader: Loader, everywhere: bool = True) -> tu
     Rows are those that the loader's batches tell, or else they are counted. Of all ranks' shares, unless every rank has
     all images (everywhere=False).
     """
-    found = list(learn.evaluate(loader))
-    rows = [some for _, _, some in found if some is not None]
-    activations = torch.cat([a.float() for a, _, _ in found]).cpu()
-    targets = torch.cat([y for _, y, _ in found]).cpu()
-    mine = activations, targets, torch.cat(rows) if rows else torch.arange(len(activations))
-    everything = [torch.cat(parts) for parts in zip(*(ranks.gather(mine) if everywhere else [mine]), strict=True)]
+    failures, mine = list[ValueError](), None
+    if found := list(until_failure(learn.evaluate(loader), failures)):
+        rows = [some for _, _, some in found if some is not None]
+        activations = torch.cat([a.float() for a, _, _ in found]).cpu()
+        targets = torch.cat([y for _, y, _ in found]).cpu()
+        mine = activations, targets, torch.cat(rows) if rows else torch.arange(len(activations))
+    failed = bool(found and failures)
+    told = ranks.gather((mine, failed)) if everywhere else [(mine, failed)]
+    shares = [share for share, _ in told if share is not None]  # a rank may have no images at all
+    if not shares or any(failed for _, failed in told):  # all ranks know it now, and none waits for another
+        raise failures[0] if failures else BadFileError("Learner: another rank found too many bad files.")
+    everything = [torch.cat(parts) for parts in zip(*shares, strict=True)]
     order = everything[2].argsort(stable=True)
     return everything[0][order], everything[1][order], everything[2][order]
 

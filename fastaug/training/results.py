@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import os
+import secrets
+import socket
+import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastaug.files import whole_file
+from fastaug.files import NO_LINKS, whole_file, write_at
 from fastaug.machine import rank
 from fastaug.training import gallery, plots, prediction
 from fastaug.training.engine import Engine
@@ -53,39 +58,66 @@ def save_results(learn: Engine, out: Path) -> Interpretation:
 class RunLog:
     """For `Learner(after_epoch=[RunLog(folder)])`: history.csv and history.json, and TensorBoard's files if installed.
 
-    They are whole after each epoch, so that a run can be watched, and a killed one leaves its history.
+    They are whole after each epoch, so that a run can be watched, and a killed one leaves its history. Where they
+    cannot be written, as on a full disk, a warning says so once; the training goes on, and they are tried again.
     """
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
-        self.out, self.board = Path(out), None
-        if not rank() and importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(out))
+        self.out, self._warned = Path(out), False
+        self.board = Board(self.out) if not rank() and importlib.util.find_spec("tensorboard") else None
 
     def __call__(self, learn: Engine) -> None:
         if rank():
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        save_history(learn.history, self.out)
-        if self.board is not None:
-            row = dict(learn.history.epochs[-1])
-            epoch = int(row.pop("epoch"))
-            for name, value in row.items():
-                self.board.add_scalar(name, value, epoch)
-            self.board.flush()
+        try:
+            save_history(learn.history, self.out)
+            if self.board is not None:
+                row = dict(learn.history.epochs[-1])
+                self.board.add(int(row.pop("epoch")), row)
+        except OSError as error:
+            if not self._warned:
+                reason = str(error).removesuffix(".")
+                warnings.warn(f"RunLog: {reason}. The training goes on without its log.", stacklevel=2)
+            self._warned = True
+
+
+class Board:
+    """A file for TensorBoard in this folder. What cannot be written leaves of it what there was, unlike torch's
+    SummaryWriter, whose thread ends there."""
+
+    def __init__(self, folder: Path) -> None:
+        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._path, self._size = folder / f"events.out.tfevents.{name}", 0
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        events = [] if self._size else [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        events.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        content = io.BytesIO()
+        for event in events:
+            RecordWriter(content).write(event.SerializeToString())
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | NO_LINKS, 0o666)
+        try:
+            write_at(file, content.getvalue(), self._size)
+        finally:
+            os.close(file)
+        self._size += len(content.getvalue())
 
 
 def save_history(history: History, out: Path) -> None:
     """history.csv, a row per epoch, and history.json, everything."""
     columns = list(dict.fromkeys(name for row in history.epochs for name in row))
-    with whole_file(out / "history.csv") as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+    with whole_file(out / "history.csv") as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(history.epochs)
     write_json(out / "history.json", asdict(history))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())

@@ -5,9 +5,11 @@ Numba's cache looks at the file of a kernel only: after a change here, delete `_
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from llvmlite import ir
 from numba import njit as _numba_njit
 from numba import types
 from numba.core import event
+from numba.core.caching import FunctionCache as _NumbaCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic as _numba_intrinsic
 
 log = logging.getLogger("fastaug")
@@ -23,6 +27,7 @@ F = np.float32
 # Numba's stubs lack the option _nrt, and know no types of what it compiles.
 njit: Any = _numba_njit
 intrinsic: Any = _numba_intrinsic
+_FunctionCache: Any = _NumbaCache
 # Loops that allocate nothing: without reference counts, and without Python's error for a division by zero, the compiler
 # sees plain loops over memory and vectorises them.
 row_loop = njit(nogil=True, _nrt=False, error_model="numpy", fastmath=FASTMATH)
@@ -32,12 +37,23 @@ class _Notice(event.Listener):
     """Says once that kernels are compiled, which takes seconds; those from Numba's cache are not."""
 
     said = False
+    kept = True  # on the disk, for other processes
+
+    def cannot_keep(self, reason: object) -> None:
+        """Say so, once."""
+        if self.kept:
+            self.kept = False
+            log.warning(
+                "the CPU kernels cannot be kept on the disk (%s): each process compiles them anew, which takes some "
+                "seconds. Set NUMBA_CACHE_DIR to a folder that can be written to, before Python starts.",
+                reason,
+            )
 
     def on_start(self, event: Any) -> None:
         ours = event.data["dispatcher"].py_func.__module__.startswith("fastaug.")
         if ours and not self.said:
             self.said = True
-            text = "compiling the CPU kernels, once per installation: some seconds …"
+            text = f"compiling the CPU kernels{', once per installation' if self.kept else ''}: some seconds …"
             if sys.stderr is not None and sys.stderr.isatty():
                 print(f"fastaug: {text}", file=sys.stderr)
             else:
@@ -47,7 +63,48 @@ class _Notice(event.Listener):
         pass
 
 
-event.register("numba:compile", _Notice())
+_notice = _Notice()
+event.register("numba:compile", _notice)
+if hasattr(os, "register_at_fork"):  # forks wait for what is being compiled: a child would wait for its end for ever
+    lock = global_compiler_lock
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
+class _Kept(_FunctionCache):  # type: ignore[misc]
+    """Numba's cache of a kernel. Whatever is wrong with it, the kernel is compiled."""
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return super().load_overload(signature, target)
+        except Exception:  # cut off or damaged: whatever a pickle, or what becomes of it, may raise
+            self._forget()
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        try:
+            super().save_overload(signature, result)
+        except Exception as error:  # as a full disk
+            self._forget()
+            _notice.cannot_keep((isinstance(error, OSError) and error.strerror) or type(error).__name__)
+
+    def _forget(self) -> None:
+        """What the index names is not all there, or of an earlier version of the kernel."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._cache_file._index_path)
+
+
+def kept_njit(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """What Python calls, and Numba keeps on the disk, where it can: beside its file, or in the user's cache."""
+
+    def compiled(function: Callable[..., None]) -> Any:
+        dispatcher = njit(nogil=True, _nrt=False, **options)(function)
+        try:
+            dispatcher._cache = _Kept(function)
+        except (RuntimeError, OSError):  # an installation that cannot be written to, of a user without a home
+            _notice.cannot_keep("no folder for them can be written to")
+        return dispatcher
+
+    return compiled
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -25,8 +25,9 @@ lanes each when they are loaded is better by a fifth of the sum on AVX2, and wor
 benchmarks/README.md compares what is left with OpenCV.
 
 Bands are handed to threads of our own: the kernel releases the GIL, and Numba's own threading layers end the process
-when two threads enter them at once or when it forks. There are as many as torch has (`torch.set_num_threads`), so one
-setting limits both, and a DataLoader worker, where torch has one, starts none.
+when two threads enter them at once or when it forks. There are as many as torch has (`torch.set_num_threads`, or
+OMP_NUM_THREADS, which torchrun sets to 1), so one setting limits both, and a DataLoader worker, where torch has one,
+starts none; but at most 32, since they take turns at Python's lock: 64 images then take 5 ms longer at 112.
 """
 
 from __future__ import annotations
@@ -46,7 +47,17 @@ from torch import Tensor
 
 from fastaug.memory import Memory
 from fastaug.warping import filter as antialias
-from fastaug.warping.compiled import FASTMATH, F, broadcast, intrinsic, njit, row_loop, shuffle_lanes, wide_vectors
+from fastaug.warping.compiled import (
+    FASTMATH,
+    F,
+    broadcast,
+    intrinsic,
+    kept_njit,
+    njit,
+    row_loop,
+    shuffle_lanes,
+    wide_vectors,
+)
 from fastaug.warping.footprint import sampling_matrix
 from fastaug.warping.warp import How, Images
 
@@ -55,6 +66,7 @@ _PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
 _FARTHEST = 1e9  # places beyond it are cut to it, so that they remain integers
 _NEAR = 1e6  # a row whose ends look at places within it, and see the plane, is worked on in blocks
 _FAST = ("fast",)
+_MOST_THREADS = 32
 # Squares of the widest footprint of a block -> taps along each axis. The radius is then at most 2, 2.5, 3 and 4.
 _WIDEST_4, _WIDEST_5 = antialias.FOOTPRINT_OF_RADIUS_2**2, 3.09**2
 _WIDEST_6, _WIDEST_8 = antialias.FOOTPRINT_OF_RADIUS_3**2, 5.42**2
@@ -465,8 +477,8 @@ def _make_rows(block_sums: Any) -> Any:
 
 
 _rows_2, _rows_5, _rows_8 = (_make_rows(block_sums) for block_sums in (_block_2, _block_5, _block_8))
-# What Python calls, and Numba keeps on the disk: it does not keep functions that are made by others.
-_kernel = njit(nogil=True, cache=True, _nrt=False)
+# Written out, since Numba does not keep functions that are made by others.
+_kernel = kept_njit()
 
 
 @_kernel
@@ -510,7 +522,7 @@ def _kernels(inverses: np.ndarray, width: int, height: int, mode: int) -> list[A
 def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Other float images are converted to float32 first."""
     out, work = _prepared(images, matrix, size, *how)
-    run([piece for of_image in work for piece in of_image], torch.get_num_threads())
+    run([piece for of_image in work for piece in of_image], thread_count())
     return torch.from_numpy(out).to(how[3]).permute(0, 3, 1, 2)
 
 
@@ -518,7 +530,7 @@ def warp_together(calls: Sequence[tuple[Images, Tensor, tuple[int, int], How]]) 
     """Several warps of as many images each: image by image, so that what they read of one is in a near cache."""
     prepared = [_prepared(images, matrix, size, *how) for images, matrix, size, how in calls]
     by_image = zip(*(work for _, work in prepared), strict=True)
-    run([piece for of_image in by_image for work in of_image for piece in work], torch.get_num_threads())
+    run([piece for of_image in by_image for work in of_image for piece in work], thread_count())
     dtypes = [how[3] for *_, how in calls]
     outs = zip(prepared, dtypes, strict=True)
     return [torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2) for (out, _), dtype in outs]
@@ -536,7 +548,7 @@ def _prepared(
     scaled = np.zeros((len(images), 4, 4), np.float32)  # from pixel values as they are stored; transposed
     scaled[:, :, :3] = colors.mT.numpy()
     scaled[:, :3] /= 255 if as_bytes else 1
-    threads = torch.get_num_threads()
+    threads = thread_count()
     bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work: list[list[tuple[Any, ...]]] = []
@@ -560,6 +572,11 @@ def _prepared(
 def _new_output(shape: tuple[int, ...]) -> np.ndarray:
     """float32, not filled; memory of an earlier result that nobody has any more."""
     return _memory(os.getpid()).take((*shape[:-1], 4 * shape[-1])).view(np.float32)
+
+
+def thread_count() -> int:
+    """Torch's, as far as more are of use."""
+    return min(torch.get_num_threads(), _MOST_THREADS)
 
 
 def run(work: list[tuple[Any, ...]], threads: int) -> None:

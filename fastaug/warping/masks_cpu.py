@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.warping.compiled import njit, wide_vectors
-from fastaug.warping.cpu import BLOCK, run
+from fastaug.warping.compiled import kept_njit, njit, wide_vectors
+from fastaug.warping.cpu import BLOCK, run, thread_count
 from fastaug.warping.masks import MaskPadding, Masks
 
 _PADDINGS = {"fill": 0, "border": 1, "reflection": 2}
@@ -71,7 +71,7 @@ def _make_find(padding: int) -> Any:
 _find_filled, _find_nearest, _find_mirrored = (_make_find(padding) for padding in range(3))
 
 
-@njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
+@kept_njit(error_model="numpy")
 def _warp_rows(mask, width, inverse, bounds, padding, fill, out, columns, first_row, block):  # type: ignore[no-untyped-def]
     """Some output rows of one mask.
 
@@ -122,7 +122,7 @@ def warp_masks(
         half = np.minimum(halves[:, axis], (high - low) / 2)
         bounds[:, 4 + 2 * axis] = np.clip(np.floor(low + half), 0, last)
         bounds[:, 5 + 2 * axis] = np.clip(np.ceil(high - half) - 1, 0, last)
-    threads = torch.get_num_threads()
+    threads = thread_count()
     bands = max(1, min(height, -(-2 * threads // len(masks))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work = []

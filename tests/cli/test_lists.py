@@ -81,6 +81,17 @@ def test_what_does_not_go_together(table: Path, photos: Path, tmp_path: Path) ->
     assert "--kind labels" in error_line("train", tmp_path / "one.csv", "--kind", "class", *TINY)
 
 
+def test_paths_that_leave_the_root(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(f"file,label\n{photos}/a.jpg,cat\n")
+    line = error_line("check", tmp_path / "one.csv", "--root", tmp_path)
+    assert "in line 2 of" in line
+    assert line.endswith("which leaves it. Correct the line, or say --outside.\n")
+    source = Source(tmp_path / "one.csv", root=tmp_path, outside=True)
+    assert find_samples(source).paths == [f"{photos}/a.jpg"]
+    with pytest.raises(WrongOption, match=r"--outside: expected a list \(\.csv\)"):
+        find_samples(source._replace(folder=photos, root=None))
+
+
 def test_a_clean_list_is_read_with_the_same_separator(table: Path, photos: Path, tmp_path: Path) -> None:
     options = *of(table, photos, "tags"), "--label-sep", ";"
     checked = run("check", *options, "--clean", tmp_path / "clean.csv")
@@ -164,7 +175,8 @@ def test_train_on_numbers(numbers: Trained, photos: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:lr_find. expected a curve")  # random weights
-def test_the_other_commands_follow(table: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_other_commands_follow(table: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastaug.loading.check.bad_files", lambda *_: {})  # which takes a process, and seconds
     model = ["--model", "timm:test_resnet"]
     for targets, described in (
         (["light", "odd"], r"Samples(12 images, 2 labels"), (["length", "width"], "Samples(12 images, 2 numbers each"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,32 @@ def test_numbers_are_alone_in_their_line(photos: Path, tmp_path: Path) -> None:
         shown = re.findall(r"<figcaption>(?:length )?(-?[\d.e-]+)", text)
         assert [float(x) for x in shown] == pytest.approx(sorted(wanted[:, 0].tolist(), reverse=True), rel=1e-5)
         assert "<h2" not in text
+
+
+def test_files_that_the_storage_does_not_give(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are named as bad ones are, and the others come; a folder that may not be read is said."""
+    files, opened, scan = sorted(photos.rglob("*.jpg")), os.open, os.scandir
+
+    def refusing(path: Any, *rest: Any, **options: Any) -> Any:
+        if path == str(files[1]):
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *rest, **options)
+
+    def listing(path: Any) -> Any:
+        if str(path).endswith("light"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr("fastaug.samples.storage.WAITS_S", (0.001,) * 3)
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(os, "scandir", listing)
+    result = run("predict", model, photos, "--device", "cpu", "--json")
+    assert result.exit_code == 1
+    dark = [file for file in files if file.parent.name == "dark"]
+    said = json.loads(result.stdout)
+    assert [one["file"] for one in said] == [str(file) for file in dark]
+    assert [one["file"] for one in said if "error" in one] == [str(files[1])]
+    assert "left out in" in result.stderr
+    assert "1 not readable ('light')" in result.stderr

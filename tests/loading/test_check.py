@@ -28,10 +28,10 @@ def test_a_file_that_ends_the_process_is_named(
     killer = samples.paths[9]
     (tmp_path / "sitecustomize.py").write_text(
         "import os, fastaug.samples.sources as s\n"
-        "def read(path, read=s.read_bytes):\n"
+        "def read(self, path, read=s.Reader.read_bytes):\n"
         f"    if path == {killer!r}: os.abort()\n"
-        "    return read(path)\n"
-        "s.read_bytes = read\n"
+        "    return read(self, path)\n"
+        "s.Reader.read_bytes = read\n"
     )
     root = str(Path(fa.__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root]))

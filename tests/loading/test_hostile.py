@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -22,6 +23,19 @@ from tests import mutations
 from tests.factories import PATIENCE_S, ROOT, encode, run_python, segment
 from tests.mutations import MOST_MB, MOST_S, as_pillow, fault, mutated, originals
 
+# Files that say this where Pillow quotes them; what it looks like may be said.
+SECRET = b"SECRET\x1b[31m"
+QUOTED = {
+    "not an image format that is read": SECRET,
+    "not an image format that is read; it looks like HTML or XML": b"<!DOCTYPE html>" + SECRET,
+    "not an image format that is read; it looks like a PDF": b"%PDF-1.7" + SECRET,
+    "damaged or truncated image header (PPM: ValueError)": b"P6\n" + SECRET + b" 12 255\n",
+    "damaged or truncated image header (PPM: invalid literal": b"P6\nSECRET 12 255\n",
+    "damaged or truncated image header (PPM: could not convert": b"Pf\n1 1\nSECRET\n",
+    "damaged or truncated image data (PPM: invalid literal": b"P3\n1 1 255\nSEC 1 1\n",
+    "damaged or truncated image data (PPM: ValueError)": b"P3\n1 1 255\n" + SECRET,
+    "damaged or truncated image header (PNG: broken PNG file (chunk …)": b"\x89PNG\r\n\x1a\n\0\0\0\1'\"\\\xff",
+}
 SHARED = Path(__file__).parents[2].parent / "shared"
 REAL = {
     path.relative_to(SHARED / "faults").as_posix(): path
@@ -49,6 +63,14 @@ def chunk(kind: bytes, content: bytes, length: int | None = None) -> bytes:
 def png(width: int, height: int, *chunks: bytes) -> bytes:
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + start + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("reason", QUOTED)
+def test_reasons_tell_nothing_of_what_is_in_a_file(reason: str) -> None:
+    (got,) = CpuDecoder(1).decode([QUOTED[reason]])
+    assert isinstance(got, str)
+    assert got.startswith(reason)
+    assert not re.search(r"SEC|b'|\\x|xff", got)
 
 
 def tiff_of_a_tile(side: int) -> bytes:

@@ -59,6 +59,28 @@ def test_resume_copy_and_another_number_of_threads(samples: fa.Samples, tmp_path
     interrupted.close()
 
 
+def test_a_state_belongs_to_its_members(samples: fa.Samples, tmp_path: Path) -> None:
+    """By their names and those of their archives, which may move, and be packed anew."""
+    (tmp_path / "a").mkdir()
+    found = archived(samples, tmp_path / "a")
+    state = {**make_loader(found).state_dict(), "delivered": 3}
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = fa.Samples.from_tar(tmp_path / "b" / "shard-*.tar", classes=samples.classes)
+    make_loader(moved).load_state_dict(state)
+    content = {"before.txt": b"x"}
+    for path in moved.paths[:16]:
+        name = path.split("//")[1].split("@")[0]
+        content |= {name: b"another", name.replace("jpg", "cls"): b"%d" % moved.targets[int(name[:3])]}
+    write_tar(tmp_path / "b" / "shard-0.tar", content)
+    anew = fa.Samples.from_tar(tmp_path / "b" / "shard-*.tar", classes=samples.classes)
+    assert list(anew.paths) != list(moved.paths)
+    make_loader(anew).load_state_dict(state)
+    (tmp_path / "b" / "shard-1.tar").rename(tmp_path / "b" / "shard-3.tar")
+    archives = [tmp_path / "b" / f"shard-{i}.tar" for i in (0, 3, 2)]
+    with pytest.raises(ValueError, match="expected a state of these files in this order, got one of others"):
+        make_loader(fa.Samples.from_tar(archives, classes=samples.classes)).load_state_dict(state)
+
+
 def test_bad_members_are_skipped_by_name_and_remembered(samples: fa.Samples, tmp_path: Path) -> None:
     wrong = {3: b"", 4: b"no picture", 20: b"\xff\xd8\xff\xe0"}
     found = archived(

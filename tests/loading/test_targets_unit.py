@@ -184,7 +184,7 @@ def test_masks_are_turned_as_their_photo(orientation: int) -> None:
     ("content", "reason"),
     [
         (b"", "its mask a.png: empty file (0 bytes)"),
-        (b"hello", "its mask a.png: not an image format that is read; the file starts with b'hello'"),
+        (b"hello", "its mask a.png: not an image format that is read"),
         (png(NUMBERS)[:-30], "its mask a.png: damaged or truncated image data (PNG"),
         (png(NUMBERS[:9]), "its mask a.png: a mask of 20 × 9 pixels (width × height), expected 20 × 10"),
         (

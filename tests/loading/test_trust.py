@@ -28,7 +28,8 @@ from torch import Tensor
 import fastaug as fa
 from fastaug.loading.loader import BadFileError
 from fastaug.loading.workers import prefetch
-from fastaug.samples.sources import Member, MemberPaths
+from fastaug.samples.sources import Member, MemberPaths, names_crc32
+from fastaug.samples.targets import MaskFiles
 from tests.compare import assert_same_batches
 from tests.factories import (
     PATIENCE_S,
@@ -187,6 +188,45 @@ def test_a_data_set_may_move(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch)
         make_loader(moved).load_state_dict(state)
     monkeypatch.setattr(os, "sep", "\\")
     make_loader(renamed(nested, lambda path: path.replace("/", "\\"))).load_state_dict(state)
+
+
+def test_a_state_belongs_to_its_masks(crowd: fa.Samples) -> None:
+    """Which may move too, apart from their photos."""
+
+    def masked(*names: str) -> fa.Samples:
+        return fa.Samples(crowd.paths, MaskFiles([*names, *(f"{path}.png" for path in crowd.paths[len(names) :])]))
+
+    state = make_loader(masked()).state_dict()
+    moved = MaskFiles([f"/masks/{os.path.basename(path)}.png" for path in crowd.paths])
+    make_loader(fa.Samples(crowd.paths, moved)).load_state_dict(state)
+    for other in (masked(f"{crowd.paths[0]}.PNG"), masked(f"{crowd.paths[1]}.png", f"{crowd.paths[0]}.png")):
+        with pytest.raises(ValueError, match="expected a state of targets_crc32"):
+            make_loader(other).load_state_dict(state)
+
+
+def test_names_of_a_million_files_are_cheap() -> None:
+    """About as much as to make the list of their paths."""
+    start = time.process_time()
+    paths = [f"/data/train/class_{i % 100:03}/image_{i:07}.jpg" for i in range(300_000)]
+    listed = time.process_time()
+    names_crc32(paths)
+    assert time.process_time() - listed < 3 * (listed - start)
+
+
+def test_a_data_set_that_has_moved_keeps_its_bad_files(crowd: fa.Samples) -> None:
+    bad = [[7, crowd.paths[7], "cut"]]
+    state = {**make_loader(crowd).state_dict(), "quarantined": bad}
+    moved = renamed(crowd, lambda path: os.path.join("/elsewhere", os.path.basename(path)))
+    loader = make_loader(moved)
+    loader.load_state_dict(state)
+    assert loader.quarantined == [(moved.paths[7], "cut")]
+    del state["names_crc32"]  # of an earlier version, which did not look at names: only the same path is the same file
+    loader = make_loader(moved)
+    loader.load_state_dict(state)
+    assert loader.quarantined == []
+    loader = make_loader(crowd)
+    loader.load_state_dict(state)
+    assert loader.quarantined == [(crowd.paths[7], "cut")]
 
 
 def test_a_state_of_an_earlier_version_is_looked_at_as_it_was_then(crowd: fa.Samples) -> None:
@@ -392,16 +432,14 @@ def test_every_good_sample_once_and_every_bad_one_by_name(
 
 def test_files_without_permission(crowd: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in for open, since the superuser may read everything."""
-    import builtins
-
-    opened = builtins.open
+    opened = os.open
 
     def refusing(file: Any, *arguments: Any, **options: Any) -> Any:
         if file == crowd.paths[2]:
             raise PermissionError(13, "Permission denied", file)
         return opened(file, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
     loader = make_loader(crowd, training=False)
     assert delivered(loader) == [0, 1, *range(3, 41)]
     assert loader.quarantined == [(crowd.paths[2], "Permission denied")]
@@ -488,7 +526,7 @@ def test_an_epoch_of_mostly_bad_files(crowd: fa.Samples, tmp_path: Path) -> None
     loader = make_loader(fa.Samples(paths, [0] * n, ["a"]), batch_size=32, drop_last=False, max_bad_share=1.0)
     assert sorted(delivered(loader)) == good
     assert len(loader.quarantined) == n - len(good)
-    again = make_loader(loader.samples, batch_size=32, drop_last=False, on_error="raise")
+    again = make_loader(loader.samples, batch_size=32, drop_last=False, on_error="raise", max_bad_share=1.0)
     again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     assert sorted(delivered(again)) == good
     stages = again.stats().stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -161,12 +162,41 @@ def test_keypoints_without_names(tmp_path: Path) -> None:
         (unnamed(keypoints=[[1, 2, 2], [3, 4, 1], [5, 6, 1]]), r"keypoints of finite numbers .* in annotation 71"),
         (unnamed(keypoints=[1, 2]), r"keypoints.* in annotation 71 of .*got 2"),
         (changed(iscrowd="0"), r"iscrowd.* 0 or 1.* annotation 71 of .*got '0'"),
+        (changed(keypoints=5.5), r"expected 9 numbers.* in annotation 71 of .*got 5\.5\."),
+        (changed(bbox=[1, 2, 3, 10**400]), r"four numbers.* in annotation 71"),
+        (changed(bbox=[1, 2, 1e308, 1e308]), r"four numbers.* in annotation 71"),
+        (changed(image_id=[9]), r"expected a number as 'image_id' in annotation of"),
+        (changed(category_id={}), r"expected a number as 'category_id' in annotation of"),
+        (CONTENT | {"images": [{"id": [2], "file_name": "a"}]}, "expected a number as 'id' in an image of"),
+        (CONTENT | {"images": [{"id": 2, "file_name": "a", "width": 10**30}]}, r"height and width.* image 2 of"),
+        (CONTENT | {"images": [{"id": 2, "file_name": "a", "width": float("inf")}]}, r"height and width.* image 2 of"),
+        (CONTENT | {"images": [{"id": 2, "file_name": ["a"]}]}, r"a path within root='' as 'file_name' in image 2 of"),
+        (CONTENT | {"categories": [{"id": 1, "name": "a", "keypoints": [["b"]]}]}, "a list of names as 'keypoints'"),
+        (json.dumps(CONTENT).replace("480", "9" * 5000), "got something else: Exceeds the limit"),
+        ("[" * 100_000, "got something else: maximum recursion depth"),
         (changed(iscrowd=2), r"iscrowd.* 0 or 1.* annotation 71 of .*got 2"),
     ],
 )
 def test_errors_name_image_or_annotation(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Samples.from_coco(written(tmp_path, content), "")
+
+
+def test_values_out_of_the_file_are_cut(tmp_path: Path) -> None:
+    for content in (changed(bbox=["x" * 9999]), changed(image_id="x" * 9999), changed(keypoints=["y"] * 9999)):
+        with pytest.raises(ValueError, match=r"^from_coco: expected .*") as error:
+            Samples.from_coco(written(tmp_path, content), "")
+        assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "b/../../a.jpg", "/photos/../a.jpg"])
+def test_names_that_leave_the_root_are_refused_unless_asked_for(tmp_path: Path, name: str) -> None:
+    images = [{"id": 9, "file_name": "b/..a.jpg"}, {"id": 2, "file_name": name}]
+    path = written(tmp_path, CONTENT | {"images": images})
+    message = rf"a path within root='/photos' as 'file_name' in image 2 of .*, got '{name}'\. .*outside=True"
+    with pytest.raises(ValueError, match=message):
+        Samples.from_coco(path, "/photos")
+    assert Samples.from_coco(path, "/photos", outside=True).paths[1] == os.path.join("/photos", name)
 
 
 def test_keypoints_of_several_kinds_are_refused(tmp_path: Path) -> None:

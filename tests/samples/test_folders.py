@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from pathlib import Path
@@ -242,3 +243,118 @@ def test_every_ending_that_is_taken_is_decoded() -> None:
     pixels = np.full((8, 8, 3), 99, np.uint8)
     photos = make_decoder("jpeg").decode([encode(pixels, writers[ending]) for ending in IMAGE_EXTENSIONS])
     assert [ending for ending, photo in zip(IMAGE_EXTENSIONS, photos, strict=True) if isinstance(photo, str)] == []
+
+
+# Folders that cannot be read, and what is no file
+
+
+class Listing:
+    """os.scandir that fails for the folders that it is told, so many times (None: always)."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.faults: dict[str, tuple[OSError, int | None]] = {}
+        self.scan = os.scandir
+        patch.setattr("fastaug.samples.storage.WAITS_S", (0.001,) * 3)
+        patch.setattr(os, "scandir", self)
+
+    def __call__(self, path: Any) -> Any:
+        error, left = self.faults.get(os.path.basename(path), (None, 0))
+        if error is not None and left != 0:
+            self.faults[os.path.basename(path)] = error, None if left is None else left - 1
+            raise error
+        return self.scan(path)
+
+    def fail(self, name: str, code: str, times: int | None = None) -> None:
+        number = getattr(errno, code)
+        self.faults[name] = OSError(number, os.strerror(number), name), times
+
+
+@pytest.fixture
+def listing(monkeypatch: pytest.MonkeyPatch) -> Listing:
+    return Listing(monkeypatch)
+
+
+def test_a_listing_that_fails_is_tried_again(tmp_path: Path, listing: Listing) -> None:
+    make(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    for name in ("cat", "dog", tmp_path.name):
+        listing.fail(name, "EIO", 3)
+    assert Samples.from_folder(tmp_path).classes == ["cat", "dog"]
+    for name in ("dog", tmp_path.name):  # a data set without some of its images would be another one
+        listing.fail(name, "ESTALE")
+        with pytest.raises(OSError, match=rf"from_folder: could not list '.*{name}': Stale file handle\. .* again"):
+            Samples.from_folder(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_against_one_that_is_not_there(tmp_path: Path, listing: Listing) -> None:
+    make(tmp_path, "cat/1.jpg")
+    listing.fail(tmp_path.name, "EACCES")
+    with pytest.raises(PermissionError, match=rf"a folder that may be read, got '{tmp_path}': Permission denied"):
+        Samples.from_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="which does not exist"):
+        Samples.from_folder(tmp_path / "elsewhere")
+
+
+def test_a_folder_behind_one_that_may_not_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def refusing(path: Any, *rest: Any, **options: Any) -> Any:
+        if os.fspath(path) == str(tmp_path / "photos"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *rest, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    with pytest.raises(PermissionError, match=r"a folder that may be read, got .*photos': Permission denied"):
+        Samples.from_folder(tmp_path / "photos")
+
+
+def test_texts_in_a_folder_that_may_not_be_read_are_an_error(tmp_path: Path, listing: Listing) -> None:
+    """Photos without their text would be photos without objects."""
+    make(tmp_path, "images/a/1.jpg", "images/b/2.jpg", "labels/a/1.txt", "labels/b/2.txt")
+    (tmp_path / "labels/a/1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    labels, scan = str(tmp_path / "labels" / "b"), listing.scan
+
+    def scandir(path: Any) -> Any:
+        if path == labels:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    listing.scan = scandir
+    with pytest.raises(PermissionError, match=r"from_yolo: .* in '.*labels', got 1 that may not, .*labels/b'\. Let"):
+        Samples.from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
+
+
+def test_what_is_no_file_is_counted_apart(tmp_path: Path) -> None:
+    make(tmp_path, "cat/1.jpg", "cat/notes.txt")
+    os.mkfifo(tmp_path / "cat" / "fifo.jpg")
+    (tmp_path / "cat" / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "cat" / "linked.jpg").symlink_to(tmp_path / "cat" / "1.jpg")
+    (tmp_path / "cat" / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.warns(UserWarning, match=r"2 not files \('cat/fifo\.jpg'\)"):
+        samples = Samples.from_folder(tmp_path)
+    assert names_of(samples, tmp_path) == ["cat/1.jpg", "cat/broken.jpg", "cat/linked.jpg"], (
+        "a broken link is bad by name"
+    )
+
+
+def test_a_folder_behind_a_link_that_cannot_be_looked_at(tmp_path: Path, listing: Listing) -> None:
+    """It is no file without an ending."""
+    make(tmp_path, "cat/1.jpg")
+    tried: list[int] = []
+
+    class Entry:
+        name, path = "dog", str(tmp_path / "dog")
+
+        def is_dir(self) -> bool:
+            tried.append(1)
+            raise OSError(errno.EIO, "Input/output error")
+
+    class Scanned:
+        def __enter__(self) -> list[Any]:
+            return [Entry()]
+
+        def __exit__(self, *error: object) -> None: ...
+
+    listing.scan = lambda path: Scanned()
+    with pytest.raises(OSError, match=r"could not look at '.*dog': Input/output error"):
+        Samples.from_folder(tmp_path)
+    assert len(tried) > 3

@@ -91,7 +91,7 @@ def test_from_filenames_bad_pattern(folder: Path, pattern: str, message: str) ->
 def test_from_csv(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text('\ufeffid,image,breed\n1,b.jpg,pug\n\n2,"a,1.jpg",beagle\n3,/c.jpg,pug\n', encoding="utf-8")
-    found = Samples.from_csv(table, root="/photos", path="image", target="breed")
+    found = Samples.from_csv(table, root="/photos", path="image", target="breed", outside=True)
     assert found == Samples(["/photos/b.jpg", "/photos/a,1.jpg", "/c.jpg"], [1, 0, 1], ["beagle", "pug"])
     assert Samples.from_csv(table, path="image", target="breed").paths[0] == "b.jpg"
 

@@ -246,7 +246,11 @@ def test_an_archive_that_was_written_anew_after_it_was_indexed(shard: Path) -> N
 
 def test_reasons(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    for name, reason in (("empty", "the file is empty"), ("", "Is a directory"), ("x\0y", "embedded null byte")):
+    for name, reason in (
+        ("empty", "the file is empty"),
+        ("", "a folder (directory), not a file"),
+        ("x\0y", "embedded null byte"),
+    ):
         assert read_bytes(os.path.join(tmp_path, name)) == reason
     assert read_bytes(f"{tmp_path}/none.tar//a.jpg@512+3") == "No such file or directory"
 
@@ -287,7 +291,7 @@ def test_names_patterns_and_several_images(shard: Path, tmp_path: Path) -> None:
         ({"x.jpg": b"", "x.cls": b"\xff\xfe"}, {}, "expected text beside 'x.jpg'"),
         ({"x.jpg": b"", "x.cls": b"99999999999"}, {}, "expected indices of classes below 1,000,000"),
         ({"x.jpg": b"", "x.json": b"[1]"}, {"target": "json:label"}, "expected JSON with 'label'"),
-        ({"x.jpg": b"", "x.json": b'{"label": [1]}'}, {"target": "json:label"}, r"got something else: \[1\]"),
+        ({"x.jpg": b"", "x.json": b'{"label": [1]}'}, {"target": "json:label"}, "got something else: list\\."),
         ({"x.jpg": b""}, {"target": "folder"}, "expected a class for every image"),
         ({"./x.jpg": b""}, {"target": "folder"}, "expected a class for every image"),
         ({"x.jpg": b""}, {"pattern": r"(\d)"}, "expected a class for every image"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastaug.samples.samples import Samples
+from tests.factories import write_tar
 
 
 def table(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:
@@ -76,6 +77,47 @@ def test_the_separator_may_be_said(tmp_path: Path) -> None:
         Samples.from_csv(path, sep="::")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "root:x:0:0:root:/root:/bin/bash\nbin:x:1:1\n",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1r\n",
+        "password=root,user=a\n",
+        "x" * 100_000 + "root\n",
+    ],
+)
+def test_lines_of_other_files_are_not_printed(tmp_path: Path, text: str) -> None:
+    message = (
+        r"a column 'file' in .*t\.csv', got a first line that names no columns\. Give a list, or name another file"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        Samples.from_csv(table(tmp_path, text))
+    assert "root" not in str(error.value).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,label\na.jpg," + "x" * 100_000 + ",2\n",
+        "file,label\n," + "x" * 100_000 + "\n",
+        "file,label\nxy://" + "x" * 100_000 + ",1\n",
+        "file,label\na,0.5\nb," + "x" * 100_000 + "\n",
+        "file,label\na,0\na," + "x" * 100_000 + "\n",
+        "file,label," + "x," * 50_000 + "label\n",
+        "file," + ",".join(["y"] * 50_000) + "\n",
+    ],
+)
+def test_what_errors_print_of_a_list_is_cut(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"^from_csv: expected .* in .*t\.csv'") as error:
+        Samples.from_csv(table(tmp_path, text))
+    assert len(str(error.value)) < 1000
+
+
+def test_what_is_no_file_is_no_list(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a list, got .*, which is no file"):
+        Samples.from_csv(tmp_path)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_what_a_spreadsheet_writes(tmp_path: Path, encoding: str) -> None:
     path = table(tmp_path, "file\tlabel\r\na.jpg\tcafé\r\n".encode(encoding))
@@ -123,6 +165,32 @@ def test_a_file_that_is_listed_twice_stays(tmp_path: Path) -> None:
 # Where the files are
 
 
+@pytest.mark.parametrize("root", ["/photos", "/photos/", "/photos/x/..", "photos", ".", ""])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "b/../../a.jpg", "../photos2/a.jpg", "//etc/passwd"])
+def test_paths_that_leave_the_root_are_refused_unless_asked_for(tmp_path: Path, root: str, name: str) -> None:
+    path = table(tmp_path, f"file,label\nb/..a.jpg,x\n\n{name},y\n")
+    with pytest.raises(
+        ValueError, match=rf"a path within root='{root}' in line 4 of .*, got '{name}', .* outside=True"
+    ):
+        Samples.from_csv(path, root=root)
+    assert Samples.from_csv(path, root=root, outside=True).paths[1] == os.path.join(root, name)
+    assert Samples.from_csv(path).paths[1] == name, "there is none to leave"
+
+
+def test_paths_within_the_root(tmp_path: Path) -> None:
+    """Absolute ones too; of a member of an archive the archive counts, whatever the member is called."""
+    write_tar(tmp_path / "a.tar", {"../../x.jpg": b"x"})
+    paths = [f"{tmp_path}/a.jpg", "b/../c..d.jpg", "a.tar//../../x.jpg@512+1", "..d/1.jpg"]
+    path = table(tmp_path, "file,label\n" + "".join(f"{name},x\n" for name in paths))
+    expected = [paths[0], *(f"{tmp_path}/{name}" for name in paths[1:])]
+    assert Samples.from_csv(path, root=tmp_path).paths == expected
+    for name in ("../a.tar//x.jpg@512+1", "..\\a.jpg"):
+        path = table(tmp_path / "below", f"file,label\n{name},x\n")
+        (tmp_path / "a.jpg").touch()
+        with pytest.raises(ValueError, match=r"line 2 .*, which leaves it"):
+            Samples.from_csv(path, root=tmp_path / "below")
+
+
 def test_files_beside_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table(tmp_path / "data", "file,label\ncat/1.jpg,cat\ncat/2.jpg,cat\n/else/3.jpg,cat\n")
     monkeypatch.chdir(tmp_path)
@@ -130,13 +198,13 @@ def test_files_beside_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     touch(tmp_path / "data/cat/2.jpg")
     assert Samples.from_csv(path).paths == [f"{tmp_path}/data/cat/1.jpg", f"{tmp_path}/data/cat/2.jpg", "/else/3.jpg"]
     assert Samples.from_csv("data/t.csv").paths[0] == "data/cat/1.jpg"
-    assert Samples.from_csv(path, root="elsewhere").paths[1] == "elsewhere/cat/2.jpg"
+    assert Samples.from_csv(path, root="elsewhere", outside=True).paths[1] == "elsewhere/cat/2.jpg"
     touch(tmp_path / "cat/1.jpg")
     with pytest.raises(
         ValueError, match=r"in one place, got 'cat/1\.jpg' from the working directory and 'cat/2\.jpg' .*root="
     ):
         Samples.from_csv(path)
-    assert Samples.from_csv(path, root="").paths[1] == "cat/2.jpg"
+    assert Samples.from_csv(path, root="", outside=True).paths[1] == "cat/2.jpg"
     monkeypatch.chdir(tmp_path / "data")
     assert Samples.from_csv(path).paths[1] == "cat/2.jpg"
 
@@ -173,6 +241,8 @@ def test_names_that_are_not_utf8_there_and_back(tmp_path: Path) -> None:
     assert Samples.from_csv(tmp_path / "list.csv") == samples
     assert samples.classes[-1] == "th\udce9"
     assert "\\n" in repr(samples)
+    long = Samples(["1.jpg", "2.jpg"], [0, 1], ["n" * 300, "cat"])
+    assert max(map(len, [repr(long), *long.describe().splitlines()])) < 120
     assert (repr(samples) + samples.describe().replace("\n", "")).isprintable()
 
 

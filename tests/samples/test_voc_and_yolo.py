@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -84,13 +86,22 @@ def test_voc_without_area(tmp_path: Path) -> None:
         (page(thing("dog", 1, 1, 5, 5), thing("", 1, 1, 5, 5)), "in object 2 of"),
         (page(thing("dog", 1, 1, 5, "nan")), "in object 1 of"),
         (page("<object><name>dog</name></object>"), r"in object 1 of .*got 'dog' and \['', '', '', ''\]"),
+        (
+            page(size=f"<size><width>{'9' * 5000}</width><height>1</height></size>"),
+            r"width and height in .*got '9{50,}…",
+        ),
+        (page(thing("x" * 5000, 1, 1, 5, "y" * 5000)), r"in object 1 of .*got 'x{50,}…"),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', "expected XML in .*: unknown encoding"),
+        (f"<{'x' * 5000}/>", r"expected <annotation> in .*, got <x{60}>"),
+        ("<annotation>" + "<a>" * 100_000, "expected XML in"),
         (page(size="<size><width>5.5</width><height>1</height></size>"), r"width and height in .*got '5\.5' and '1'"),
     ],
 )
 def test_voc_errors(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, images_a="", xml_a=text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         Samples.from_voc(tmp_path / "images", tmp_path / "xml")
+    assert len(str(error.value)) < 600
 
 
 def test_voc_has_a_file_for_each_photo(tmp_path: Path) -> None:
@@ -163,7 +174,8 @@ def test_yolo_says_what_is_left_out(tmp_path: Path) -> None:
         ("0 .5 .5 .5 .5 .1 7 2\n", r"shares .*got 7"),
         ("0 .5 .5 .5 .5 .1 .2 .5\n", r"visibility 0, 1 or 2 in line 1 of .*got \[0\.5\]"),
         ("0 .5 .5 .5 .5 .1 .2 1\n\n0 .5 .5 .5 .5\n", r"8 values in line 3 of .*, as in line 1 of .*got 5"),
-        ("cat .5 .5 .5 .5\n", r"lines of numbers in '.*a\.txt', got something else: .*'cat'"),
+        ("cat .5 .5 .5 .5\n", r"lines of numbers in '.*a\.txt', got something else in line 1\. "),
+        ("0 .5 .5 .5 .5\nthe secret key\n", r"in '.*a\.txt', got something else in line 2\. Correct .* away\.$"),
         ("", "none with an object"),
     ],
 )
@@ -181,3 +193,29 @@ def test_yolo_paths_that_do_not_belong_together(tmp_path: Path) -> None:
         yolo(tmp_path, classes="cat")
     with pytest.raises(TypeError, match=r"list of classes, got a dict.*values"):
         yolo(tmp_path, classes={0: "cat", 1: "dog"})
+
+
+def test_annotations_that_the_storage_does_not_give_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are tried again before; a text without a line is none."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name, text in (("1", "0 0.5 0.5 0.2 0.2\n"), ("2", "")):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(b"not looked at")
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
+    opened, left = os.open, [3]
+
+    def refusing(path: Any, *rest: Any, **options: Any) -> Any:
+        if os.fspath(path).endswith("2.txt") and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opened(path, *rest, **options)
+
+    monkeypatch.setattr("fastaug.samples.storage.WAITS_S", (0.001,) * 3)
+    monkeypatch.setattr(os, "open", refusing)
+    samples = Samples.from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
+    assert [len(objects.labels) for _, objects in samples] == [1, 0]
+    left[0] = 4
+    with pytest.raises(OSError, match=r"from_yolo: could not read '.*2\.txt': Input/output error\."):
+        Samples.from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])

@@ -14,11 +14,12 @@ from torch import nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from fastaug.files import DiskFullError
 from fastaug.training.callbacks import KeepBest
 from fastaug.training.learner import Learner
 from tests import factories
 from tests.compare import differences, snapshot
-from tests.factories import Batches, tiny
+from tests.factories import Batches, full_disk, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,6 +136,9 @@ def test_other_calls_than_those_of_the_run(tmp_path: Path) -> None:
     learn.load(tmp_path / "run.pth", resume=True)
     with pytest.raises(ValueError, match=r"call 1 was for 2 epochs, got one for 3\. Make the same calls again"):
         learn.fit(3)
+    learn.load(tmp_path / "run.pth", resume=True)
+    with pytest.raises(ValueError, match=r"call 1 was for 2 epochs, got one for 2 of a cycle\. Make the same"):
+        learn.fit_one_cycle(2)
 
 
 def test_load_goes_on_without_resume(tmp_path: Path) -> None:
@@ -231,6 +235,25 @@ def test_an_unknown_direction_is_asked_for() -> None:
 def test_the_best_is_that_of_all_fits() -> None:
     keep = KeepBest("best.pth", "accuracy")
     assert epochs_saved(keep, {"accuracy": rate()}, [0.5, 0.7, 0.6, 0.8], fits=2) == [0, 1, 3]
+
+
+def test_a_callback_that_fails_costs_no_checkpoint(tmp_path: Path) -> None:
+    """Not even one that saves to a disk that is full, which is an error, and says so."""
+    (tmp_path / "full").mkdir()
+    keep = KeepBest(tmp_path / "full" / "best.pth")
+    learn = learner(tmp_path / "run.pth", after_epoch=[lambda learn: True, keep])
+    with (
+        full_disk(tmp_path / "full"),
+        pytest.raises(DiskFullError, match=r"disk full: '.*/best.pth' needs [\d,]+ bytes"),
+    ):
+        learn.fit(2)
+    whole, again = learner(), learner()
+    whole.fit(1)
+    again.load(tmp_path / "run.pth", resume=True)
+    again.model.eval()
+    assert differences(without_times(whole), without_times(again)) == []
+    again.fit(2)  # it was to be the last epoch
+    assert again.epoch == 1
 
 
 def test_unknown_column() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from tests.factories import torchrun
-from tests.training.two_ranks import CASES, train
+from tests.factories import encode, torchrun
+from tests.training.two_ranks import CASES, FAILURES, Failing, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,6 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """What each rank has after training, and the folder."""
     folder = tmp_path_factory.mktemp("ranks")
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
+        (folder / f"{number}.png").write_bytes(encode(pixels, "PNG") if number % 3 else b"bad")
     torchrun(2, "-m", "tests.training.two_ranks", str(folder))
     first, second = (torch.load(folder / f"rank{i}.pt", weights_only=False) for i in range(2))
     return first, second, folder
@@ -57,3 +63,45 @@ def test_the_ranks_rely_on_each_other(together: tuple[dict[str, Any], dict[str, 
     assert half["gradients"].keys() == together[0]["uneven"]["gradients"].keys() == half["model"].keys()
     for key in ("model", "gradients"):
         assert not agree(together[0]["uneven"][key], half[key])
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_rank_without_validation_neither_ends_the_run_nor_holds_up_the_others(
+    how: str, together: tuple[dict[str, Any], dict[str, Any], Path]
+) -> None:
+    """What the other ranks read counts, if this one has read nothing; nothing, if it got stuck in the middle."""
+    first, second, _ = together
+    assert agree(first[how]["model"], second[how]["model"])
+    assert [row["epoch"] for row in first[how]["rows"]] == [0, 1]
+    row = first[how]["rows"][-1]
+    if how == "half":
+        for row in (*first[how]["rows"], *second[how]["rows"]):
+            assert all(math.isnan(row[name]) for name in ("valid_loss", "accuracy", "auroc"))
+        assert "at most 50% bad files" in second[how]["preds"]
+        assert "another rank" in first[how]["preds"]
+        return
+    x, y = (torch.cat(parts) for parts in zip(*((x, y) for x, y, _ in Failing(how, 0)), strict=True))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    model.load_state_dict(first[how]["model"])
+    activations = model(x).detach()
+    assert agree(first[how]["rows"], second[how]["rows"])
+    assert row["valid_loss"] == pytest.approx(float(nn.functional.cross_entropy(activations, y)), rel=1e-5)
+    assert row["accuracy"] == pytest.approx(float((activations.argmax(1) == y).float().mean()))
+    for found in (first, second):
+        assert agree(list(found[how]["preds"]), [activations.softmax(1), y])
+    assert first[how]["warned"] == []
+    assert len(second[how]["warned"]) == (2 if how == "bad" else 0)  # once an epoch
+    assert all("this rank has no part in the validation: ImageLoader: exp" in text for text in second[how]["warned"])
+
+
+def test_the_checkpoint_has_the_bad_files_of_all_ranks(together: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
+    first, second, folder = together
+    every = {str(folder / f"{number}.png") for number in range(0, 16, 3)}
+    met, other = ({path for path, _ in found["kept out"][0]} for found in (first, second))
+    assert met
+    assert other
+    assert met | other == every
+    assert not met & other
+    for found in (first, second):
+        assert {path for path, _ in found["kept out"][1]} == every
+    assert {row for row, _, _ in torch.load(folder / "bad.pth")["loader"]["quarantined"]} == {*range(0, 16, 3)}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
+import fastaug as fa
 from fastaug.machine import rank, world
 from fastaug.training import ranks
 from fastaug.training.learner import Learner
@@ -23,6 +26,9 @@ CASES: dict[str, dict[str, Any]] = {
     "weighted": {"loss_func": nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 20.0]), ignore_index=1), "sizes": [3, 2, 5]},
     "summed": {"loss_func": nn.CrossEntropyLoss(reduction="sum")},
 }
+
+
+FAILURES = ("empty", "none", "bad", "half")
 
 
 class Shard:
@@ -74,10 +80,69 @@ def gradients_of(learn: Learner, several: bool) -> dict[str, Tensor]:
     return found
 
 
+class Failing(Shard):
+    """For validation; of the second rank there is nothing, or nothing that can be read, or not all of it."""
+
+    def __init__(self, how: str, part: int) -> None:
+        super().__init__([3, 3], part, 2)
+        self.how = how if part else "all"
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, (x, y, info) in enumerate(super().__iter__()):
+            if self.how == "bad" or (self.how == "half" and number):
+                raise fa.BadFileError("ImageLoader: expected at most 50% bad files, got more.")
+            if self.how == "empty":
+                yield x[:0], y[:0], SimpleNamespace(indices=info.indices[:0])
+            elif self.how != "none":
+                yield x, y, info
+
+
+def fail(how: str, part: int) -> dict[str, Any]:
+    """What becomes of a training whose validation fails on the second rank, and of predictions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    # of a number, of lists of numbers, and of lists of rows, which the ranks put together
+    metrics = {
+        "accuracy": MulticlassAccuracy(3, average="micro"),
+        "auroc": MulticlassAUROC(3),
+    }
+    valid = Failing(how, part)
+    learn = Learner(Shard([3, 3], part, 2), valid, model, device="cpu", metrics=metrics, progress=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn.fit(2, 0.02)
+        try:
+            preds: Any = learn.get_preds()
+        except fa.BadFileError as error:
+            preds = str(error)
+    rows = [{k: v for k, v in row.items() if k not in ("images_per_s", "seconds")} for row in learn.history.epochs]
+    return {"rows": rows, "preds": preds, "model": model.state_dict(), "warned": [str(one.message) for one in caught]}
+
+
+def keep_out(folder: str) -> list[list[tuple[str, str]]]:
+    """The bad files that this rank has met when the checkpoint is written, and those that it knows from it."""
+    paths = [f"{folder}/{number}.png" for number in range(16)]
+    samples = fa.Samples(paths, [i % 3 for i in range(16)], ["a", "b", "c"])
+    found = []
+    for path in (None, f"{folder}/bad.pth"):
+        loader = fa.ImageLoader(samples, 4, 8, fa.Augment([], 8), "cpu", max_bad_share=1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        learn = Learner(loader, None, model, device="cpu", progress=False, checkpoint=f"{folder}/bad.pth")
+        if path is None:
+            learn.fit(1)
+            ranks.gather(0)  # until the first has written it
+        else:
+            learn.load(path)
+        found.append(loader.quarantined)
+    return found
+
+
 def main(folder: str) -> None:
     torch.set_num_threads(1)
     ranks.join("cpu")
     found = {case: train(case, folder, rank(), world()) for case in CASES}
+    found |= {how: fail(how, rank()) for how in FAILURES}
+    found["kept out"] = keep_out(folder)
     torch.save(found, f"{folder}/rank{rank()}.pt")
     ranks.leave()
 

@@ -1,13 +1,18 @@
 """The Numba backend against the specification."""
 
+import errno
 import functools
+import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
+from numba.core import caching
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -255,6 +260,95 @@ def test_the_kernel_of_few_taps_is_right_for_many(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(cpu.warp(images, matrix, *how), wanted, atol=1e-5, rtol=0)
 
 
+def _twice(out: np.ndarray) -> None:
+    out[0] *= 2
+
+
+@pytest.fixture
+def notice(monkeypatch: pytest.MonkeyPatch) -> compiled._Notice:
+    """As in a process that has said nothing yet."""
+    fresh = compiled._Notice()
+    monkeypatch.setattr(compiled, "_notice", fresh)
+    return fresh
+
+
+def doubled(function: Any = _twice) -> Any:
+    """2, by a kernel that was loaded or compiled now, and the kernel."""
+    kernel, out = compiled.kept_njit()(function), np.ones(1)
+    kernel(out)
+    assert out[0] == 2
+    return kernel
+
+
+NOT_KEPT = (
+    "the CPU kernels cannot be kept on the disk ({}): each process compiles them anew, which takes some seconds. "
+)
+
+
+def test_without_any_folder_kernels_are_compiled_in_memory(
+    notice: compiled._Notice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a read-only installation, of a user without a home."""
+
+    def refuse(locator: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", refuse)
+    for _ in range(2):
+        assert not doubled().stats.cache_path
+    (message,) = caplog.messages
+    assert message.startswith(NOT_KEPT.format("no folder for them can be written to"))
+    assert "Set NUMBA_CACHE_DIR" in message
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where Numba keeps things, which has the kernel already."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    doubled()
+    assert sum(doubled().stats.cache_hits.values()) == 1
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "text", "a folder"])
+def test_a_damaged_cache_is_made_anew(
+    notice: compiled._Notice, kept: Path, kind: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (file,) = kept.rglob(f"*.{kind}")
+    content = file.read_bytes()
+    spoiled = {"empty": b"", "cut": content[: len(content) // 2], "zeros": bytes(len(content)), "text": b"what?"}
+    if damage == "a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(spoiled[damage])
+    assert not doubled().stats.cache_hits
+    if damage != "a folder":
+        assert sum(doubled().stats.cache_hits.values()) == 1, "it was mended"
+        assert not caplog.messages
+
+
+def test_a_full_disk_for_the_cache(
+    notice: compiled._Notice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is written of it is not used by anybody."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(caching.IndexDataCacheFile, "_save_data", refuse)
+        for _ in range(2):
+            doubled()
+    (message,) = caplog.messages
+    assert message.startswith(NOT_KEPT.format("No space left on device"))
+    assert list(tmp_path.rglob("*.nb?")) == []
+    doubled()
+    assert sum(doubled().stats.cache_hits.values()) == 1
+
+
 def test_compiling_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     def event(function: object) -> Any:
         return SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=function)})
@@ -266,3 +360,11 @@ def test_compiling_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(2):
             notice.on_start(event(cpu.warp))
     assert caplog.messages == ["compiling the CPU kernels, once per installation: some seconds …"]
+
+
+def test_compiling_is_said_to_be_for_this_process_where_that_is_so(caplog: pytest.LogCaptureFixture) -> None:
+    notice = compiled._Notice()
+    with caplog.at_level("INFO", "fastaug"):
+        notice.cannot_keep("why")
+        notice.on_start(SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=cpu.warp)}))
+    assert caplog.messages[1:] == ["compiling the CPU kernels: some seconds …"]
