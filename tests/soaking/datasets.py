@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,13 @@ def _content(picture: Picture, kind: str | None) -> bytes:
 def _put(path: Path, picture: Picture, kind: str | None) -> None:
     if kind == "directory":
         path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == "3 GiB of nothing":
+        path.touch()
+        os.truncate(path, 3 << 30)
     elif kind != "missing":
         path.write_bytes(_content(picture, kind))
 

@@ -17,7 +17,7 @@ SIZES = [(40, 30), (30, 44), (33, 33), (64, 48), (48, 90), (120, 80), (17, 23), 
 COUNT = 160
 CLASSES = ["ant", "bee", "cow"]
 # What a list may name instead of a regular file; a folder of images does not show all of them.
-NO_FILES = ["missing", "directory"]
+NO_FILES = ["missing", "directory", "FIFO", "socket", "3 GiB of nothing"]
 
 
 class Picture(NamedTuple):

@@ -66,6 +66,8 @@ def draw_settings(rng: random.Random, data: DataSet, **given: Any) -> Settings:
     if isinstance(settings["views"], int) and settings["views"] == 2 and augment is not None and rng.random() < 0.5:
         settings["views"], settings["augment"] = [augment, fa.aug_transforms(size=12)], None
         settings["channels"] = 3
+    elif augment is not None and rng.random() < 0.1:
+        settings["schedule"] = growing
     which = rng.random()
     if which < 0.1:
         settings["weights"] = [rng.choice([0.0, 1.0, 2.5]) for _ in range(len(data) - 1)] + [1.0]
@@ -75,6 +77,11 @@ def draw_settings(rng: random.Random, data: DataSet, **given: Any) -> Settings:
         settings["decoder"] = "dali"
     settings |= given
     return settings
+
+
+def growing(epoch: int) -> tuple[int, int]:
+    """Progressive resizing: the size and the presize of an epoch."""
+    return 8 + 4 * (epoch % 3), 24 + 4 * (epoch % 3)
 
 
 def draw_cache(rng: random.Random, settings: Settings, folder: Path, cache: str | None = None) -> Settings:
