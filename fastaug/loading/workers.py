@@ -33,14 +33,14 @@ class Pool(ThreadPoolExecutor):
     def is_here(self) -> bool:
         return os.getpid() == self._process
 
-    def end(self) -> bool:
-        """Leave out what was not begun, and wait for the rest. Returns whether it did."""
-        if not self.is_here:  # and whoever held its lock does not exist
-            return False
-        # The garbage collector may call this in one of them, which would wait for itself
-        ours = threading.current_thread().name.startswith(_NAME)
-        self.shutdown(wait=not ours, cancel_futures=True)
-        return not ours
+    def end(self) -> None:
+        """Leave out what was not begun, and wait for the rest.
+
+        Not in one of our own threads, where the garbage collector may call this: it would wait for itself.
+        """
+        if self.is_here:  # in a child, whoever held its lock does not exist
+            ours = threading.current_thread().name.startswith(_NAME)
+            self.shutdown(wait=not ours, cancel_futures=True)
 
 
 def beside_forks(work: Callable[[], Result]) -> Result:
@@ -145,8 +145,8 @@ class Workers:
             return
         self.stop()
         self._readers.close()
-        if self._decoding.end():
-            self.decoder.close()
+        self._decoding.end()
+        self.decoder.close()
 
     def __enter__(self) -> Self:
         return self

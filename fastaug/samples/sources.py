@@ -87,7 +87,7 @@ class Reader:
         self._most_open, self._max_bytes = most_open, max_bytes
         self._timeout_s, self._stopped = math.inf if timeout_s is None else timeout_s, stopped
         self._archives: OrderedDict[str, _Archive] = OrderedDict()  # the latest last
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close this while the same thread holds it
 
     def read_bytes(self, path: str) -> bytes | str:
         """The content, or the reason why there is none: a StorageReason where it is not the file's fault."""

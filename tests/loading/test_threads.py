@@ -458,3 +458,18 @@ def test_the_warp_has_torchs_threads_up_to_32(monkeypatch: pytest.MonkeyPatch) -
     for threads, expected in ((1, 1), (2, 2), (32, 32), (112, 32)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert cpu.thread_count() == expected
+
+
+def test_closing_while_a_read_hangs(small: fa.Samples, held: threading.Event) -> None:
+    """Nobody waits for storage that does not answer; the thread that does is left to it."""
+    loader, started = make(small), time.monotonic()
+    consumer = Consumer(loader)
+    consumer.start()
+    wait_until(lambda: any("read" in name for name in ours()))
+    loader.close()
+    consumer.end()
+    assert (consumer.rows, loader.quarantined) == ([], [])
+    assert time.monotonic() - started < PATIENCE_S / 4
+    assert all("read" in name for name in ours())
+    held.set()
+    wait_until(lambda: ours() == [])

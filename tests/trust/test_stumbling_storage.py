@@ -161,7 +161,7 @@ def test_nobody_elses_random_numbers_are_drawn(tmp_path: Path, storage: Storage)
         return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
 
     before = state()
-    assert len(rows_of(small_loader(samples))) == 4
+    assert len(rows_of(small_loader(samples, batch_size=4))) == 4
     assert state() == before
 
 
