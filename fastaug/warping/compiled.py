@@ -107,6 +107,20 @@ def kept_njit(**options: Any) -> Callable[[Callable[..., None]], Any]:
     return compiled
 
 
+def named(*what: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For each of several functions that one function makes, by what it is made of: a name of its own.
+
+    In Numba's cache they are told apart by name and types, beside a number that each process counts by itself. Of two
+    of one name a process would call the one that it had first, also from a kernel that another process has compiled.
+    """
+
+    def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__qualname__ = "_".join([function.__qualname__, *map(str, what)])
+        return function
+
+    return renamed
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def wide_vectors(typing_context: Any) -> Any:
     """Called in a function: the compiler may use vectors of 64 bytes for its loops, which it shuns on AVX-512."""

@@ -53,6 +53,7 @@ from fastaug.warping.compiled import (
     broadcast,
     intrinsic,
     kept_njit,
+    named,
     njit,
     row_loop,
     shuffle_lanes,
@@ -295,6 +296,7 @@ def _make_sums(taps: int) -> Any:
     before = 1 if taps == 5 else taps // 2 - 1  # so many taps are before the cell; of five, one more for some
 
     @row_loop
+    @named(taps)
     def weigh(axis, mode, count, cell, lines):  # type: ignore[no-untyped-def]
         """Fill the lines of weights along an axis, normalised."""
         wide_vectors()
@@ -327,6 +329,7 @@ def _make_sums(taps: int) -> Any:
                 lines[to + k * BLOCK] = _weight((fraction + F(before - k)) * per_radius, a, b) * scale
 
     @row_loop
+    @named(taps)
     def locate(photo, cell, starts, count):  # type: ignore[no-untyped-def]
         """The index of each pixel's first tap; -1 where not all taps may be read in place."""
         wide_vectors()
@@ -340,6 +343,7 @@ def _make_sums(taps: int) -> Any:
             starts[u] = start if inside else np.int64(-1)
 
     @row_loop
+    @named(taps)
     def padded_sums(photo, block, color, out, to, u, count):  # type: ignore[no-untyped-def]
         """As pixel_sums, for up to four pixels, also beyond the edges: their taps are copied to where they are not."""
         (pixels, height, width, padding), (cell, starts, lines, patch, columns, result) = photo, block
@@ -360,6 +364,7 @@ def _make_sums(taps: int) -> Any:
             out[to + k] = result[k]
 
     @row_loop
+    @named(taps)
     def sums(photo, block, mode, color, out, to, count):  # type: ignore[no-untyped-def]
         (pixels, _, width, _), (cell, starts, lines, _, _, _) = photo, block
         for axis in range(2):
@@ -454,6 +459,7 @@ def _make_rows(block_sums: Any) -> Any:
     """
 
     @row_loop
+    @named(block_sums.__name__)
     def rows(pixels, height, width, inverse, mode, padding, color, out, columns, first_row, block):  # type: ignore[no-untyped-def]
         cell, _, lines, _, _, _ = block
         photo, shift = (pixels, height, width, padding), 0.0 if mode == 0 else 0.5

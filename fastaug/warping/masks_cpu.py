@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.warping.compiled import kept_njit, njit, wide_vectors
+from fastaug.warping.compiled import kept_njit, named, njit, wide_vectors
 from fastaug.warping.cpu import BLOCK, run, thread_count
 from fastaug.warping.masks import MaskPadding, Masks
 
@@ -45,6 +45,7 @@ def _make_find(padding: int) -> Any:
     """
 
     @njit(nogil=True, _nrt=False, error_model="numpy")
+    @named(padding)
     def find(inverse, first, v, count, bounds, cells):  # type: ignore[no-untyped-def]
         wide_vectors()
         x0, y0, x1, y1 = bounds[0], bounds[1], bounds[2], bounds[3]

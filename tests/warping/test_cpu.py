@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import gc
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from numba.core import caching
+from numba.core.dispatcher import Dispatcher
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import fastaug as fa
 from fastaug.augment import geometry
-from fastaug.warping import compiled, cpu
+from fastaug.loading import resize
+from fastaug.warping import compiled, cpu, masks_cpu
 from fastaug.warping.warp import choose_backend
 from tests import factories
 from tests.compare import assert_images_close, photo, random_image
@@ -368,3 +372,12 @@ def test_compiling_is_said_to_be_for_this_process_where_that_is_so(caplog: pytes
         notice.cannot_keep("why")
         notice.on_start(SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=cpu.warp)}))
     assert caplog.messages[1:] == ["compiling the CPU kernels: some seconds …"]
+
+
+def test_compiled_functions_have_names_of_their_own() -> None:
+    """By their names a kernel of Numba's cache finds those that it calls, whichever process has compiled it."""
+    ours = [one.py_func for one in gc.get_objects() if issubclass(type(one), Dispatcher)]
+    ours = [function for function in ours if function.__module__ in (cpu.__name__, masks_cpu.__name__, resize.__name__)]
+    names = Counter((function.__module__, function.__qualname__) for function in ours)
+    assert len(names) > 20
+    assert [name for name, count in names.items() if count > 1] == []

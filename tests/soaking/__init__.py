@@ -1,0 +1,1 @@
+"""What `tests/soak.py` draws, does and looks at."""
