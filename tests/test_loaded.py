@@ -180,19 +180,33 @@ def test_what_is_wrong_is_said(trained: Path, tmp_path: Path) -> None:
 
 
 class Mixed(torch.optim.SGD):
-    """Of one's own, which keeps something else of each parameter."""
+    """Of one's own, which keeps something else of each parameter, and more in its groups and beside them."""
+
+    def __init__(self, groups: Any, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        for group in self.param_groups:
+            group |= {"buffer": [None, None], "clip": None, "norms": []}
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         super().step(closure)
+        self.state["steps"] = self.state.get("steps", 0) + 1  # type: ignore[index, call-overload]
         for group in self.param_groups:
+            group |= {"buffer": [1, 0.5], "clip": 3.0, "norms": [*group["norms"], 1.0]}
             for number, p in enumerate(group["params"]):
                 self.state[p][f"own {number}"] = [torch.zeros(3), number]
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adafactor", "RMSprop", "NAdam", "RAdam", "Adagrad", "ASGD", "Rprop", "Mixed"])
-def test_every_optimizer_finds_its_own_file_right(name: str, tmp_path: Path) -> None:
-    kind = Mixed if name == "Mixed" else getattr(torch.optim, name)
-    momentum = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+def amsgrad_in_one_group(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Adam:
+    return torch.optim.Adam([{**group, "amsgrad": not i} for i, group in enumerate(groups)], **settings)
+
+
+OPTIMIZERS = ["SGD", "Adafactor", "RMSprop", "NAdam", "RAdam", "Adagrad", "ASGD", "Rprop", Mixed, amsgrad_in_one_group]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_finds_its_own_file_right(kind: Any, tmp_path: Path) -> None:
+    momentum = {"momentum": 0.9} if kind in ("SGD", "RMSprop") else {}
+    kind = getattr(torch.optim, kind) if isinstance(kind, str) else kind
     whole_run, again = (learner(opt_func=lambda groups: kind(groups, lr=1e-3, **momentum)) for _ in range(2))
     whole_run.fit(1)
     whole_run.save(tmp_path / "run.pth")
