@@ -246,6 +246,30 @@ def test_a_loader_that_refuses_its_place_leaves_all_as_it_was(trained: Path, tmp
     assert learn.train_loader.state_dict()["epoch"] == 0
 
 
+def test_a_loader_whose_state_has_tensors_is_not_compared(trained: Path, tmp_path: Path) -> None:
+    class Refuses(Batches):
+        def state_dict(self) -> dict[str, Any]:
+            return {"rng": torch.ones(5)}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise RuntimeError("no such place")
+
+    learn = learner(loader=Refuses())
+    torch.save({**torch.load(trained), "loader": {"rng": torch.zeros(5)}}, tmp_path / "run.pth")
+    with pytest.raises(ValueError, match="no such place"):
+        learn.load(tmp_path / "run.pth")
+
+
+def test_a_refused_file_leaves_rates_that_are_tensors(trained: Path, tmp_path: Path) -> None:
+    learn = learner(opt_func=lambda groups: torch.optim.AdamW(groups, lr=torch.tensor(1e-3)))
+    for group in learn.opt.param_groups:
+        group["lr"] = torch.tensor(1e-3)
+    state = torch.load(trained)
+    torch.save({**state, "scheduler": {**state["scheduler"], "last_epoch": -7}}, tmp_path / "run.pth")
+    assert refused(learn.load, tmp_path / "run.pth", "last_epoch")
+    assert {float(group["lr"]) for group in learn.opt.param_groups} == {float(torch.tensor(1e-3))}
+
+
 @pytest.mark.parametrize("load", ["load", "classifier", "load_classifier"])
 def test_errors_of_the_system_are_those(load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = {
