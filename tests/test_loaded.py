@@ -270,6 +270,20 @@ def test_a_refused_file_leaves_rates_that_are_tensors(trained: Path, tmp_path: P
     assert {float(group["lr"]) for group in learn.opt.param_groups} == {float(torch.tensor(1e-3))}
 
 
+@pytest.mark.parametrize("content", [b"", b"zz"])
+def test_where_torch_says_nothing_its_kind_of_error_is_said(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"got [A-Za-z]+Error\. The file"):
+        learner().load(tmp_path / "run.pth")
+
+
+@pytest.mark.parametrize("load", [fa.load_classifier, lambda path: fa.classifier("resnet18", 2, path)])
+def test_the_name_of_a_file_that_is_not_there_is_printable(load: Callable[[Path], Any], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load(tmp_path / "a\x1b\n")
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("load", ["load", "classifier", "load_classifier"])
 def test_errors_of_the_system_are_those(load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = {
