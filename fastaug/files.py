@@ -50,6 +50,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "a device, FIFO or socket, of which no file takes the place")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         unfinished, number = _new_beside(path)

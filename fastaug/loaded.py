@@ -130,7 +130,7 @@ def _reason(error: Exception, wanted: str) -> str:
     if "loading state_dict for " in text:
         text = f"expected a file of this model, got one of another: {text.partition(': ')[2]}"
     elif type(error) is not ValueError:
-        text = f"expected {wanted}, got {type(error).__name__}: {text}"
+        text = f"expected {wanted}, got {type(error).__name__}{': ' if text else ''}{text}"
     return text if text.endswith((".", "…")) else f"{text}."
 
 

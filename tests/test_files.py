@@ -56,6 +56,18 @@ def test_where_writing_fails_nothing_changes(error: type[BaseException], tmp_pat
     assert os.listdir(tmp_path) == ["b.txt"]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_no_file_takes_the_place_of_what_is_none(link: bool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    path = tmp_path / ("link" if link else "fifo")
+    if link:
+        path.symlink_to("fifo")
+    with pytest.raises(OSError, match=f"a device, FIFO or socket.*{path}"), whole_file(path) as file:
+        file.write(b"a")
+    assert path.is_fifo()
+    assert {*os.listdir(tmp_path)} == {"fifo", path.name}
+
+
 def write_rows(file: BinaryIO) -> None:
     with io.TextIOWrapper(file, "utf-8", newline="") as text:
         csv.writer(text).writerows([["a", i] for i in range(10_000)])

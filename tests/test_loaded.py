@@ -180,19 +180,33 @@ def test_what_is_wrong_is_said(trained: Path, tmp_path: Path) -> None:
 
 
 class Mixed(torch.optim.SGD):
-    """Of one's own, which keeps something else of each parameter."""
+    """Of one's own, which keeps something else of each parameter, and more in its groups and beside them."""
+
+    def __init__(self, groups: Any, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        for group in self.param_groups:
+            group |= {"buffer": [None, None], "clip": None, "norms": []}
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         super().step(closure)
+        self.state["steps"] = self.state.get("steps", 0) + 1  # type: ignore[index, call-overload]
         for group in self.param_groups:
+            group |= {"buffer": [1, 0.5], "clip": 3.0, "norms": [*group["norms"], 1.0]}
             for number, p in enumerate(group["params"]):
                 self.state[p][f"own {number}"] = [torch.zeros(3), number]
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adafactor", "RMSprop", "NAdam", "RAdam", "Adagrad", "ASGD", "Rprop", "Mixed"])
-def test_every_optimizer_finds_its_own_file_right(name: str, tmp_path: Path) -> None:
-    kind = Mixed if name == "Mixed" else getattr(torch.optim, name)
-    momentum = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+def amsgrad_in_one_group(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Adam:
+    return torch.optim.Adam([{**group, "amsgrad": not i} for i, group in enumerate(groups)], **settings)
+
+
+OPTIMIZERS = ["SGD", "Adafactor", "RMSprop", "NAdam", "RAdam", "Adagrad", "ASGD", "Rprop", Mixed, amsgrad_in_one_group]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_finds_its_own_file_right(kind: Any, tmp_path: Path) -> None:
+    momentum = {"momentum": 0.9} if kind in ("SGD", "RMSprop") else {}
+    kind = getattr(torch.optim, kind) if isinstance(kind, str) else kind
     whole_run, again = (learner(opt_func=lambda groups: kind(groups, lr=1e-3, **momentum)) for _ in range(2))
     whole_run.fit(1)
     whole_run.save(tmp_path / "run.pth")
@@ -230,6 +244,44 @@ def test_a_loader_that_refuses_its_place_leaves_all_as_it_was(trained: Path, tmp
     torch.save({**state, "loader": {"epoch": 7}}, tmp_path / "run.pth")
     assert check_load(tmp_path / "run.pth", learn)
     assert learn.train_loader.state_dict()["epoch"] == 0
+
+
+def test_a_loader_whose_state_has_tensors_is_not_compared(trained: Path, tmp_path: Path) -> None:
+    class Refuses(Batches):
+        def state_dict(self) -> dict[str, Any]:
+            return {"rng": torch.ones(5)}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise RuntimeError("no such place")
+
+    learn = learner(loader=Refuses())
+    torch.save({**torch.load(trained), "loader": {"rng": torch.zeros(5)}}, tmp_path / "run.pth")
+    with pytest.raises(ValueError, match="no such place"):
+        learn.load(tmp_path / "run.pth")
+
+
+def test_a_refused_file_leaves_rates_that_are_tensors(trained: Path, tmp_path: Path) -> None:
+    learn = learner(opt_func=lambda groups: torch.optim.AdamW(groups, lr=torch.tensor(1e-3)))
+    for group in learn.opt.param_groups:
+        group["lr"] = torch.tensor(1e-3)
+    state = torch.load(trained)
+    torch.save({**state, "scheduler": {**state["scheduler"], "last_epoch": -7}}, tmp_path / "run.pth")
+    assert refused(learn.load, tmp_path / "run.pth", "last_epoch")
+    assert {float(group["lr"]) for group in learn.opt.param_groups} == {float(torch.tensor(1e-3))}
+
+
+@pytest.mark.parametrize("content", [b"", b"zz"])
+def test_where_torch_says_nothing_its_kind_of_error_is_said(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"got [A-Za-z]+Error\. The file"):
+        learner().load(tmp_path / "run.pth")
+
+
+@pytest.mark.parametrize("load", [fa.load_classifier, lambda path: fa.classifier("resnet18", 2, path)])
+def test_the_name_of_a_file_that_is_not_there_is_printable(load: Callable[[Path], Any], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load(tmp_path / "a\x1b\n")
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("load", ["load", "classifier", "load_classifier"])

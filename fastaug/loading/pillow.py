@@ -28,7 +28,7 @@ _OTHERS = {  # what a file begins with -> what it is
     b"%PDF": "a PDF", b"<": "HTML or XML", b"PK": "a ZIP archive", b"\x1f\x8b": "gzip", b"{": "JSON",
     b"\0\0\0\0": "zeros", b"version https://git-lfs": "a pointer of Git LFS",
 }  # fmt: skip
-_QUOTED = re.compile(r"""b?(['"])(?:\\.|(?!\1).)*(?:\1|$)""")
+_QUOTED = re.compile(r"""(?<!\w)b?(['"])(?:\\.|(?!\1).)*(?:\1|$)""")  # not the apostrophe of "doesn't"
 _ORIENTATION, _BITS, _PLANES = 0x0112, 258, 284  # tags of TIFF
 _BANDS = ("R", "G", "B", "A", "C", "M", "Y", "K")
 _MODES_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")

@@ -78,7 +78,7 @@ def check_state(state: Any, identity: Mapping[str, Any], batches: int) -> tuple[
         raise ValueError(f"ImageLoader: expected a state that state_dict() returned, got {got}. Give the loader's own.")
     plain = {name: _PLAIN for name in identity if name in state}
     check("ImageLoader", state, {"epoch": whole(), "delivered": whole(), **plain}, None, "a state with ")
-    over = state["delivered"] >= _batches(state) > 0  # of other batches than those that come now
+    over = state["delivered"] == _batches(state) > 0  # of other batches than those that come now
     for name in identity if state["delivered"] and not over else ALWAYS:
         if (name not in state and LATER[name] is None) or state.get(name, LATER.get(name)) == identity[name]:
             continue

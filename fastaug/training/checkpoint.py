@@ -85,20 +85,28 @@ def check_optimizer(saved: Mapping[str, Any], opt: Optimizer) -> None:
     Raises:
         ValueError: in one line.
     """
+    torchs = type(opt).__module__.startswith("torch.optim")  # others keep what they like, beside a few numbers
     for group, own in zip(saved["param_groups"], opt.state_dict()["param_groups"], strict=True):
-        if wrong := [name for name in own if name in group and not alike(group[name], own[name])]:
+        names = [name for name in own if name in group and (torchs or isinstance(own[name], int | float | tuple))]
+        if wrong := [name for name in names if not alike(group[name], own[name])]:
             got, wanted = shown(group[wrong[0]]), shown(own[wrong[0]])
             raise ValueError(f"load: expected optimizer.{wrong[0]} such as {wanted}, got {got}.")
         check("load", group, {}, dict.fromkeys(_OF_SCHEDULES, NUMBER), "optimizer.")
+    if torchs:
+        check("load", saved, {"state": named(named(ANY), int)}, None, "optimizer.")
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = dict(zip(numbers, (p for group in opt.param_groups for p in group["params"]), strict=True))
-    if not {*saved["state"]} <= {*parameters}:
+    if not {number for number in saved["state"] if isinstance(number, int)} <= {*parameters}:
         raise ValueError("load: expected optimizer.state of parameters that there are, got one of another.")
-    kinds: dict[bool, set[tuple[str, type]]] = {}  # of what torch's own keep of matrices, and of the others
-    for number, values in saved["state"].items() if type(opt).__module__.startswith("torch.optim") else ():
+    if not torchs:
+        return
+    on = {number: tuple(map(bool, group.values())) for group in saved["param_groups"] for number in group["params"]}
+    # What is kept of matrices and of others: the same in groups of the same settings, as far as these are on or off.
+    kinds: dict[tuple[Any, bool], set[tuple[str, type]]] = {}
+    for number, values in saved["state"].items():
         shape = parameters[number].shape
         kept = {(name, type(value)) for name, value in values.items()}
-        if kept != kinds.setdefault(len(shape) > 1, kept):
+        if kept != kinds.setdefault((on[number], len(shape) > 1), kept):
             raise ValueError("load: expected the same of each parameter in optimizer.state, got others.")
         for name, value in values.items():
             if not (_fits(value.shape, shape) if isinstance(value, Tensor) else NUMBER.fits(value) or value is None):

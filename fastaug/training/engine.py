@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MulticlassAccuracy, MultilabelF1Score
 
-from fastaug.loaded import ANY, Kind, check, listed, named
+from fastaug.loaded import Kind, check, listed
 from fastaug.loading.quarantine import BadFileError
 from fastaug.machine import limits_named, rank, usable_device, world
 from fastaug.training import ranks
@@ -44,6 +44,7 @@ from fastaug.training.models import parameter_groups
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images on the device, targets, rows of the samples if the loader tells
 _GROUP = Kind("settings of parameters", lambda value: isinstance(value, dict) and isinstance(value.get("params"), list))
+_STATE = Kind("values by parameter", lambda value: isinstance(value, Mapping))
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: batch and instance norm
 
 
@@ -544,7 +545,7 @@ class Engine:
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
         """That its state is of an optimizer of this kind. (Another version of torch may know a setting more.)"""
-        check("load", saved, {"param_groups": listed(_GROUP), "state": named(named(ANY), int)}, None, "optimizer.")
+        check("load", saved, {"param_groups": listed(_GROUP), "state": _STATE}, None, "optimizer.")
         groups, own = saved["param_groups"], self.opt.state_dict()["param_groups"]
         settings, known = (set(some[0]) - {"initial_lr", "max_lr", "min_lr"} for some in (groups, own))
         sizes, wanted = ([len(group["params"]) for group in some] for some in (groups, own))

@@ -42,6 +42,7 @@ from fastaug.loading.loader import ImageLoader
 from fastaug.loading.options import MAX_PIXELS, ModeName, ResizeMethod
 from fastaug.machine import limits_named, usable_device
 from fastaug.samples.samples import Samples
+from fastaug.text import printable
 from fastaug.training.models import Head, classifier
 from fastaug.warping.warp import DTYPES, INTERPOLATIONS, PADDINGS
 
@@ -279,7 +280,8 @@ class Predictor:
         """See `load_classifier`."""
         path, device = Path(path), usable_device("load_classifier", device)
         if not path.is_file():
-            raise FileNotFoundError(f"load_classifier: expected a file, got '{path}', which is none. Check the path.")
+            got = printable(str(path))
+            raise FileNotFoundError(f"load_classifier: expected a file, got '{got}', which is none. Check the path.")
         with reading("load_classifier", path, "a safetensors file"):
             arguments = _read(path)
         return cls(**arguments, device=device)

@@ -407,20 +407,17 @@ class Learner(Engine):
             OSError: no such file, or it cannot be read. ValueError: not a whole file of `save`, or one of another
                 model, optimizer or loader; nothing of the learner is changed then.
         """
-        loader = LoaderAdapter(self.train_loader)
         with reading("load", path, "a file of Learner.save"):
             state = read_torch(path)
             check_file(state)
             if state["model"].keys() == self.model.state_dict().keys():  # else torch says it of the model
                 self._check_optimizer(state["optimizer"])
             self._check_scheduler(state["scheduler"])
-            before, place = copy.deepcopy(self._state()), copy.deepcopy(loader.position())
+            before = copy.deepcopy(self._state())
             try:
                 self._restore(state)
             except BaseException:
                 self._set_state(before)
-                if loader.position() != place:
-                    loader.go_to(place)
                 raise
         self._resuming, self._fits = state if resume and state["fit"] >= 0 else None, 0
 
@@ -428,7 +425,7 @@ class Learner(Engine):
         state = copy.deepcopy(state)
         history = History(**state["history"])
         self._set_state({**state, "random": state["random"][rank() % len(state["random"])]})
-        LoaderAdapter(self.train_loader).go_to(state["loader"])
+        LoaderAdapter(self.train_loader).go_to(state["loader"])  # the last that may fail
         self.epoch, self.done, self._seen = state["epoch"], state["done"], state["seen"]
         self._weights = state.get("weights", [float(images) for images in self._seen])
         self._still.update(state.get("still", ()))
@@ -439,8 +436,8 @@ class Learner(Engine):
         """That its state is of a cycle of this optimizer."""
         if saved is None:
             return
-        opt = copy.copy(self.opt)  # a schedule sets the rates
-        opt.param_groups = [{**group} for group in opt.param_groups]
+        opt = copy.copy(self.opt)  # a schedule sets the rates, where they are tensors in place
+        opt.param_groups = copy.deepcopy([{**group, "params": []} for group in opt.param_groups])
         own = one_cycle(opt, [1.0] * len(opt.param_groups), 2).state_dict()
         wrong = [name for name in own if name in saved and not alike(saved[name], own[name])]
         if wrong or not whole(0, saved.get("total_steps", 0)).fits(saved.get("last_epoch")):

@@ -170,7 +170,7 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"classifier: expected weights 'DEFAULT', None or a file, got '{path}'. Check the path."
+            f"classifier: expected weights 'DEFAULT', None or a file, got '{printable(str(path))}'. Check the path."
         )
     with reading("classifier", path, "a file of weights"):
         if path.suffix == ".safetensors":

@@ -11,6 +11,7 @@ import skimage.data
 import torch
 from PIL import Image, PngImagePlugin
 
+from fastaug.loading import pillow
 from fastaug.loading.dali_decoder import DaliDecoder
 from fastaug.loading.decode import Decoder, has_dali, make_decoder
 from fastaug.loading.photo import Resizing
@@ -502,3 +503,13 @@ def test_difficult_files_of_others_are_as_pillow_reads_them_or_bad_by_name(decod
     assert len(good) >= 20
     for content, image in zip(good, pixels_of(decoded), strict=True):
         assert_levels(image, pillow_rgb(content), *((0, 0) if decoder.device.type == "cpu" else (40, 1)))
+
+
+def test_reasons_lose_what_is_quoted_and_keep_the_words() -> None:
+    """Of Pillow's errors; a quotation may be the file's."""
+    said = {
+        "Couldn't set the image": "Couldn't set the image",
+        "the page doesn't match b'a\\'b' or 'c": "the page doesn't match … or",
+        "bad \"it's\": isn't": "bad …: isn't",
+    }
+    assert {text: pillow._line(ValueError(text)) for text in said} == said
