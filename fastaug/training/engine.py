@@ -324,7 +324,7 @@ class Engine:
     def batches(self, loader: Loader, keep_empty: bool = False, begun: bool = False) -> Iterator[Batch]:
         """Every batch, without the empty ones, unless several ranks have to keep step.
 
-        begun: whether there were images before, of an epoch that is resumed; otherwise it is an error if there are none.
+        begun: whether there were images before, in an epoch that is resumed; else it is an error if there are none.
         """
         empty = not begun
         for batch in loader:
