@@ -13,7 +13,7 @@ from pathlib import Path
 import fastaug as fa
 from fastaug.caching.upkeep import Upkeep, caches_in
 from fastaug.files import DiskFullError
-from fastaug.samples import sources
+from fastaug.samples import sources, storage
 from fastaug.text import printable
 from tests.compare import differences
 from tests.soaking import children
@@ -60,7 +60,7 @@ def changed(case: Case) -> None:
         time.sleep(0.02)  # the time of change must be another one, which the system counts in steps of 4 ms
         case.counts["changed files"] += _change(rng, data)
         reference.forget()
-        if cache == "folder" and rng.random() < 0.3:
+        if cache == "folder" and rng.random() < 0.3 and any(map(os.path.exists, map(data.file, range(len(data))))):
             _clean(settings["cache"])
             case.counts["cleaned caches"] += 1
         if rng.random() < 0.3:
@@ -183,12 +183,12 @@ def stumbling(case: Case) -> None:
 @contextlib.contextmanager
 def impatient(rng: random.Random) -> Iterator[None]:
     """Within, the storage is mostly tried again at once."""
-    waits_s = sources.WAITS_S
-    sources.WAITS_S = waits_s if rng.random() < 0.1 else (0.001,) * len(waits_s)
+    waits_s = storage.WAITS_S
+    storage.WAITS_S = waits_s if rng.random() < 0.1 else (0.001,) * len(waits_s)
     try:
         yield
     finally:
-        sources.WAITS_S = waits_s
+        storage.WAITS_S = waits_s
 
 
 @scenario(2)
