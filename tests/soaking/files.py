@@ -17,7 +17,7 @@ from fastaug.samples import sources, storage
 from fastaug.text import printable
 from tests.compare import differences
 from tests.soaking import children
-from tests.soaking.cases import Case, draw_files, expected, loader_of, scenario
+from tests.soaking.cases import Case, draw_layout, expected, loader_of, scenario
 from tests.soaking.datasets import DataSet
 from tests.soaking.disks import small_disk
 from tests.soaking.faults import CALLS, ERRORS, MOST, Faults
@@ -252,7 +252,7 @@ def _draw_faults(rng: random.Random, data: DataSet) -> tuple[Faults, set[int]]:
 @scenario(4)
 def bad_shares(case: Case) -> None:
     """Many bad files over many epochs and ranks: BadFileError comes where a rank's part of an epoch has too many."""
-    rng, data = case.rng, case.data(layout=draw_files(case.rng), most=40, bad_share=0.4)
+    rng, data = case.rng, case.data(layout=draw_layout(case.rng), most=40, bad_share=0.4)
     settings = draw_settings(rng, data, augment=None, mode="resize", views=1, repeats=1, channels=3)
     settings.pop("weights", None)
     settings.pop("balance", None)
