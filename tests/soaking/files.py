@@ -198,7 +198,7 @@ def hanging(case: Case) -> None:
     data = case.data(layout=rng.choice(["folder", "list", "nothing"]), most=30)
     settings = draw_cache(rng, draw_settings(rng, data), case.folder)
     reference = Reference(data, settings, case.folder)
-    settings = draw_batch_size(rng, settings, len(data), 1) | {"read_timeout": 2.0}
+    settings = draw_batch_size(rng, settings, len(data), 1) | {"read_timeout": 4.0}
     loader = loader_of(case, data, settings)
     known: list[int] = []
     for epoch in range(2):
