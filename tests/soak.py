@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from tests.soaking.counts import MOST_GROWTH_MB, growth_mb, table
+from tests.soaking.disks import unmount_all
 
 LIMIT_S = 150  # of a case, which takes a second; one that takes longer hangs
 
@@ -64,7 +65,10 @@ class Process:
 
     def begin(self, number: int | None) -> None:
         """None: there is nothing more to do."""
-        self.ready = self.ready or self.pipe.recv() == "ready"
+        try:
+            self.ready = self.ready or self.pipe.recv() == "ready"
+        except EOFError:
+            raise SystemExit("soak: a process did not begin; why is above") from None
         self.number, self.since = number, time.monotonic()
         self.pipe.send(number)
 
@@ -150,6 +154,7 @@ def soak(
         for process in running:
             process.end()
             result.grown_mb.append(growth_mb(process.resident))
+        unmount_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
     return result
 

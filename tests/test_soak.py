@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from fastaug.loading import cache
 from fastaug.loading import loader as loading
+from fastaug.loading import reading
 from fastaug.loading.batch import Batch
 from fastaug.loading.position import Position
 from fastaug.loading.quarantine import Quarantine
 from fastaug.loading.workers import Workers
+from fastaug.samples import sources
 from fastaug.samples.sources import Stamp
 from tests import soak
 from tests.factories import run_command
 from tests.soaking import leftovers
+from tests.soaking.cases import expected
 from tests.soaking.counts import MOST_GROWTH_MB, WARM_UP, growth_mb, table
 from tests.soaking.rehearsal import rehearse
 from tests.soaking.runs import expect
@@ -131,6 +133,10 @@ def state_is_off(by: int) -> Planted:
     return patched(Position, "state", changed)
 
 
+def not_again(work: object, stopped: object, until: object, failed: Exception) -> None:
+    raise failed
+
+
 # A fault: the scenario that finds it, what is said of it, and how it is planted.
 PLANTED: dict[str, tuple[str, str, Planted]] = {
     "a sample is lost": (
@@ -139,7 +145,7 @@ PLANTED: dict[str, tuple[str, str, Planted]] = {
         patched(loading, "shard_order", lambda real: lambda *order, **how: real(*order, **how)[:-1]),
     ),
     "a batch is lost": ("straight", "not come", of_several(lambda batches: batches[:-1])),
-    "a batch comes twice": ("straight", "too often", of_several(lambda batches: [*batches[:1], *batches])),
+    "a batch comes twice": ("straight", "too often", of_several(lambda batches: [*batches[:1], *batches[:-1]])),
     "batches change places": ("straight", "first that differs", of_several(lambda batches: batches[::-1])),
     "a pixel is another": ("straight", "other pixels", of_images(off_by_one)),
     "a target is another": ("straight", "other target", of_images(other_target)),
@@ -153,7 +159,13 @@ PLANTED: dict[str, tuple[str, str, Planted]] = {
     "a changed file is served as it was": (
         "changed",
         "other pixels|quarantined|not come|too often",
-        patched(cache, "stamps", lambda real: lambda paths: [Stamp(1, 1) for _ in paths]),
+        patched(reading, "stamps", lambda real: lambda paths: [Stamp(1, 1) for _ in paths]),
+    ),
+    "storage is not tried again": ("stumbling", "not come|missed", patched(sources, "retried", lambda real: not_again)),
+    "a missed file is not named": (
+        "stumbling",
+        "missed",
+        patched(Quarantine, "missed", lambda real: lambda q: real(q)[1:]),
     ),
     "a thread is left": ("straight", "thread fastaug-read", leaking(leave_thread)),
     "a descriptor is left": ("straight", "descriptor /dev/null", leaking(leave_file)),
@@ -161,8 +173,8 @@ PLANTED: dict[str, tuple[str, str, Planted]] = {
 
 
 def several(scenario: str, folder: Path) -> None:
-    for number in range(20):
-        do(scenario, Case(5, number, folder))
+    for number in range(5):
+        do(scenario, Case(6, number, folder))
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -180,6 +192,21 @@ def test_what_is_planted_is_found(name: str, tmp_path: Path, monkeypatch: pytest
             left.join() if isinstance(left, threading.Thread) else left.close()
         LEFT.clear()
         RELEASED.clear()
+
+
+def test_an_error_that_was_expected_comes_and_says_so_in_a_line() -> None:
+    with expected(ValueError, "too large"):
+        raise ValueError("it is too large")
+    for error in (None, ValueError("it is too small"), ValueError("it is\ntoo large")):
+        with pytest.raises(AssertionError, match=r"expected|too large"), expected(ValueError, "too large"):
+            raise_it(error)
+    with pytest.raises(OSError, match="too large"), expected(ValueError, "too large"):
+        raise OSError("too large")
+
+
+def raise_it(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 IMAGES = {(row, 0): [[row, f"pixels {row}", f"target {row}", f"place {row}"]] for row in range(6)}

@@ -322,9 +322,12 @@ class Engine:
         self.scaler.update()
         self.opt.zero_grad()
 
-    def batches(self, loader: Loader, keep_empty: bool = False) -> Iterator[Batch]:
-        """Every batch, without the empty ones, unless several ranks have to keep step."""
-        empty = True
+    def batches(self, loader: Loader, keep_empty: bool = False, begun: bool = False) -> Iterator[Batch]:
+        """Every batch, without the empty ones, unless several ranks have to keep step.
+
+        begun: whether there were images before, in an epoch that is resumed; else it is an error if there are none.
+        """
+        empty = not begun
         for batch in loader:
             pair = batch[:2] if isinstance(batch, tuple | list) else ()
             if len(pair) < 2 or not all(isinstance(part, Tensor) for part in pair):

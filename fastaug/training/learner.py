@@ -322,7 +322,8 @@ class Learner(Engine):
         waiting: list[tuple[Tensor, Tensor | float]] = []  # losses still on the device, and what each counts
         self.opt.zero_grad()
         start = fetched = time.perf_counter()
-        for x, y, _ in self.trainable(self.batches(self.train_loader, keep_empty=world() > 1)):
+        coming = self.batches(self.train_loader, keep_empty=world() > 1, begun=before > 0)
+        for x, y, _ in self.trainable(coming):
             loss, weight = self.forward(network, x, y)
             waiting.append((loss.detach(), weight))
             self._seen.append(len(y))

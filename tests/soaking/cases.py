@@ -99,6 +99,6 @@ def loader_of(case: Case, data: DataSet, settings: Settings, shard: tuple[int, i
     return fa.ImageLoader(data.samples, **{**settings, **draw_machinery(case.rng), "shard": shard})
 
 
-def draw_files(rng: random.Random) -> str:
-    """Where there may be files with a class each."""
+def draw_layout(rng: random.Random) -> str:
+    """Of images with a class each."""
     return rng.choice(["folder", "list", "archives"])

@@ -122,14 +122,15 @@ def _refused(batches: Iterator[Any]) -> None:
 
 
 def join(
-    pipe: Connection, samples: fa.Samples, settings: Settings, store: str, rank: int, world: int, epochs: int
+    pipe: Connection, samples: fa.Samples, settings: Settings, store: str, shard: tuple[int, int], epochs: int
 ) -> list[list[Any]]:
     """The batches of each epoch, as one of the processes that torch.distributed has joined."""
+    rank, world = shard
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
     )
     loader = fa.ImageLoader(samples, **settings)
-    assert loader.shard == (rank, world), loader.shard
+    assert loader.shard == shard, loader.shard
     got = []
     for epoch in range(epochs):
         loader.set_epoch(epoch)

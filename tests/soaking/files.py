@@ -13,11 +13,11 @@ from pathlib import Path
 import fastaug as fa
 from fastaug.caching.upkeep import Upkeep, caches_in
 from fastaug.files import DiskFullError
-from fastaug.samples import sources
+from fastaug.samples import sources, storage
 from fastaug.text import printable
 from tests.compare import differences
 from tests.soaking import children
-from tests.soaking.cases import Case, draw_files, expected, loader_of, scenario
+from tests.soaking.cases import Case, draw_layout, expected, loader_of, scenario
 from tests.soaking.datasets import DataSet
 from tests.soaking.disks import small_disk
 from tests.soaking.faults import CALLS, ERRORS, MOST, Faults
@@ -60,7 +60,7 @@ def changed(case: Case) -> None:
         time.sleep(0.02)  # the time of change must be another one, which the system counts in steps of 4 ms
         case.counts["changed files"] += _change(rng, data)
         reference.forget()
-        if cache == "folder" and rng.random() < 0.3:
+        if cache == "folder" and rng.random() < 0.3 and any(map(os.path.exists, map(data.file, range(len(data))))):
             _clean(settings["cache"])
             case.counts["cleaned caches"] += 1
         if rng.random() < 0.3:
@@ -183,12 +183,12 @@ def stumbling(case: Case) -> None:
 @contextlib.contextmanager
 def impatient(rng: random.Random) -> Iterator[None]:
     """Within, the storage is mostly tried again at once."""
-    waits_s = sources.WAITS_S
-    sources.WAITS_S = waits_s if rng.random() < 0.1 else (0.001,) * len(waits_s)
+    waits_s = storage.WAITS_S
+    storage.WAITS_S = waits_s if rng.random() < 0.1 else (0.001,) * len(waits_s)
     try:
         yield
     finally:
-        sources.WAITS_S = waits_s
+        storage.WAITS_S = waits_s
 
 
 @scenario(2)
@@ -198,7 +198,7 @@ def hanging(case: Case) -> None:
     data = case.data(layout=rng.choice(["folder", "list", "nothing"]), most=30)
     settings = draw_cache(rng, draw_settings(rng, data), case.folder)
     reference = Reference(data, settings, case.folder)
-    settings = draw_batch_size(rng, settings, len(data), 1) | {"read_timeout": 2.0}
+    settings = draw_batch_size(rng, settings, len(data), 1) | {"read_timeout": 4.0}
     loader = loader_of(case, data, settings)
     known: list[int] = []
     for epoch in range(2):
@@ -252,7 +252,7 @@ def _draw_faults(rng: random.Random, data: DataSet) -> tuple[Faults, set[int]]:
 @scenario(4)
 def bad_shares(case: Case) -> None:
     """Many bad files over many epochs and ranks: BadFileError comes where a rank's part of an epoch has too many."""
-    rng, data = case.rng, case.data(layout=draw_files(case.rng), most=40, bad_share=0.4)
+    rng, data = case.rng, case.data(layout=draw_layout(case.rng), most=40, bad_share=0.4)
     settings = draw_settings(rng, data, augment=None, mode="resize", views=1, repeats=1, channels=3)
     settings.pop("weights", None)
     settings.pop("balance", None)

@@ -43,8 +43,8 @@ def straight(case: Case) -> None:
     for epoch in range(epochs):
         by_turns = rng.random() < 0.3
         if by_turns:
-            turns = [case.noted(batches) for batches in itertools.zip_longest(*loaders, fillvalue=None)]
-            got = [list(batches) for batches in zip(*turns, strict=True)]
+            turns = [case.noted(batches) for batches in zip(*loaders, strict=True)]
+            got = [[turn[rank] for turn in turns] for rank in range(world)]
         else:
             got = [case.images(loader) for loader in loaders]
         for loader, batches in zip(loaders, got, strict=True):
@@ -125,7 +125,7 @@ def closed(case: Case) -> None:
         loader.set_epoch(epoch)
         plan = planned(loader, epoch, data.bad)
         way = rng.choice(["break", "exception", "close", "thread", "thread", "drop", "copy", "pickle", "garbage"])
-        case.counts[f"left by {way}"] += 1
+        case.counts["loops left"] += 1
         batches = iter(loader)
         got = case.noted(itertools.islice(batches, rng.randint(0, len(plan))))
         if way == "exception":

@@ -9,7 +9,7 @@ from typing import Any
 
 import fastaug as fa
 from tests.soaking import children
-from tests.soaking.cases import Case, draw_files, loader_of, scenario
+from tests.soaking.cases import Case, draw_layout, loader_of, scenario
 from tests.soaking.datasets import DataSet
 from tests.soaking.leftovers import expect_files
 from tests.soaking.runs import (
@@ -39,9 +39,9 @@ def killed(case: Case) -> None:
     left = list(range(world))
     for tries in (2, 1, 0):  # those that are killed, and the last one, that is not
         with children.processes() as begin:
-            running = {
-                rank: begin(*_delivery(case, data, settings, (rank, world), outs[rank], epochs)) for rank in left
-            }
+            running = {}
+            for rank in left:
+                running[rank] = begin(*_delivery(case, data, settings, (rank, world), outs[rank], epochs))
             for child in running.values():
                 assert child.hear() == "ready"
             if tries:
@@ -105,18 +105,11 @@ def together(case: Case) -> None:
     world, epochs = rng.choice([2, 3]), 2
     settings = draw_batch_size(rng, settings, len(data), world)
     with children.processes() as begin:
-        ranks = [
-            begin(
-                children.join,
-                data.samples,
-                settings | draw_machinery(rng),
-                str(case.folder / "store"),
-                rank,
-                world,
-                epochs,
-            )
-            for rank in range(world)
-        ]
+        ranks = []
+        for rank in range(world):
+            how = settings | draw_machinery(rng)
+            store = str(case.folder / "store")
+            ranks.append(begin(children.join, data.samples, how, store, (rank, world), epochs))
         got = [child.end() for child in ranks]
     loaders = [loader_of(case, data, settings, (rank, world)) for rank in range(world)]
     for epoch in range(epochs):
@@ -129,7 +122,7 @@ def together(case: Case) -> None:
 @scenario(3)
 def trained(case: Case) -> None:
     """A training that is killed again and again ends with the weights of one that was not."""
-    rng, data = case.rng, case.data(layout=draw_files(case.rng), most=40)
+    rng, data = case.rng, case.data(layout=draw_layout(case.rng), most=40)
     augment = fa.aug_transforms(size=12, min_scale=0.75)
     settings = draw_settings(rng, data, augment=augment, views=1, channels=3, training=True)
     settings.pop("decoder", None)

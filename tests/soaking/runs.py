@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import fastaug as fa
+from fastaug.loading.decode import has_dali
 from fastaug.loading.order import batch_bounds, batch_count, copies_of, epoch_order, shard_order, weighted_order
 from tests.soaking.datasets import DataSet
 
@@ -66,14 +67,14 @@ def draw_settings(rng: random.Random, data: DataSet, **given: Any) -> Settings:
     if isinstance(settings["views"], int) and settings["views"] == 2 and augment is not None and rng.random() < 0.5:
         settings["views"], settings["augment"] = [augment, fa.aug_transforms(size=12)], None
         settings["channels"] = 3
-    elif augment is not None and rng.random() < 0.1:
+    elif augment is not None and not given and rng.random() < 0.1:
         settings["schedule"] = growing
     which = rng.random()
     if which < 0.1:
         settings["weights"] = [rng.choice([0.0, 1.0, 2.5]) for _ in range(len(data) - 1)] + [1.0]
     elif which < 0.2 and data.samples.kind == "class":
         settings["balance"] = "classes"
-    if rng.random() < 0.03:
+    if rng.random() < 0.03 and has_dali() and not data.bad:  # it shows damaged JPEGs that libjpeg warns of
         settings["decoder"] = "dali"
     settings |= given
     return settings
@@ -99,7 +100,7 @@ def draw_batch_size(rng: random.Random, settings: Settings, count: int, world: i
     """Of `count` samples; never more than a rank has where the last batch is dropped, which would be another size."""
     drop_last = rng.choice([None, None, True, False])
     photos = rng.choice([1, 2, 3, 4, 7, 12, rng.randint(1, count)])
-    if settings["training"] and drop_last is not False:
+    if drop_last or (settings["training"] and drop_last is None):
         photos = min(photos, count // world)
     return {**settings, "batch_size": photos * settings["repeats"], "drop_last": drop_last}
 

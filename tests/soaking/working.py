@@ -14,9 +14,11 @@ from collections import Counter
 from multiprocessing import forkserver, util
 from pathlib import Path
 
+from fastaug.loading.decode import has_dali, make_decoder
 from tests.soaking import leftovers
 from tests.soaking.children import learner
 from tests.soaking.counts import Done
+from tests.soaking.pictures import pictures
 from tests.soaking.runs import set_one_thread
 from tests.soaking.scenarios import SCENARIOS, Case, kind_of
 
@@ -41,6 +43,10 @@ class Worker:
         tempfile.tempdir = str(temporary)
         learner(0).save(temporary / "model.pt")  # what is imported late
         (temporary / "model.pt").unlink()
+        if has_dali():  # it takes 90 MB when it is first used
+            decoder = make_decoder("dali", "cpu", 1)
+            decoder.decode([picture.content for picture in pictures()])
+            decoder.close()
         gc.collect()
         gc.freeze()  # what there is until the end need not be looked through after each case
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,32 @@ def test_batches_after_the_last_checkpoint_are_repeated(tmp_path: Path) -> None:
     resumed.load(tmp_path / "run.pth")
     assert (resumed.epoch, len(resumed.history.losses)) == (1, 8)
     assert resumed.train_loader.state_dict() == {"epoch": 1, "delivered": 2}
+
+
+class EndsInBadFiles(Batches):
+    """After four batches there are none with images any more, as where the last files are bad."""
+
+    kills = False
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in super().__iter__():
+            if self.delivered <= 4:
+                yield batch
+            elif self.kills:
+                raise Killed
+
+
+def test_a_resumed_epoch_may_have_no_images_left(tmp_path: Path) -> None:
+    whole = learner(loader=EndsInBadFiles())
+    whole.fit_one_cycle(2, 1e-2)
+    killed, resumed = (learner(tmp_path / "run", loader=EndsInBadFiles(), checkpoint_batches=2) for _ in range(2))
+    killed.train_loader.kills = True  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        killed.fit_one_cycle(2, 1e-2)
+    resumed.load(tmp_path / "run", resume=True)
+    assert len(resumed.history.losses) == 4
+    resumed.fit_one_cycle(2, 1e-2)
+    assert differences(without_times(whole), without_times(resumed)) == []
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
