@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -539,6 +540,43 @@ def test_a_process_ends_while_reads_hang(photos: fa.Samples) -> None:
     assert run_python(code, *photos.paths).strip() == "end"
 
 
+class Content:
+    """What a file may hold, and may be let go of."""
+
+
+def test_what_was_read_is_let_go_of_by_threads_that_wait_and_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would keep the files of a whole batch."""
+    go, readers = threading.Event(), Readers(2, read_timeout=0.05)
+
+    def read(self: Reader, path: str) -> Any:
+        if path == "hangs":
+            go.wait()
+        return Content()
+
+    monkeypatch.setattr(Reader, "read_bytes", read)
+    readers._files = Reader()
+    contents = readers.read(["hangs", "a", "b"])
+    kept = [weakref.ref(content) for content in contents if isinstance(content, Content)]
+    assert len(kept) == 2
+    del contents
+    assert [content() for content in kept] == [None, None]
+    go.set()
+    readers.close()
+
+
+def test_files_that_fail_are_no_outage_while_others_can_be_looked_at(
+    storage: Storage, photos: fa.Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a data set that is in a cache but for them: they are all that is read."""
+    monkeypatch.setattr("fastaug.loading.reading.OUTAGE_S", 0.0)
+    readers = Readers(2)
+    for path in photos.paths[:3]:
+        storage.fail(path, "EIO")
+        assert all(readers.stamps(photos.paths))
+        assert isinstance(readers.read([path])[0], StorageReason)
+    readers.close()
+
+
 # `fastaug check` and others
 
 
@@ -581,3 +619,17 @@ def test_prepare_names_missed_files_apart(storage: Storage, photos: fa.Samples, 
     storage.faults.clear()
     came = prepare(photos, tmp_path / "cache", 32, device="cpu", num_threads=2)
     assert (came.made, list(came.bad), came.missed) == (1, [5], {})
+
+
+def test_prepare_does_not_say_of_files_that_cannot_be_looked_at_that_there_is_no_room(
+    photos: fa.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their photos are not kept: nobody could tell whether the file is the same later."""
+    from fastaug.loading import prepare
+
+    look = sources.stamps
+    monkeypatch.setattr(
+        Readers, "stamps", lambda self, paths: [None if "03" in path else look([path])[0] for path in paths]
+    )
+    came = prepare.prepare(photos, tmp_path / "cache", 32, device="cpu", num_threads=2)
+    assert (came.made, came.without_room, came.bad, list(came.missed)) == (19, 0, {}, [3])
