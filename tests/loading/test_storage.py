@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import logging
@@ -308,6 +309,16 @@ def test_missed_files_are_no_bad_files_and_are_tried_in_the_next_epoch(
     storage.faults.clear()
     assert_same_batches(list(loader), expected)
     assert loader.missed == []
+
+
+def test_what_a_copy_meets_is_its_own(storage: Storage, photos: fa.Samples) -> None:
+    """As a Learner makes one, to look at the images of a training in order."""
+    loader = in_order(photos)
+    storage.fail(photos.paths[3], "EIO")
+    list(loader)
+    storage.faults.clear()
+    assert rows_of(copy.copy(loader)) == list(range(20))
+    assert [path for path, _ in loader.missed] == [photos.paths[3]]
 
 
 def test_nothing_but_the_missing_file_differs(storage: Storage, photos: fa.Samples) -> None:
