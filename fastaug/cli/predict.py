@@ -113,8 +113,9 @@ def _predictions(
     loader, row = predictor.loader(paths, batch_size, return_info=True, max_bad_share=1), 0
 
     def bad_until(end: int) -> Iterator[tuple[str, str]]:
-        reasons = dict(loader.quarantined + loader.missed)
-        yield from ((path, reasons[path]) for path in paths[row:end])
+        if row < end:  # else a list of all would be made for each photo
+            reasons = dict(loader.quarantined + loader.missed)
+            yield from ((path, reasons[path]) for path in paths[row:end])
 
     with loader:
         for x, _, info in loader:

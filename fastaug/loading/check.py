@@ -103,7 +103,7 @@ def _work(threads: int, read_timeout: float | None, output: IO[str]) -> None:
         row, path = file
         try:
             (content,) = workers.read([path])
-        except StorageError as error:  # too many reads hang; the others are looked at nevertheless
+        except StorageError as error:  # nothing is read any more: of the others it is said too
             content = StorageReason(error)
         outcome = content if isinstance(content, str) else decoder.decode([content])[0]
         reason = outcome if isinstance(outcome, str) else None

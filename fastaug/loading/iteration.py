@@ -21,8 +21,9 @@ class Stop:
         """Once; in a forked child there is nobody to ask."""
         if not self.asked and os.getpid() == self._process:
             self.asked = True
-            if self._tell is not None:
-                self._tell()
+            tell, self._tell = self._tell, None  # or it would keep what the iteration had
+            if tell is not None:
+                tell()
 
     def then(self, tell: Callable[[], None]) -> None:
         """Have this called when it is asked for, or now if it was."""

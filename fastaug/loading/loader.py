@@ -9,6 +9,7 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Generator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, Self, SupportsIndex
@@ -426,8 +427,9 @@ class ImageLoader(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without what belongs to a running iteration. A copy goes its own way from here."""
-        own = {"_position": replace(self._position), "_clock": None, "_iterations": None, "_opened_cache": None}
-        return {**self.__dict__, **own}
+        own = {"_clock": None, "_iterations": None, "_opened_cache": None}
+        quarantine = copy(self._quarantine)  # what is bad for one is so for both, but each misses its own
+        return {**self.__dict__, **own, "_position": replace(self._position), "_quarantine": quarantine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _clock=Clock(), _iterations=set())

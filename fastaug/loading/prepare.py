@@ -25,6 +25,8 @@ from fastaug.samples.storage import StorageReason
 from fastaug.text import printable
 
 _CHUNKS = 4  # of a group, for each thread that decodes
+# Of such a photo nothing is kept, since nobody could tell later whether its file is still the same
+_UNSEEN = StorageReason("its size and its time of change could not be looked at")
 _AT_ONCE = 2  # groups: while one is decoded, the next one is read
 
 
@@ -134,7 +136,9 @@ class _Filling:
         self._check()
         outcomes = dict(zip(rows, (outcome for outcomes in made for outcome in outcomes), strict=True))
         bad = {row: outcome for row, outcome in outcomes.items() if outcome is not None}
-        places = self._cache.find([self._paths[row] for row in rows if row not in bad])
+        unseen = [row for row, one in missing.items() if one.place is not None and one.place.source is None]
+        bad = dict.fromkeys(unseen, _UNSEEN) | bad
+        places = self._cache.find([self._paths[row] for row in rows if row not in bad], self._workers.stamps)
         kept = sum(place.kept is not None for place in places)
         return (kept, len(group) - len(missing), len(places) - kept), bad
 

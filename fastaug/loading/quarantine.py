@@ -71,10 +71,10 @@ class Quarantine:
         """How many of these are bad."""
         return int(np.isin(rows, list(self._reasons)).sum()) if self._reasons else 0
 
-    def named(self, row: int) -> str:
-        """Path and reason of one of them, for people."""
-        reason = self._reasons.get(row) or self._missed[row]
-        return f"{printable(self._samples.paths[row])}: {reason}"
+    def named(self, row: int, reason: str | None = None) -> str:
+        """Path and reason, for people; None: the one that is noted."""
+        reason = reason or self._reasons.get(row) or self._missed[row]
+        return f"{printable(self._samples.paths[row])}: {printable(reason)}"
 
     def state(self) -> list[list[Any]]:
         """[row, path, reason] of each."""
@@ -125,9 +125,9 @@ class Tally:
             BadFileError, StorageError: see `on_error` and `max_share`.
         """
         for row, reason in bad.items():
-            self._quarantine.add(row, reason)
-            if self._on_error == "raise":
+            if self._on_error == "raise":  # and not noted: in another epoch it is an error again
                 self._raise_for(row, reason)
+            self._quarantine.add(row, reason)
         if not bad and not len(self._quarantine):
             return
         for row in rows.tolist():
@@ -141,7 +141,7 @@ class Tally:
                 self._raise_for_all(row)
 
     def _raise_for(self, row: int, reason: str) -> None:
-        what = f"ImageLoader: could not load {self._quarantine.named(row)}"
+        what = f"ImageLoader: could not load {self._quarantine.named(row, reason)}"
         if isinstance(reason, StorageReason):
             raise StorageError(f"{what}, which is not the file's fault. {_SEE_TO_IT}, or use on_error='skip'.")
         raise BadFileError(f"{what}. Remove it, or use on_error='skip'.")

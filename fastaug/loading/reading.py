@@ -70,7 +70,11 @@ class Readers:
     def stamps(self, paths: Sequence[str]) -> list[Stamp | None]:
         """As `sources.stamps`; None too where there is no answer in time."""
         (found,) = self._share(stamps, [paths])
-        return [None] * len(paths) if isinstance(found, StorageReason) else found
+        if isinstance(found, StorageReason):
+            return [None] * len(paths)
+        if any(found):  # there is no outage, though nothing may be left to read but files that fail
+            self._silent_since = None
+        return found
 
     def _share(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | StorageReason]:
         reading = _Reading(work, items)
@@ -88,7 +92,8 @@ class Readers:
             raise reading.error
         if self._failed is not None and len(reading.outcomes) < len(items):
             raise StorageError(self._failed)
-        return [reading.outcomes.get(place, STOPPED) for place in range(len(items))]
+        outcomes, reading.outcomes = reading.outcomes, {}  # threads that wait or hang keep what they took part in last
+        return [outcomes.get(place, STOPPED) for place in range(len(items))]
 
     def _add(self, reading: _Reading[Any, Any]) -> None:
         """Have one more thread take part."""
@@ -153,9 +158,7 @@ class _Reading(Generic[Item, Result]):
 
     def __init__(self, work: Callable[[Item], Result], items: Sequence[Item]) -> None:
         self._work, self._items = work, items
-        self._left = iter(
-            range(len(items))
-        )  # each thread takes the next one when it is ready: a task for each costs more
+        self._left = iter(range(len(items)))  # each thread takes the next one when it is ready
         # What is being read, by place: since when, and by whom. Who takes it out of here says what came of it: the
         # thread that has read it, or the one that has waited too long.
         self._begun: dict[int, tuple[float, threading.Thread]] = {}

@@ -162,14 +162,9 @@ class Clock:
         return now
 
     def stats(self) -> LoaderStats:
-        stages = {
-            name: (images, seconds / self._workers.get(name, 1))
-            for name, (
-                images,
-                seconds,
-            ) in self._stages.items()  # without the lock, which a fork may have from its parent
-            if images
-        }
+        # Without the lock, which a fork may have from its parent; all stages are there from the beginning
+        came = {name: stage for name, stage in self._stages.items() if stage[0]}
+        stages = {name: (images, seconds / self._workers.get(name, 1)) for name, (images, seconds) in came.items()}
         return LoaderStats(self._images, self._first_batch_s, self._model_s, self._waited_s, self._warp_s, stages)
 
 

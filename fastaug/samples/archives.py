@@ -11,6 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, count, product
 from typing import Any, NamedTuple
 
@@ -18,13 +19,13 @@ import numpy as np
 
 from fastaug.files import whole_file
 from fastaug.samples.folders import IMAGES_NOT_READ, NO_DATA, LeftOut
-from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
+from fastaug.samples.sources import EMPTY, IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
+from fastaug.samples.storage import is_the_storages, retried
 from fastaug.text import cut, kind_of
 
 MOST_ARCHIVES = 1_000_000  # that a pattern may name
 MAX_LABEL_BYTES = 1 << 24  # of what lies beside an image
 
-_EMPTY = "the file is empty"  # the reason of a member without content
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}", re.ASCII)
 _HIDDEN = re.compile(r"(?:^|/)\.(?!/|\./)")
 _NO_DATA = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, sorted(NO_DATA)))})/", re.IGNORECASE)
@@ -87,7 +88,8 @@ def index_archives(archives: list[str], layout: Layout, index: str | None) -> tu
     Args:
         index: a file to keep this in, and to read it from as long as archives and layout are the same.
     """
-    facts = [(archive, os.stat(archive).st_size, os.stat(archive).st_mtime_ns) for archive in archives]
+    found = [(archive, retried(partial(os.stat, archive))) for archive in archives]
+    facts = [(archive, status.st_size, status.st_mtime_ns) for archive, status in found]
     signature = json.dumps([3, facts, layout])
     left_out = LeftOut(archives[0] + (f" … {archives[-1]}" if len(archives) > 1 else ""))
     kept = _read_index(index, signature, left_out) if index is not None else None
@@ -196,7 +198,7 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
             raise ValueError(f"{label.size:,} bytes, more than {MAX_LABEL_BYTES:,}")
         content = reader.read_bytes(label.path)
         if isinstance(content, str):
-            if content == _EMPTY:
+            if content == EMPTY:
                 return ""
             raise OSError(f"from_tar: could not read {cut(label.path, 300)}: {content}. See to it, and try again.")
         value: Any = content.decode().strip()
@@ -229,6 +231,8 @@ def _read_index(index: str, signature: str, left_out: LeftOut) -> tuple[MemberPa
         paths = MemberPaths(archives, *(columns[name] for name in MemberPaths.COLUMNS))
         return paths, [labels[code] for code in columns["codes"].tolist()]
     except Exception as error:  # zipfile, zlib and numpy have many
+        if isinstance(error, OSError) and is_the_storages(error):
+            raise
         raise ValueError(
             f"from_tar: expected index={index!r} to be a file that from_tar wrote, or none yet, got something else "
             f"({type(error).__name__}). Name another file, or delete this one."

@@ -153,3 +153,16 @@ def test_a_batch_that_is_an_error_is_not_delivered(spotted: Callable[[int, int],
     again.load_state_dict(loader.state_dict())
     assert count(again) == 0
     assert again.state_dict()["epoch"] == 1
+
+
+def test_with_raise_a_bad_file_is_an_error_in_each_epoch(spotted: Callable[[int, int], Samples]) -> None:
+    """And not passed over in silence in the next one, or by who goes on from a state."""
+    loader = tiny(spotted(20, 1), training=False, on_error="raise")
+    for _ in range(2):
+        with pytest.raises(BadFileError, match="could not load"):
+            list(loader)
+    assert loader.quarantined == []
+    again = tiny(loader.samples, training=False, on_error="raise")
+    again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    with pytest.raises(BadFileError, match="could not load"):
+        list(again)

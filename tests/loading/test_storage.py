@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import logging
@@ -9,6 +10,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,6 +311,16 @@ def test_missed_files_are_no_bad_files_and_are_tried_in_the_next_epoch(
     assert loader.missed == []
 
 
+def test_what_a_copy_meets_is_its_own(storage: Storage, photos: fa.Samples) -> None:
+    """As a Learner makes one, to look at the images of a training in order."""
+    loader = in_order(photos)
+    storage.fail(photos.paths[3], "EIO")
+    list(loader)
+    storage.faults.clear()
+    assert rows_of(copy.copy(loader)) == list(range(20))
+    assert [path for path, _ in loader.missed] == [photos.paths[3]]
+
+
 def test_nothing_but_the_missing_file_differs(storage: Storage, photos: fa.Samples) -> None:
     """Retries change no order and no pixel."""
     loader = make_loader(photos, augment=fa.aug_transforms(size=24), batch_size=5, presize=32, drop_last=False)
@@ -539,6 +551,43 @@ def test_a_process_ends_while_reads_hang(photos: fa.Samples) -> None:
     assert run_python(code, *photos.paths).strip() == "end"
 
 
+class Content:
+    """What a file may hold, and may be let go of."""
+
+
+def test_what_was_read_is_let_go_of_by_threads_that_wait_and_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would keep the files of a whole batch."""
+    go, readers = threading.Event(), Readers(2, read_timeout=0.05)
+
+    def read(self: Reader, path: str) -> Any:
+        if path == "hangs":
+            go.wait()
+        return Content()
+
+    monkeypatch.setattr(Reader, "read_bytes", read)
+    readers._files = Reader()
+    contents = readers.read(["hangs", "a", "b"])
+    kept = [weakref.ref(content) for content in contents if isinstance(content, Content)]
+    assert len(kept) == 2
+    del contents
+    assert [content() for content in kept] == [None, None]
+    go.set()
+    readers.close()
+
+
+def test_files_that_fail_are_no_outage_while_others_can_be_looked_at(
+    storage: Storage, photos: fa.Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a data set that is in a cache but for them: they are all that is read."""
+    monkeypatch.setattr("fastaug.loading.reading.OUTAGE_S", 0.0)
+    readers = Readers(2)
+    for path in photos.paths[:3]:
+        storage.fail(path, "EIO")
+        assert all(readers.stamps(photos.paths))
+        assert isinstance(readers.read([path])[0], StorageReason)
+    readers.close()
+
+
 # `fastaug check` and others
 
 
@@ -581,3 +630,17 @@ def test_prepare_names_missed_files_apart(storage: Storage, photos: fa.Samples, 
     storage.faults.clear()
     came = prepare(photos, tmp_path / "cache", 32, device="cpu", num_threads=2)
     assert (came.made, list(came.bad), came.missed) == (1, [5], {})
+
+
+def test_prepare_does_not_say_of_files_that_cannot_be_looked_at_that_there_is_no_room(
+    photos: fa.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their photos are not kept: nobody could tell whether the file is the same later."""
+    from fastaug.loading import prepare
+
+    look = sources.stamps
+    monkeypatch.setattr(
+        Readers, "stamps", lambda self, paths: [None if "03" in path else look([path])[0] for path in paths]
+    )
+    came = prepare.prepare(photos, tmp_path / "cache", 32, device="cpu", num_threads=2)
+    assert (came.made, came.without_room, came.bad, list(came.missed)) == (19, 0, {}, [3])

@@ -247,6 +247,20 @@ def test_stopping_tells_once_whoever_comes_first() -> None:
     assert told == [1, 2]
 
 
+def test_who_keeps_an_iteration_keeps_nothing_of_it(small: fa.Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Workers]] = []
+
+    def workers(*arguments: Any, of: Any = Workers) -> Workers:
+        made.append(weakref.ref(found := of(*arguments)))
+        return found
+
+    monkeypatch.setattr("fastaug.loading.loader.Workers", workers)
+    iteration = iter(make(small))
+    for _ in iteration:
+        pass
+    assert [workers() for workers in made] == [None]
+
+
 def in_fork(work: Callable[[], Any]) -> Any:
     """What `work` returns in a forked child, in plain values; it must end, whatever its parent's threads held."""
     there, here = os.pipe()

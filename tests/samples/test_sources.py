@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
@@ -426,6 +427,20 @@ def test_no_other_file_is_written_over(shard: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="to be a file that from_tar wrote, or none yet"):
         fa.Samples.from_tar(shard, index=photo)
     assert photo.read_bytes() == b"precious"
+
+
+def test_an_index_that_the_storage_does_not_give_is_not_blamed(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "index.npz"
+    fa.Samples.from_tar(shard, index=index)
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error", str(index))
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(OSError, match="Input/output error"):
+        fa.Samples.from_tar(shard, index=index)
 
 
 def test_indexing_reads_headers_only(tmp_path: Path) -> None:
