@@ -10,6 +10,7 @@ import os
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -42,6 +43,12 @@ def processes() -> Iterator[Callable[..., Child]]:
     finally:
         for child in begun:
             child.kill()
+
+
+def wait_for(child: Child) -> None:
+    """Until it is ready."""
+    said = child.hear()
+    assert said == "ready", said
 
 
 def _quiet(pipe: Connection, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -151,6 +158,7 @@ def train(
         time.sleep(pause_s)
         return images, targets
 
+    warnings.filterwarnings("ignore", "Learner: expected two images or more")
     train = fa.ImageLoader(samples, **settings)
     valid = fa.ImageLoader(samples, **{**settings, "training": False, "drop_last": False})
     options = {"checkpoint": path, "checkpoint_batches": every, "device": "cpu", "progress": False}
@@ -193,4 +201,4 @@ def _write(path: Path, epoch: int, images: list[Any], loader: fa.ImageLoader) ->
     os.replace(unfinished, path)
 
 
-__all__ = ["CONTEXT", "Child", "deliver", "fork", "join", "learner", "processes", "train"]
+__all__ = ["CONTEXT", "Child", "deliver", "fork", "join", "learner", "processes", "train", "wait_for"]

@@ -43,7 +43,7 @@ def killed(case: Case) -> None:
             for rank in left:
                 running[rank] = begin(*_delivery(case, data, settings, (rank, world), outs[rank], epochs))
             for child in running.values():
-                assert child.hear() == "ready"
+                children.wait_for(child)
             if tries:
                 time.sleep(rng.uniform(0, 0.4))
             for rank, child in running.items():
@@ -131,7 +131,7 @@ def trained(case: Case) -> None:
     every = rng.choice([None, 1, 2])
     with children.processes() as begin:
         straight = begin(children.train, data.samples, settings, str(case.folder / "a.pt"), calls, every, 0.0)
-        assert straight.hear() == "ready"
+        children.wait_for(straight)
         right = straight.end()
     out = case.folder / "checkpoints"
     out.mkdir()
@@ -139,7 +139,7 @@ def trained(case: Case) -> None:
         with children.processes() as begin:
             how = {**settings, **draw_machinery(rng)}
             child = begin(children.train, data.samples, how, str(out / "b.pt"), calls, every, 0.01)
-            assert child.hear() == "ready"
+            children.wait_for(child)
             if tries:
                 time.sleep(rng.uniform(0, 0.5))
             if tries and not child.pipe.poll():
