@@ -62,8 +62,8 @@ def of_several(change: Callable[[list[Any]], list[Any]]) -> Planted:
     """Other batches where several are made ahead, as a plain loader does not."""
 
     def changed(real: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        def made(load: Any, items: Any, depth: int, workers: int) -> Iterator[Any]:
-            found = list(real(load, items, depth, workers))
+        def made(load: Any, items: Any, depth: int, workers: int, stop: Any) -> Iterator[Any]:
+            found = list(real(load, items, depth, workers))  # all at once, before anybody may stop
             yield from change(found) if depth > 1 else found
 
         return made
