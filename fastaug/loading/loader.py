@@ -469,7 +469,7 @@ class ImageLoader(IterableDataset[Any]):
             drawn_for = [(indices[a:b], copies[a:b]) for a, b in bounds]
             ahead = Ahead(partial(self._draw, epoch, self._scheduled(epoch), clock), drawn_for)
             make = partial(self._make, self._maker(workers, clock, least), ahead, rows)
-            batches = prefetch(make, range(len(rows)), self.prefetch_batches, LOAD_THREADS)
+            batches = prefetch(make, range(len(rows)), self.prefetch_batches, LOAD_THREADS, stop.ask)
             try:
                 for delivered, batch in enumerate(batches, first + 1):
                     if stop.asked:  # it may have been made in part only

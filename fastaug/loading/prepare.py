@@ -101,7 +101,7 @@ def prepare(
         # One that went on where another one began would soon be beside it, and make the same ones from there on
         random.SystemRandom().shuffle(groups)
         done(len(samples) - len(rows))
-        with closing(prefetch(filling.fill, groups, _AT_ONCE + 1, _AT_ONCE)) as results:
+        with closing(prefetch(filling.fill, groups, _AT_ONCE + 1, _AT_ONCE, workers.stop)) as results:
             try:
                 for group, (found, reasons) in zip(groups, results, strict=True):
                     counts = [sum(pair) for pair in zip(counts, found, strict=True)]

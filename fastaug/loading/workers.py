@@ -62,13 +62,19 @@ threading._register_atexit(stop_all)  # type: ignore[attr-defined]
 
 
 def prefetch(
-    load: Callable[[Item], Result], items: Iterable[Item], depth: int, workers: int
+    load: Callable[[Item], Result],
+    items: Iterable[Item],
+    depth: int,
+    workers: int,
+    stop: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
     """`load(item)` for each item, in order.
 
     At most `depth` results are under way or waiting, beside the one that the consumer has. An error of `load` comes
     where its result would have come, after the earlier results. Closing the generator, leaving its loop or dropping it
     ends the threads: what was not begun is not begun, what was is waited for.
+
+    stop: called before that, so that there is little to wait for: after an error, as Ctrl-C, too.
     """
     pool = Pool(workers, "load")
     waiting: deque[Future[Result]] = deque()
@@ -81,6 +87,7 @@ def prefetch(
             yield result
             del result  # or it would live until the next one is there
     finally:
+        stop()
         pool.end()
 
 

@@ -24,11 +24,11 @@ from fastaug.augment.augment import Augment, Operator
 from fastaug.files import whole_file
 from fastaug.loaded import (
     ANY,
-    FINITE,
     NOTHING,
     NUMBER,
     TEXT,
     TRUTH,
+    Kind,
     check,
     listed,
     named,
@@ -63,6 +63,7 @@ _NOT_RANDOM: dict[str, type[Operator]] = {
 }
 # What a file holds: of an Augment that draws nothing, of the loader, and of the model
 _SIZE = whole(1) | listed(whole(1), 2)
+_THRESHOLD = Kind("a number", lambda value: NUMBER.fits(value) and value == value)  # infinity: never
 _SEEN_AS = {
     "size": _SIZE,
     "interpolation": one_of(*INTERPOLATIONS),
@@ -79,7 +80,7 @@ _FILE = {
     "dtype": one_of(*_DTYPES),
     "presize": _SIZE,
     "mode": one_of(*get_args(ModeName)),
-    "threshold": NOTHING | FINITE | listed(FINITE),
+    "threshold": NOTHING | _THRESHOLD | listed(_THRESHOLD),
     "amp": one_of(*AMP),
 }
 _LATER = {
@@ -311,7 +312,7 @@ def _read(path: Path) -> dict[str, Any]:
     most = max((len(tensor) for tensor in state.values() if tensor.ndim), default=0)  # the last layer's, or more
     check("load_classifier", built, {**_ARCHITECTURE, "num_classes": whole(1, most)}, None, "architecture.")
     if isinstance(described["threshold"], list):
-        outputs = {"threshold": listed(FINITE, built["num_classes"])}
+        outputs = {"threshold": listed(_THRESHOLD, built["num_classes"])}
         check("load_classifier", described, outputs)
     kept = [_operator(*one) for one in described.get("operators", ())]
     augment = Augment(kept, dtype=_DTYPES[described["dtype"]], **described["seen_as"])

@@ -194,17 +194,17 @@ def test_a_bad_file_that_is_drawn_several_times(photos: fa.Samples, tmp_path: Pa
     assert [Path(path).name for path, _ in loader.quarantined] == ["bad.png"]
 
 
-@pytest.mark.parametrize("sampling", [{}, {"weights": [1.0] * 20}], ids=["order", "weights"])
+@pytest.mark.parametrize("sampling", [{}, {"weights": [1.0] * 100}], ids=["order", "weights"])
 def test_a_rank_that_has_met_every_bad_file_goes_on(tmp_path: Path, sampling: dict[str, Any]) -> None:
     """A fifth of the files are bad: of an epoch of this rank as well, but in the end it has met the others' too."""
-    paths = [tmp_path / f"{i:02}.png" for i in range(20)]
+    paths = [tmp_path / f"{i:02}.png" for i in range(100)]
     for i, path in enumerate(paths):
         path.write_bytes(b"text" if i % 5 == 0 else encode(np.zeros((20, 20, 3), np.uint8), "PNG"))
-    samples = fa.Samples([str(path) for path in paths], [0] * 20, ["all"])
-    loader = make(samples, shard=(0, 4), batch_size=2, presize=20, **sampling)
-    for _ in range(12):
+    samples = fa.Samples([str(path) for path in paths], [0] * 100, ["all"])
+    loader = make(samples, shard=(0, 4), batch_size=5, presize=20, **sampling)
+    for _ in range(40):
         list(loader)
-    assert len(loader.quarantined) == 4
+    assert len(loader.quarantined) == 20
 
 
 def test_weights_with_masks_and_views(tmp_path: Path) -> None:

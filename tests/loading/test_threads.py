@@ -236,6 +236,22 @@ def test_an_iteration_that_the_garbage_collector_ends_in_a_thread_of_its_own(
     wait_until(lambda: ours() == [])
 
 
+def test_ctrl_c_does_not_wait_for_a_read_that_hangs(small: fa.Samples, held: threading.Event) -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    late = threading.Timer(20, held.set)
+    late.start()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            list(make(small))
+        assert not held.is_set()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        late.cancel()
+        held.set()
+
+
 def test_stopping_tells_once_whoever_comes_first() -> None:
     told: list[int] = []
     early, late = Stop(), Stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,7 @@ def test_labels_and_numbers_are_said_as_such(photos: fa.Samples, tmp_path: Path)
     said = [labels.describe(row) for row in p]
     assert [[name for name, _ in of] for of in said] == [["a", "c", "b"], ["none of these"], ["b", "c"]]
     assert [value for of in said for _, value in of] == pytest.approx([0.95, 0.7, 0.6, 0.8, 0.5, 0.2])
+    labels.threshold = [0.9, 0.0, math.inf]  # the last one is switched off
     labels.save(tmp_path / "labels.safetensors")
     again = fa.load_classifier(tmp_path / "labels.safetensors", "cpu")
     names, indices, probabilities = again.predict(path)
