@@ -13,8 +13,9 @@ export OMP_WAIT_POLICY ?= passive
 demo: $(READY)
 	$(BIN)/python -m fastaug demo
 
+# A file at a time in each of at most four processes; they wait for each other's files, imports and children anyway.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

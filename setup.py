@@ -38,6 +38,7 @@ TEST = [
     *BOARD,
     "pytest>=8",
     "pytest-timeout",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "scipy>=1.12",
     "ruff==0.17.*",
