@@ -45,7 +45,7 @@ class Position:
         """Decide which epoch of so many batches this iteration is."""
         # Over is an epoch that was left early, and one of which a loaded state has all batches: those who count them do
         # not ask for the end, so their state is from before it.
-        over = not self.named and self.delivered >= batches if self.resuming else self.delivered > 0
+        over = not self.named and 0 < batches <= self.delivered if self.resuming else self.delivered > 0
         if over:
             self.end(self.epoch)
         self.resuming = self.named = False

@@ -235,6 +235,17 @@ def test_after_the_last_batch_other_batches_may_come(crowd: fa.Samples) -> None:
             make_loader(crowd, batch_size=6).load_state_dict({**state, **broken})
 
 
+def test_epochs_without_batches_are_counted_too(crowd: fa.Samples) -> None:
+    """Validation of fewer images than a batch, of which incomplete ones are left out: no epoch is passed over."""
+    settings = {"training": False, "drop_last": True, "batch_size": len(crowd) + 1}
+    first, resumed = make_loader(crowd, **settings), make_loader(crowd, **settings)
+    assert list(first) == []
+    resumed.load_state_dict(first.state_dict())
+    for loader in (first, resumed):
+        assert list(loader) == []
+        assert loader.state_dict()["epoch"] == 2
+
+
 def test_a_data_set_that_has_moved_keeps_its_bad_files(crowd: fa.Samples) -> None:
     bad = [[7, crowd.paths[7], "cut"]]
     state = {**make_loader(crowd).state_dict(), "quarantined": bad}
