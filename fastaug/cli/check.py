@@ -30,15 +30,14 @@ def check(
     """
     from fastaug.cli.samples import find_samples
     from fastaug.loading.check import bad_files
-    from fastaug.samples.storage import StorageReason
+    from fastaug.samples.storage import bad_and_missed
 
     if clean is not None:
         refuse_to_overwrite("--clean", [clean], overwrite)
     samples = find_samples(source, every=clean is None)
     with progress_bar(len(samples), "files") as done:
         found = bad_files(samples, num_threads, done, read_timeout)
-    missed = {row: reason for row, reason in found.items() if isinstance(reason, StorageReason)}
-    bad = {row: reason for row, reason in found.items() if row not in missed}
+    bad, missed = bad_and_missed(found)
     listed, others = (
         [{"path": samples.paths[row], "reason": reason} for row, reason in some.items()] for some in (bad, missed)
     )

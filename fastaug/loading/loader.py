@@ -487,8 +487,7 @@ class ImageLoader(IterableDataset[Any]):
                         clock.asked(since)
                 position.end(epoch)
             finally:
-                stop.ask()
-                batches.close()
+                batches.close()  # which asks `stop`
 
     def _workers(self, num_threads: int) -> Workers:
         device = self.device if self.device.type == "cuda" else "cpu"

@@ -21,7 +21,7 @@ from fastaug.loading.stats import Clock
 from fastaug.loading.workers import Workers, prefetch
 from fastaug.machine import usable_device
 from fastaug.samples.samples import Samples
-from fastaug.samples.storage import StorageReason
+from fastaug.samples.storage import StorageReason, bad_and_missed
 from fastaug.text import printable
 
 _CHUNKS = 4  # of a group, for each thread that decodes
@@ -102,17 +102,12 @@ def prepare(
         random.SystemRandom().shuffle(groups)
         done(len(samples) - len(rows))
         with closing(prefetch(filling.fill, groups, _AT_ONCE + 1, _AT_ONCE, workers.stop)) as results:
-            try:
-                for group, (found, reasons) in zip(groups, results, strict=True):
-                    counts = [sum(pair) for pair in zip(counts, found, strict=True)]
-                    bad |= reasons
-                    done(len(group))
-            finally:
-                workers.stop()
+            for group, (found, reasons) in zip(groups, results, strict=True):
+                counts = [sum(pair) for pair in zip(counts, found, strict=True)]
+                bad |= reasons
+                done(len(group))
     made, there, without_room = counts
-    ordered = sorted(bad.items())
-    missed: dict[int, str] = {row: reason for row, reason in ordered if isinstance(reason, StorageReason)}
-    bad = {row: reason for row, reason in ordered if row not in missed}
+    bad, missed = bad_and_missed(dict(sorted(bad.items())))
     return Prepared(opened.name, made, there, without_room, bad, missed, opened.store.given_out())
 
 

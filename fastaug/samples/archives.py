@@ -19,7 +19,7 @@ import numpy as np
 
 from fastaug.files import whole_file
 from fastaug.samples.folders import IMAGES_NOT_READ, NO_DATA, LeftOut
-from fastaug.samples.sources import EMPTY, IMAGE_EXTENSIONS, Member, MemberPaths, Reader, members, narrow
+from fastaug.samples.sources import IMAGE_EXTENSIONS, Member, MemberPaths, Reader, content_of, members, narrow
 from fastaug.samples.storage import is_the_storages, retried
 from fastaug.text import cut, kind_of
 
@@ -196,11 +196,9 @@ def _label_beside(image: Member, label: Member | None, field: str, reader: Reade
     try:
         if label.size > MAX_LABEL_BYTES:
             raise ValueError(f"{label.size:,} bytes, more than {MAX_LABEL_BYTES:,}")
-        content = reader.read_bytes(label.path)
-        if isinstance(content, str):
-            if content == EMPTY:
-                return ""
-            raise OSError(f"from_tar: could not read {cut(label.path, 300)}: {content}. See to it, and try again.")
+        content = content_of(label.path, "from_tar", reader.read_bytes)
+        if not content:
+            return ""
         value: Any = content.decode().strip()
         if field:
             value = json.loads(value).get(field, "")

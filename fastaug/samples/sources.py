@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Self, overload
@@ -55,16 +55,18 @@ def read_bytes(path: str) -> bytes | str:
         return reader.read_bytes(path)
 
 
-def content_of(path: str, caller: str) -> bytes:
+def content_of(path: str, caller: str, read: Callable[[str], bytes | str] = read_bytes) -> bytes:
     """The content of a file that nothing works without; it may be empty.
 
+    Args:
+        read: what reads it.
     Raises:
         OSError: it cannot be read.
     """
-    content = read_bytes(path)
+    content = read(path)
     if isinstance(content, bytes) or content == EMPTY:
         return content if isinstance(content, bytes) else b""
-    raise OSError(f"{caller}: could not read {path!r}: {content}. See to it, and try again.")
+    raise OSError(f"{caller}: could not read {cut(path, 300)}: {content}. See to it, and try again.")
 
 
 class Reader:

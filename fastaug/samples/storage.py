@@ -7,7 +7,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 WAITS_S = (0.1, 0.4, 1.6)  # between the tries where the storage stumbles; by chance up to half longer
@@ -30,6 +30,12 @@ class StorageReason(str):
     """A reason that is not the file's but the storage's, or the machine's: at another time there may be a content."""
 
     __slots__ = ()
+
+
+def bad_and_missed(reasons: Mapping[int, str]) -> tuple[dict[int, str], dict[int, str]]:
+    """By row: the reasons that are the files', and those that are the storage's."""
+    missed: dict[int, str] = {row: reason for row, reason in reasons.items() if isinstance(reason, StorageReason)}
+    return {row: reason for row, reason in reasons.items() if row not in missed}, missed
 
 
 def is_the_storages(error: BaseException) -> bool:
@@ -69,4 +75,4 @@ def retried(
     return work()
 
 
-__all__ = ["WAITS_S", "StorageReason", "is_the_storages", "retried"]
+__all__ = ["WAITS_S", "StorageReason", "bad_and_missed", "is_the_storages", "retried"]

@@ -528,7 +528,7 @@ def _kernels(inverses: np.ndarray, width: int, height: int, mode: int) -> list[A
 def warp(images: Images, matrix: Tensor, size: tuple[int, int], *how: *How) -> Tensor:
     """See `fastaug.warping.warp`, which checks the arguments. Other float images are converted to float32 first."""
     out, work = _prepared(images, matrix, size, *how)
-    run([piece for of_image in work for piece in of_image], thread_count())
+    run([piece for of_image in work for piece in of_image], warp_threads())
     return torch.from_numpy(out).to(how[3]).permute(0, 3, 1, 2)
 
 
@@ -536,7 +536,7 @@ def warp_together(calls: Sequence[tuple[Images, Tensor, tuple[int, int], How]]) 
     """Several warps of as many images each: image by image, so that what they read of one is in a near cache."""
     prepared = [_prepared(images, matrix, size, *how) for images, matrix, size, how in calls]
     by_image = zip(*(work for _, work in prepared), strict=True)
-    run([piece for of_image in by_image for work in of_image for piece in work], thread_count())
+    run([piece for of_image in by_image for work in of_image for piece in work], warp_threads())
     dtypes = [how[3] for *_, how in calls]
     outs = zip(prepared, dtypes, strict=True)
     return [torch.from_numpy(out).to(dtype).permute(0, 3, 1, 2) for (out, _), dtype in outs]
@@ -554,7 +554,7 @@ def _prepared(
     scaled = np.zeros((len(images), 4, 4), np.float32)  # from pixel values as they are stored; transposed
     scaled[:, :, :3] = colors.mT.numpy()
     scaled[:, :3] /= 255 if as_bytes else 1
-    threads = thread_count()
+    threads = warp_threads()
     bands = max(1, min(height, -(-2 * threads // max(1, len(images)))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work: list[list[tuple[Any, ...]]] = []
@@ -580,7 +580,7 @@ def _new_output(shape: tuple[int, ...]) -> np.ndarray:
     return _memory(os.getpid()).take((*shape[:-1], 4 * shape[-1])).view(np.float32)
 
 
-def thread_count() -> int:
+def warp_threads() -> int:
     """Torch's, as far as more are of use."""
     return min(torch.get_num_threads(), _MOST_THREADS)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastaug.warping.compiled import kept_njit, named, njit, wide_vectors
-from fastaug.warping.cpu import BLOCK, run, thread_count
+from fastaug.warping.cpu import BLOCK, run, warp_threads
 from fastaug.warping.masks import MaskPadding, Masks
 
 _PADDINGS = {"fill": 0, "border": 1, "reflection": 2}
@@ -123,7 +123,7 @@ def warp_masks(
         half = np.minimum(halves[:, axis], (high - low) / 2)
         bounds[:, 4 + 2 * axis] = np.clip(np.floor(low + half), 0, last)
         bounds[:, 5 + 2 * axis] = np.clip(np.ceil(high - half) - 1, 0, last)
-    threads = thread_count()
+    threads = warp_threads()
     bands = max(1, min(height, -(-2 * threads // len(masks))))  # at least two pieces of work for a thread
     rows = -(-height // bands)
     work = []

@@ -487,7 +487,7 @@ def test_threads_by_default(
 def test_the_warp_has_torchs_threads_up_to_32(monkeypatch: pytest.MonkeyPatch) -> None:
     for threads, expected in ((1, 1), (2, 2), (32, 32), (112, 32)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert cpu.thread_count() == expected
+        assert cpu.warp_threads() == expected
 
 
 def test_closing_while_a_read_hangs(small: fa.Samples, held: threading.Event) -> None:

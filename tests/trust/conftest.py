@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -28,11 +27,8 @@ def processes_come_soon() -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread_of_torch() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def images_are_tiny(one_thread: None) -> None:
+    """All of them here."""
 
 
 @pytest.fixture

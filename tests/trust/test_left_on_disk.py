@@ -111,20 +111,6 @@ def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
     assert {(tmp_path / name).read_text() for name in others} == {"mine"}
 
 
-def test_two_write_at_a_time(tmp_path: Path) -> None:
-    """What another living writer has there is no leftover."""
-    from fastaug.files import whole_file
-
-    path = tmp_path / "b.bin"
-    with whole_file(path) as one:
-        one.write(b"one")
-        with whole_file(path) as other:
-            other.write(b"other")
-        assert path.read_bytes() == b"other"
-    assert path.read_bytes() == b"one"
-    assert regular(tmp_path) == ["b.bin"]
-
-
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
     from fastaug.files import whole_file
 
